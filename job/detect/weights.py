@@ -1,0 +1,155 @@
+"""Checkpoints: read without running code from outside, and loaded only when they fit the model."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+
+from job.errors import JobError, ServiceUnavailable, SettingsError
+
+# Only files from here may be pickles, since reading a pickle runs what is in it.
+OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
+_SHOWN = 5
+
+
+def fetch(location: str) -> Path:
+    """Gives the local path of a checkpoint, downloading it once if it is a URL.
+
+    Args:
+        location: A path, an http(s) URL, or a ``detectron2://`` name as used in detectron2's configurations.
+
+    Raises:
+        SettingsError: There is no such file.
+        ServiceUnavailable: The download failed.
+    """
+    shown = location.split("?")[0]
+    if "://" not in location:
+        path = Path(location)
+        if not path.is_file():
+            raise SettingsError(f"CORAL_WEIGHTS={shown!r} is not a file.")
+        return path
+    try:
+        return Path(PathManager.get_local_path(location))
+    except Exception as error:  # the download library raises what urllib, sockets and the file system raise
+        reason = str(error).replace(location, shown)
+        raise ServiceUnavailable(
+            f"The weights could not be downloaded from {shown} ({reason}). "
+            "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
+        ) from None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(model: torch.nn.Module, path: Path, location: str) -> None:
+    """Loads a checkpoint into a model.
+
+    Args:
+        model: The model.
+        path: The checkpoint: ``.pth``, Darknet's ``.weights``, or ``.pkl`` from the official model zoo.
+        location: Where it came from, as the user gave it.
+
+    Raises:
+        SettingsError: The file cannot be read safely, or its tensors are not those of the model.
+    """
+    checkpointer = _StrictCheckpointer(model, official=_official(location))
+    try:
+        checkpointer.load(str(path), checkpointables=[])
+    except JobError:
+        raise
+    except Exception as error:  # a damaged file makes torch, pickle and zipfile raise all kinds
+        raise SettingsError(f"The weights {path} cannot be read: {' '.join(str(error).split())[:300]}.") from error
+
+
+def _official(location: str) -> bool:
+    return location.startswith((OFFICIAL_ZOO, "detectron2://"))
+
+
+class _StrictCheckpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, which by itself only logs what does not fit and goes on with random tensors."""
+
+    def __init__(self, model: torch.nn.Module, *, official: bool) -> None:
+        super().__init__(model)
+        self._official = official
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".weights"):
+            if not hasattr(self.model, "darknet_layout"):
+                raise SettingsError(
+                    f"CORAL_WEIGHTS={filename!r} is a Darknet file, which {type(self.model).__name__} cannot load."
+                )
+            return {"model": read_darknet(Path(filename), self.model.darknet_layout())}
+        if filename.endswith(".pkl") and not self._official:
+            raise SettingsError(
+                f"CORAL_WEIGHTS={filename!r} is a pickle, which can run any code when it is read, and not one of "
+                "detectron2's model zoo. Save it as .pth (torch.save of the state_dict) and give that file."
+            )
+        loaded: dict[str, Any] = super()._load_file(filename)
+        return loaded
+
+    def _torch_load(self, filename: str) -> Any:
+        try:
+            return torch.load(filename, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise SettingsError(
+                f"The weights {filename} are damaged, or hold more than tensors, and reading that could run code. "
+                "Save the state_dict alone: torch.save({'model': model.state_dict()}, path)."
+            ) from None
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        reshaped = {name for name, _, _ in incompatible.incorrect_shapes}
+        # A tensor of another shape is listed as missing too, and Darknet does not count the batches of a batch norm.
+        missing = [n for n in incompatible.missing_keys if n not in reshaped and not n.endswith("num_batches_tracked")]
+        problems = [
+            *(
+                f"{n} is {tuple(found)} where the model has {tuple(own)}"
+                for n, found, own in incompatible.incorrect_shapes
+            ),
+            *(f"{name} is missing" for name in missing),
+            *(f"{name} is not in the model" for name in incompatible.unexpected_keys),
+        ]
+        if problems:
+            more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            raise SettingsError(
+                f"The weights do not fit the model: {'; '.join(problems[:_SHOWN])}{more}. Give the weights that belong "
+                "to CORAL_MODEL, or the yaml (with its number of classes) that belongs to CORAL_WEIGHTS."
+            )
+
+
+def read_darknet(path: Path, layout: list[tuple[str, tuple[int, ...]]]) -> dict[str, torch.Tensor]:
+    """Reads a Darknet ``.weights`` file.
+
+    The file is a header (three int32: major, minor, revision; then the number of images seen, int64 from version 0.2 on
+    and int32 before) and all parameters as float32 one after the other, in the order that the network defines.
+
+    Args:
+        path: The file.
+        layout: Name and shape of each parameter, in that order.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        SettingsError: The file holds another number of parameters.
+    """
+    data = path.read_bytes()
+    major, minor = np.frombuffer(data, "<i4", 2) if len(data) >= 20 else (0, 0)
+    header = 20 if major * 10 + minor >= 2 else 16
+    values = np.frombuffer(data, "<f4", offset=min(header, len(data) // 4 * 4), count=max(0, (len(data) - header) // 4))
+    needed = sum(int(np.prod(shape)) for _, shape in layout)
+    if len(values) != needed:
+        raise SettingsError(f"The weights {path} hold {len(values):,} parameters where the model has {needed:,}.")
+    state, start = {}, 0
+    for name, shape in layout:
+        end = start + int(np.prod(shape))
+        state[name] = torch.from_numpy(values[start:end].reshape(shape).copy())
+        start = end
+    return state

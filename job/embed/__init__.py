@@ -1,0 +1,75 @@
+"""Embeddings: one vector an image, near for images that look alike."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from job.detect.model import Detector
+from job.errors import SettingsError
+from job.images import read_thumbnail
+from job.pool import Pool
+from job.publish import tables
+from job.settings import Settings
+from job.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+
+def embed(
+    pool: Pool, settings: Settings, output: Folder, need_detector: Callable[[], Detector]
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    """Embeds the pool as the settings say and writes embeddings.parquet, unless it is there from the same inputs.
+
+    Args:
+        pool: The pool.
+        settings: The settings.
+        output: Where embeddings.parquet goes.
+        need_detector: Gives the detector, whose backbone simclr starts from.
+
+    Returns:
+        (n, d) in the order of the pool, and how they were made.
+
+    Raises:
+        SettingsError: The detector has no feature to embed with.
+    """
+    how: dict[str, Any] = {"method": settings.embedding}
+    if settings.embedding == "simclr":
+        how |= {"epochs": settings.ssl_epochs, "batch_size": settings.ssl_batch_size, "seed": settings.seed}
+    elif pool.features is None:
+        raise SettingsError("CORAL_EMBEDDING='detector': this model has no backbone to take features from. Use simclr.")
+    digest = hashlib.sha256(json.dumps([how, pool.provenance.digest]).encode())
+    for key, thumbnail in zip(pool.keys, pool.thumbnails, strict=True):
+        digest.update(key.encode() + b"\0" + thumbnail)
+    embeddings = tables.read_embeddings(output, digest.hexdigest())
+    if embeddings is None:
+        embeddings = _features(pool) if settings.embedding == "detector" else _simclr(pool, settings, need_detector())
+        tables.write_embeddings(output, pool.keys, embeddings, digest.hexdigest())
+    else:
+        logger.info("The embeddings are done already.")
+    return embeddings, how | {"dimension": embeddings.shape[1]}
+
+
+def _features(pool: Pool) -> npt.NDArray[np.float32]:
+    if pool.features is None:
+        raise ValueError("the pool has no features")
+    return pool.features
+
+
+def _simclr(pool: Pool, settings: Settings, detector: Detector) -> npt.NDArray[np.float32]:
+    from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
+
+    encoder = simclr.encoder_of(detector)
+    images = [read_thumbnail(each) for each in pool.thumbnails]
+    simclr.train(
+        *(encoder, images),
+        epochs=settings.ssl_epochs,
+        batch_size=settings.ssl_batch_size,
+        seed=settings.seed,
+        dtype=detector.dtype,
+    )
+    return simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)

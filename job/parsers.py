@@ -1,0 +1,99 @@
+"""Parsers of setting values: each takes the given text and raises a ValueError that says what is accepted."""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """A whole number in a range, both ends included."""
+
+    def parse(text: str) -> int:
+        expected = f"a whole number of at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
+        if not re.fullmatch(r"[+-]?\d+", text):
+            raise ValueError(f"must be {expected}")
+        value = int(text)
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"must be {expected}")
+        return value
+
+    return parse
+
+
+def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
+    """A finite number in a range, both ends included."""
+
+    def parse(text: str) -> float:
+        expected = f"a number of at least {minimum:g}"
+        if maximum != float("inf"):
+            expected = f"a number from {minimum:g} to {maximum:g}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"must be {expected}") from None
+        if not minimum <= value <= maximum or value == float("inf"):  # NaN fails the first comparison
+            raise ValueError(f"must be {expected}")
+        return value
+
+    return parse
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """One of the given words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            close = difflib.get_close_matches(text, allowed, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+        return text
+
+    return parse
+
+
+def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """What another parser takes, or ``auto``, which becomes None."""
+
+    def parse_auto(text: str) -> int | None:
+        try:
+            return None if text == "auto" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
+
+    return parse_auto
+
+
+def device(text: str) -> str:
+    """A torch device, or ``auto``."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return text
+
+
+def path(text: str) -> str:
+    """A local path; ``file://`` is taken off."""
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1].lower() != "file":
+        raise ValueError("must be a local path: this version reads and writes local folders only")
+    return re.sub(r"^file://", "", text, flags=re.IGNORECASE)
+
+
+def file_or_url(text: str) -> str:
+    """A local path or an http(s) URL."""
+    return text if re.match(r"https?://", text) else path(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Class names: a list with commas, or a file with one name a line."""
+    file = Path(path(text))
+    try:
+        given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read ({error}); give a UTF-8 file with one class name a line") from None
+    stripped = [name.strip() for name in given if name.strip()]
+    if not stripped or len(set(stripped)) != len(stripped):
+        raise ValueError("must be distinct class names with commas between them, or a file with one name a line")
+    return tuple(stripped)

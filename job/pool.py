@@ -1,0 +1,149 @@
+"""The pool: what the parts say of all images, side by side."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from job import parts, scores
+from job.errors import TryAgain
+from job.storage import Entry, Folder
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All images of one listing, by column; the usable ones and, apart, the failed ones.
+
+    Attributes:
+        keys: File names of the n usable images, sorted bytewise; all arrays below follow this order.
+        size: (n, 2) width and height in pixels.
+        num_boxes: (n,) boxes detected.
+        scores: (n,) for each score of `job.scores`.
+        features: (n, d) pooled features of the detector; None when its model has none.
+        thumbnails: JPEG files.
+        failures: File name and reason of each image that cannot be used, sorted bytewise.
+        provenance: What the parts were made with.
+    """
+
+    keys: list[str]
+    size: npt.NDArray[np.int32]
+    num_boxes: npt.NDArray[np.int64]
+    scores: dict[str, Floats]
+    features: npt.NDArray[np.float32] | None
+    thumbnails: list[bytes]
+    failures: list[tuple[str, str]]
+    provenance: parts.Provenance
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was detected on one image; shapes as in `job.parts.Row`."""
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int32]
+    class_probabilities: npt.NDArray[np.float16]
+
+
+def load(output: Folder, entries: Iterable[Entry]) -> Pool:
+    """Gathers the rows of all images of a listing.
+
+    Rows of images that are gone, or have changed since, are left out.
+
+    Raises:
+        TryAgain: An image of the listing has no row yet.
+    """
+    wanted = {(each.key, each.etag) for each in entries}
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    failures: list[tuple[str, str]] = []
+    provenance: parts.Provenance | None = None
+    for name in parts.names(output):
+        part = parts.open_part(output, name)
+        provenance = parts.provenance_of(part)
+        _add(part.read(), len(provenance.class_names), wanted, columns, failures)
+    if wanted or provenance is None:
+        raise TryAgain(f"{len(wanted)} images have no detections yet: run `predict` to the end first.")
+    order = sorted(range(len(columns["key"])), key=lambda i: columns["key"][i].encode())
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.array([columns[name][i] for i in order])
+
+    values = {name: column(name).astype(np.float64) for name in _PER_IMAGE}
+    values = {"object_frequency": scores.object_frequency(column("richness")), **values}
+    features = [columns["feature"][i] for i in order]
+    return Pool(
+        keys=[columns["key"][i] for i in order],
+        size=np.array([columns["size"][i] for i in order], np.int32).reshape(-1, 2),
+        num_boxes=column("num_boxes").astype(np.int64),
+        scores=values,
+        features=None if any(each is None for each in features) else np.array(features, np.float32),
+        thumbnails=[columns["thumbnail"][i] for i in order],
+        failures=sorted(failures, key=lambda each: each[0].encode()),
+        provenance=provenance,
+    )
+
+
+def detections(output: Folder, entries: Iterable[Entry]) -> dict[str, Detections]:
+    """What was detected on some of the usable images, by file name."""
+    wanted = {(each.key, each.etag) for each in entries}
+    found: dict[str, Detections] = {}
+    names = ["boxes", "scores", "classes", "class_probabilities"]
+    for table in parts.tables(output, ["key", "etag", *names]):
+        taken = table.take(_rows_of(table, wanted))
+        ragged = [parts.ragged(taken[name]) for name in names]
+        ends = np.cumsum(ragged[1][1])
+        for key, end, count in zip(taken["key"].to_pylist(), ends, ragged[1][1], strict=True):
+            found[key] = Detections(*(values[end - count : end] for values, _ in ragged))
+    return found
+
+
+def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
+    """The rows of wanted images, which are taken off `wanted`: two processes may both have done an image."""
+    rows = []
+    for row, pair in enumerate(zip(table["key"].to_pylist(), table["etag"].to_pylist(), strict=True)):
+        if pair in wanted:
+            wanted.remove(pair)
+            rows.append(row)
+    return np.array(rows, np.int64)
+
+
+_PER_IMAGE = ("objectness_least_confidence", *scores.UNCERTAINTIES)
+_COLUMNS = ("key", "size", "num_boxes", "richness", "feature", "thumbnail", *_PER_IMAGE)
+
+
+def _add(
+    table: Any,
+    num_classes: int,
+    wanted: set[tuple[str, str]],
+    columns: dict[str, list[Any]],
+    failures: list[tuple[str, str]],
+) -> None:
+    """Adds the wanted rows of one part, and takes them off `wanted`."""
+    table = table.take(_rows_of(table, wanted))
+    usable = [status == "ok" for status in table["status"].to_pylist()]
+    keys, errors = table["key"].to_pylist(), table["error"].to_pylist()
+    failures += [(key, error) for key, error, ok in zip(keys, errors, usable, strict=True) if not ok]
+    table = table.filter(usable)
+
+    box_scores, counts = parts.ragged(table["scores"])
+    classes, _ = parts.ragged(table["classes"])
+    probabilities = scores.normalised(parts.ragged(table["class_probabilities"])[0])
+    columns["key"] += table["key"].to_pylist()
+    columns["size"] += zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+    columns["num_boxes"] += counts.tolist()
+    columns["thumbnail"] += table["thumbnail"].to_pylist()
+    columns["richness"] += scores.class_richness(classes, counts, num_classes).tolist()
+    columns["objectness_least_confidence"] += scores.objectness_least_confidence(
+        box_scores.astype(np.float64), counts
+    ).tolist()
+    for name, formula in scores.UNCERTAINTIES.items():
+        columns[name] += scores.per_image_maximum(formula(probabilities), counts)[0].tolist()
+    features = table["feature"].combine_chunks()
+    if features.null_count:
+        columns["feature"] += [None] * len(features)
+    else:
+        columns["feature"] += list(features.flatten().to_numpy().reshape(len(features), -1))

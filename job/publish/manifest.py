@@ -1,0 +1,66 @@
+"""run.json: what someone else needs to repeat a run and to trust its result."""
+
+import importlib.metadata
+import json
+import platform
+from typing import Any
+
+import torch
+
+import job
+from job.parts import Provenance
+from job.settings import Settings, as_json
+from job.storage import Folder
+
+# detectron2 calls itself 0.6 whatever is in it; the package it was installed from tells more.
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "sal-detectron2",
+    "lightly",
+    "opencv-python-headless",
+    "pillow",
+    "numpy",
+    "pyarrow",
+)
+
+
+def write(
+    output: Folder,
+    settings: Settings,
+    provenance: Provenance,
+    *,
+    device: torch.device | None,
+    embedding: dict[str, Any],
+    counts: dict[str, int],
+    timings: dict[str, float],
+) -> None:
+    """Writes run.json.
+
+    Args:
+        output: Where to.
+        settings: Of this run.
+        provenance: What the detections were made with.
+        device: Where the detector ran; None when this run did not need it.
+        embedding: How the embeddings were made.
+        counts: Of images.
+        timings: Seconds by stage.
+    """
+    content = {
+        "coralpick": job.__version__,
+        "settings": as_json(settings),
+        "detector": json.loads(provenance.to_json()) | {"digest": provenance.digest},
+        "embedding": embedding,
+        "counts": counts,
+        "seconds": {stage: round(value, 3) for stage, value in timings.items()},
+        "device": _device(device),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    output.write("run.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _device(device: torch.device | None) -> str | None:
+    if device is None or device.type != "cuda":
+        return str(device) if device else None
+    return f"{device}: {torch.cuda.get_device_name(device)}"

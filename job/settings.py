@@ -1,0 +1,396 @@
+"""Every knob of the job: one frozen dataclass from which the options, the checks, `--help` and the README's table come.
+
+A value comes from the command line, else from the environment, else it is the default; an empty value counts as absent.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from job.errors import SettingsError
+from job.parsers import auto_or, device, file_or_url, integer, names, number, one_of, path
+from job.secret import Secret
+
+Device = str
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+LogFormat = Literal["auto", "text", "json"]
+Embedding = Literal["detector", "simclr"]
+Strategy = Literal["coral", "coreset", "active_learning", "random"]
+Score = Literal[
+    "object_frequency",
+    "objectness_least_confidence",
+    "uncertainty_least_confidence",
+    "uncertainty_margin",
+    "uncertainty_entropy",
+]
+
+_PREFIX = "CORAL_"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What is known of one setting besides its type and default.
+
+    Attributes:
+        env: Name of the environment variable.
+        group: Heading under which `--help` and the README list it.
+        help: What it means, in one sentence.
+        parse: Turns the given text into the value; raises ValueError that says what is accepted.
+        metavar: How its value is written in `--help`.
+        shown_default: The default in words.
+    """
+
+    env: str
+    group: str
+    help: str
+    parse: Callable[[str], Any]
+    metavar: str
+    shown_default: str
+
+    @property
+    def option(self) -> str | None:
+        """The command-line flag; None for a secret, which others could read in the list of processes."""
+        return "--" + self.env.removeprefix(_PREFIX).lower().replace("_", "-") if self.env.startswith(_PREFIX) else None
+
+
+def _knob(
+    env: str,
+    default: Any,
+    help: str,  # the word of every option parser
+    parse: Callable[[str], Any],
+    *,
+    group: str,
+    metavar: str = "TEXT",
+    shown_default: str | None = None,
+) -> Any:
+    if shown_default is None:
+        shown_default = f"{default:g}" if isinstance(default, float) else str(default)
+    return field(default=default, metadata={"knob": Knob(env, group, help, parse, metavar, shown_default)})
+
+
+_DATA, _MODEL, _MAP, _EMBED, _SELECT, _OTHER = (
+    "Images in, results out",
+    "Detector",
+    "Running the detector",
+    "Embeddings",
+    "Selection",
+    "Lightly, logs, limits",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The resolved settings of one run. Units and ranges are in each knob's help and parser."""
+
+    input: str = _knob(
+        "CORAL_INPUT",
+        "",
+        "Folder of the images; searched recursively.",
+        path,
+        group=_DATA,
+        metavar="FOLDER",
+        shown_default="required",
+    )
+    output: str = _knob(
+        "CORAL_OUTPUT",
+        "",
+        "Folder that all results go to; an earlier run of the same settings there is continued.",
+        path,
+        group=_DATA,
+        metavar="FOLDER",
+        shown_default="required",
+    )
+    max_failed: float = _knob(
+        "CORAL_MAX_FAILED",
+        0.05,
+        "Share of images that may be unusable before the run fails with exit code 65.",
+        number(0, 1),
+        group=_DATA,
+        metavar="SHARE",
+    )
+
+    model: str = _knob(
+        "CORAL_MODEL",
+        "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+        "Name in detectron2's model zoo, or the path of a detectron2 yaml.",
+        path,
+        group=_MODEL,
+        metavar="NAME|FILE",
+    )
+    weights: str | None = _knob(
+        "CORAL_WEIGHTS",
+        None,
+        "Checkpoint: a path or an https URL.",
+        file_or_url,
+        group=_MODEL,
+        metavar="FILE|URL",
+        shown_default="the zoo's, or the yaml's",
+    )
+    classes: tuple[str, ...] | None = _knob(
+        "CORAL_CLASSES",
+        None,
+        "Class names in the model's order: a comma list, or a file with one name a line.",
+        names,
+        group=_MODEL,
+        metavar="LIST|FILE",
+        shown_default="the model's",
+    )
+    score_threshold: float = _knob(
+        "CORAL_SCORE_THRESHOLD",
+        0.05,
+        "Boxes of a lower score are dropped; a high value hides what the model is unsure of.",
+        number(0, 1),
+        group=_MODEL,
+        metavar="SCORE",
+    )
+    min_size: int | None = _knob(
+        "CORAL_MIN_SIZE",
+        None,
+        "Short side, in pixels, that images are resized to for the detector.",
+        auto_or(integer(1)),
+        group=_MODEL,
+        metavar="PIXELS",
+        shown_default="the model's",
+    )
+    max_size: int | None = _knob(
+        "CORAL_MAX_SIZE",
+        None,
+        "Limit, in pixels, for the long side after that resize.",
+        auto_or(integer(1)),
+        group=_MODEL,
+        metavar="PIXELS",
+        shown_default="the model's",
+    )
+
+    device: Device = _knob(
+        "CORAL_DEVICE",
+        "auto",
+        "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.",
+        device,
+        group=_MAP,
+        metavar="DEVICE",
+    )
+    batch_size: int | None = _knob(
+        "CORAL_BATCH_SIZE",
+        None,
+        "Images in one forward pass; auto is 16 on a GPU and 1 on a CPU. Halves itself when the GPU is out of memory.",
+        auto_or(integer(1)),
+        group=_MAP,
+        metavar="N",
+        shown_default="auto",
+    )
+    precision: Precision = _knob(
+        "CORAL_PRECISION",
+        "auto",
+        "auto, fp32, fp16 or bf16; auto is bf16 where the GPU has it and fp32 elsewhere.",
+        one_of("auto", "fp32", "fp16", "bf16"),
+        group=_MAP,
+        metavar="NAME",
+    )
+    part_size: int = _knob(
+        "CORAL_PART_SIZE",
+        512,
+        "Images in one part file: the most work that a crash can lose.",
+        integer(1),
+        group=_MAP,
+        metavar="N",
+    )
+
+    embedding: Embedding = _knob(
+        "CORAL_EMBEDDING",
+        "detector",
+        "detector: the detector's own pooled backbone feature. simclr: a self-supervised model trained on the pool.",
+        one_of("detector", "simclr"),
+        group=_EMBED,
+        metavar="NAME",
+    )
+    ssl_epochs: int = _knob(
+        "CORAL_SSL_EPOCHS",
+        20,
+        "Epochs of self-supervised training for simclr; 0 skips it.",
+        integer(0),
+        group=_EMBED,
+        metavar="N",
+    )
+    ssl_batch_size: int = _knob(
+        "CORAL_SSL_BATCH_SIZE",
+        64,
+        "Images in one step of that training.",
+        integer(2),
+        group=_EMBED,
+        metavar="N",
+    )
+
+    n_samples: int = _knob(
+        "CORAL_N_SAMPLES",
+        100,
+        "How many new images to pick; images that already have labels do not count.",
+        integer(1),
+        group=_SELECT,
+        metavar="N",
+    )
+    strategy: Strategy = _knob(
+        "CORAL_STRATEGY",
+        "coral",
+        "coral (diversity times score), coreset (diversity), active_learning (score) or random.",
+        one_of(*get_args(Strategy)),
+        group=_SELECT,
+        metavar="NAME",
+    )
+    score: Score = _knob(
+        "CORAL_SCORE",
+        "uncertainty_entropy",
+        "Active-learning score that drives the selection: object_frequency, objectness_least_confidence, "
+        "uncertainty_least_confidence, uncertainty_margin or uncertainty_entropy.",
+        one_of(*get_args(Score)),
+        group=_SELECT,
+        metavar="NAME",
+    )
+    score_strength: float = _knob(
+        "CORAL_SCORE_STRENGTH",
+        1.0,
+        "Exponent of the score in coral's product; 0 leaves the score out.",
+        number(0),
+        group=_SELECT,
+        metavar="X",
+    )
+    diversity_strength: float = _knob(
+        "CORAL_DIVERSITY_STRENGTH",
+        1.0,
+        "Exponent of the distance in coral's product; 0 leaves the distance out.",
+        number(0),
+        group=_SELECT,
+        metavar="X",
+    )
+    min_distance: float = _knob(
+        "CORAL_MIN_DISTANCE",
+        0.0,
+        "Never pick an image nearer than this to a labelled or picked one (0 to 2: embeddings have unit length).",
+        number(0, 2),
+        group=_SELECT,
+        metavar="X",
+    )
+    labelled: str | None = _knob(
+        "CORAL_LABELLED",
+        None,
+        "File with the names of the images that already have labels, one a line.",
+        path,
+        group=_SELECT,
+        metavar="FILE",
+        shown_default="none",
+    )
+    seed: int = _knob(
+        "CORAL_SEED",
+        0,
+        "Seed of everything random.",
+        integer(0, 2**32 - 1),
+        group=_SELECT,
+        metavar="N",
+    )
+
+    lightly_token: Secret | None = _knob(
+        "LIGHTLY_TOKEN",
+        None,
+        "Token of the Lightly platform. Never printed or stored. This version does not upload.",
+        Secret,
+        group=_OTHER,
+        metavar="TOKEN",
+        shown_default="none",
+    )
+    log_format: LogFormat = _knob(
+        "CORAL_LOG_FORMAT",
+        "auto",
+        "text, json, or auto: text on a terminal and one JSON object a line elsewhere.",
+        one_of("auto", "text", "json"),
+        group=_OTHER,
+        metavar="NAME",
+    )
+
+
+def knobs() -> Iterator[tuple[str, Knob]]:
+    """Yields field name and knob of every setting, in the order of their definition."""
+    for each in fields(Settings):
+        yield each.name, each.metadata["knob"]
+
+
+def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
+    """Builds the settings from what was given.
+
+    Args:
+        flags: Texts given on the command line, by field name; None where nothing was given.
+        environment: The environment variables.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        SettingsError: Something is missing, malformed, contradictory or unknown; it holds all problems at once.
+    """
+    problems = [_unknown(name) for name in sorted(environment) if _is_unknown(name)]
+    values: dict[str, Any] = {}
+    for name, knob in knobs():
+        text, source = flags.get(name), knob.option
+        if not text:
+            text, source = environment.get(knob.env), knob.env
+        if not text:
+            if knob.shown_default == "required":
+                problems.append(f"{knob.env} is not set: {knob.help}")
+            continue
+        try:
+            values[name] = knob.parse(text)
+        except ValueError as error:
+            shown = "***" if knob.parse is Secret else text
+            problems.append(f"{source}={shown!r} {error}.")
+    if problems:
+        raise SettingsError(*problems)
+    settings = Settings(**values)
+    problems = list(_contradictions(settings))
+    if problems:
+        raise SettingsError(*problems)
+    return settings
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    """The settings by variable name, ready for run.json.
+
+    Secrets become ``***``, and a URL loses its query, which may be a signature.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Secret):
+            return str(value)
+        return value.split("?")[0] if isinstance(value, str) and value.startswith("http") else value
+
+    return {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
+
+
+def markdown_table() -> str:
+    """The README's table of settings."""
+    lines: list[str] = []
+    group = ""
+    for _, knob in knobs():
+        if knob.group != group:
+            group = knob.group
+            lines += ["", f"**{group}**", "", "| variable | default | meaning |", "|---|---|---|"]
+        lines.append(f"| `{knob.env}` | {knob.shown_default} | {knob.help} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _is_unknown(name: str) -> bool:
+    return name.startswith(_PREFIX) and name not in {knob.env for _, knob in knobs()}
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, [knob.env for _, knob in knobs()], n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else "`entrypoint.py --help` lists the settings."
+    return f"{name} is not a setting: {hint}"
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    if settings.min_size and settings.max_size and settings.min_size > settings.max_size:
+        sizes = f"CORAL_MIN_SIZE={settings.min_size} is above CORAL_MAX_SIZE={settings.max_size}"
+        yield f"{sizes}: lower the first or raise the second."
+    if Path(settings.input).resolve() == Path(settings.output).resolve():
+        yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
