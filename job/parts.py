@@ -127,15 +127,23 @@ def done(output: Folder, provenance: Provenance) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for name in names(output):
         part = open_part(output, name)
-        theirs = provenance_of(part)
-        if theirs != provenance:
-            raise SettingsError(
-                f"{output.root} holds results of other settings ({_difference(theirs, provenance)}): "
-                f"set CORAL_OUTPUT to a new folder, or delete {output.root / FOLDER} to start again."
-            )
+        check_same(output, provenance_of(part), provenance)
         table = part.read(columns=["key", "etag"])
         found.update(zip(table["key"].to_pylist(), table["etag"].to_pylist(), strict=True))
     return found
+
+
+def check_same(output: Folder, theirs: Provenance, ours: Provenance) -> None:
+    """Refuses parts that were made with something else.
+
+    Raises:
+        SettingsError: They were.
+    """
+    if theirs != ours:
+        raise SettingsError(
+            f"{output.root} holds results of other settings ({_difference(theirs, ours)}): "
+            f"set CORAL_OUTPUT to a new folder, or delete {output.root / FOLDER} to start again."
+        )
 
 
 def open_part(output: Folder, name: str) -> pq.ParquetFile:

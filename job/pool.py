@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from job import parts, scores
 from job.errors import TryAgain
@@ -56,6 +57,7 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
 
     Raises:
         TryAgain: An image of the listing has no row yet.
+        SettingsError: The output holds parts of different settings.
     """
     wanted = {(each.key, each.etag) for each in entries}
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -63,7 +65,10 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
     provenance: parts.Provenance | None = None
     for name in parts.names(output):
         part = parts.open_part(output, name)
-        provenance = parts.provenance_of(part)
+        theirs = parts.provenance_of(part)
+        if provenance is not None:
+            parts.check_same(output, theirs, provenance)
+        provenance = theirs
         _add(part.read(), len(provenance.class_names), wanted, columns, failures)
     if wanted or provenance is None:
         raise TryAgain(f"{len(wanted)} images have no detections yet: run `predict` to the end first.")
@@ -127,7 +132,7 @@ def _add(
     usable = [status == "ok" for status in table["status"].to_pylist()]
     keys, errors = table["key"].to_pylist(), table["error"].to_pylist()
     failures += [(key, error) for key, error, ok in zip(keys, errors, usable, strict=True) if not ok]
-    table = table.filter(usable)
+    table = table.filter(pa.array(usable, pa.bool_()))
 
     box_scores, counts = parts.ragged(table["scores"])
     classes, _ = parts.ragged(table["classes"])
@@ -146,4 +151,4 @@ def _add(
     if features.null_count:
         columns["feature"] += [None] * len(features)
     else:
-        columns["feature"] += list(features.flatten().to_numpy().reshape(len(features), -1))
+        columns["feature"] += list(features.flatten().to_numpy().reshape(-1, features.type.list_size))

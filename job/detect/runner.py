@@ -100,13 +100,14 @@ def predict(
         Progress("Detecting", len(todo), "image") as progress,
     ):
         prepared = prefetch(pool, lambda each: _prepare(each, source, detector), todo, ahead=4 * workers)
-        for start in range(0, len(todo), part_size):
-            count = len(todo[start : start + part_size])
-            taken = itertools.islice(prepared, count)
-            rows = run.rows(itertools.takewhile(lambda _: not stop.is_set(), taken), progress)
+        # Parts are cut from the whole listing, and not from what is left of it: so a run that was interrupted puts the
+        # same images into the same batches as one that was not.
+        for start in range(0, len(entries), part_size):
+            count = sum((each.key, each.etag) not in done for each in entries[start : start + part_size])
+            rows = run.rows(itertools.islice(prepared, count), progress, stop)
             if rows:
                 parts.write(output, rows, made_with)
-            if stop.is_set() and start + len(rows) < len(todo):
+            if len(rows) < count:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise Stopped("Stopped as asked: what is done is saved, and the same command goes on from there.")
 
@@ -166,12 +167,20 @@ class _Run:
         self._feature = PooledFeature(detector.model)
         self._batch_size = batch_size
 
-    def rows(self, prepared: Iterable[Prepared | parts.Row], progress: Progress) -> list[parts.Row]:
-        """Detects on the images of one part and returns all its rows."""
+    def rows(
+        self, prepared: Iterable[Prepared | parts.Row], progress: Progress, stop: threading.Event
+    ) -> list[parts.Row]:
+        """Detects on the images of one part and returns its rows.
+
+        When asked to stop, it returns those of the batches that ran. Images still waiting for theirs are left, since
+        the next start will find them waiting for the same company.
+        """
         # Images of rare shapes wait for company; this bounds how many, and so the memory.
         batcher = Batcher[Prepared](self._batch_size, max_waiting=8 * self._batch_size)
         rows: list[parts.Row] = []
         for each in prepared:
+            if stop.is_set():
+                return rows
             if isinstance(each, parts.Row):
                 log_first_n(logging.WARNING, f"{each.key!r} cannot be used: {each.error}", n=10, name=__name__)
                 rows.append(each)
@@ -184,16 +193,19 @@ class _Run:
         return rows
 
     def _detect(self, batch: list[Prepared], progress: Progress) -> list[parts.Row]:
-        try:
-            rows = self._forward(batch)
-        except torch.cuda.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            self._batch_size = max(1, len(batch) // 2)
-            logger.warning("The GPU is out of memory: going on with batches of %d.", self._batch_size)
-            return self._detect(batch[: self._batch_size], progress) + self._detect(batch[self._batch_size :], progress)
-        progress.add(len(batch))
+        rows: list[parts.Row] = []
+        while len(rows) < len(batch):
+            some = batch[len(rows) : len(rows) + self._batch_size]
+            try:
+                rows += self._forward(some)
+            except torch.cuda.OutOfMemoryError:
+                if len(some) == 1:
+                    raise
+                self._batch_size = len(some) // 2
+                logger.warning("The GPU is out of memory: going on with batches of %d.", self._batch_size)
+                torch.cuda.empty_cache()
+            else:
+                progress.add(len(some))
         return rows
 
     def _forward(self, batch: list[Prepared]) -> list[parts.Row]:

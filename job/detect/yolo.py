@@ -21,7 +21,7 @@ _STRIDES = {"coarse": 32, "fine": 16}
 def _conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
-        nn.BatchNorm2d(outputs, eps=1e-5),
+        nn.BatchNorm2d(outputs, eps=1e-6),
         nn.LeakyReLU(0.1),
     )
 
@@ -45,8 +45,9 @@ class TinyBackbone(nn.Module):
         self.deep = nn.Sequential(
             nn.MaxPool2d(2),
             _conv(256, 512, 3),
-            # Darknet's pooling of stride 1 keeps the size by padding on the right and below.
-            nn.ZeroPad2d((0, 1, 0, 1)),
+            # Darknet's pooling of stride 1 keeps the size: windows at the right and lower border hold fewer pixels.
+            # Zeros there would win over negative features; repeated border pixels never do.
+            nn.ReplicationPad2d((0, 1, 0, 1)),
             nn.MaxPool2d(2, stride=1),
             _conv(512, 1024, 3),
         )

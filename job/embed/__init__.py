@@ -40,8 +40,6 @@ def embed(
     how: dict[str, Any] = {"method": settings.embedding}
     if settings.embedding == "simclr":
         how |= {"epochs": settings.ssl_epochs, "batch_size": settings.ssl_batch_size, "seed": settings.seed}
-    elif pool.features is None:
-        raise SettingsError("CORAL_EMBEDDING='detector': this model has no backbone to take features from. Use simclr.")
     digest = hashlib.sha256(json.dumps([how, pool.provenance.digest]).encode())
     for key, thumbnail in zip(pool.keys, pool.thumbnails, strict=True):
         digest.update(key.encode() + b"\0" + thumbnail)
@@ -56,7 +54,7 @@ def embed(
 
 def _features(pool: Pool) -> npt.NDArray[np.float32]:
     if pool.features is None:
-        raise ValueError("the pool has no features")
+        raise SettingsError("CORAL_EMBEDDING='detector': this model has no backbone to take features from. Use simclr.")
     return pool.features
 
 
@@ -65,11 +63,13 @@ def _simclr(pool: Pool, settings: Settings, detector: Detector) -> npt.NDArray[n
 
     encoder = simclr.encoder_of(detector)
     images = [read_thumbnail(each) for each in pool.thumbnails]
-    simclr.train(
+    losses = simclr.train(
         *(encoder, images),
         epochs=settings.ssl_epochs,
         batch_size=settings.ssl_batch_size,
         seed=settings.seed,
         dtype=detector.dtype,
     )
+    if losses:
+        logger.info("Trained for %d epochs: the loss went from %.3f to %.3f.", len(losses), losses[0], losses[-1])
     return simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)

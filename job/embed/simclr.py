@@ -98,7 +98,7 @@ def train(
     seed: int,
     dtype: torch.dtype = torch.float32,
     learning_rate: float = LEARNING_RATE,
-) -> None:
+) -> list[float]:
     """Trains an encoder in place.
 
     Args:
@@ -109,10 +109,13 @@ def train(
         seed: Of the head's weights, the order and the augmentations.
         dtype: Type to compute in.
         learning_rate: Of SGD, at the start; it falls to 0 along a cosine.
+
+    Returns:
+        The mean loss of each epoch.
     """
     batch_size = min(batch_size, len(images))
     if epochs == 0 or batch_size < 2:  # one image has no other to be told from
-        return
+        return []
     device = next(encoder.parameters()).device
     _seed(seed)
     size = encoder(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE, device=device)).shape[1]
@@ -123,6 +126,7 @@ def train(
     steps = len(images) // batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     orders = _batches(len(images), batch_size, epochs, seed)
+    losses: list[float] = []
     encoder.train()
     with (
         ThreadPoolExecutor(1, thread_name_prefix="views") as pool,
@@ -137,10 +141,11 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
+            losses.append(loss.item())
             if step % steps == 0:
-                logger.debug("epoch %d: loss %.4f", step // steps, loss.item())
                 progress.add()
     encoder.eval()
+    return [float(each) for each in np.array(losses).reshape(epochs, steps).mean(axis=1)]
 
 
 def embed(encoder: Encoder, images: Sequence[PIL.Image.Image], *, batch_size: int) -> npt.NDArray[np.float32]:

@@ -1,0 +1,56 @@
+# Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format readme bench clean
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+help: ## Lists the targets.
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 (Debian: apt-get install python3 python3-venv)."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed, and $(PYTHON) is $$($(PYTHON) --version): set PYTHON, as in make PYTHON=python3.11 demo."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python cannot make virtual environments here: apt-get install python3-venv"; exit 1; }
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt scripts/install.sh | $(VENV)/bin/python
+	@echo "Installing the job's packages ..."
+	@scripts/install.sh $(RUN)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "Installing what the tests need ..."
+	@$(RUN) -m pip install --disable-pip-version-check --quiet --requirement requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.dev ## Installs everything, pinned, into .venv.
+
+demo: $(VENV)/.runtime ## Runs the whole job on 250 real street frames with a real COCO detector.
+	@$(RUN) -m demo.run
+
+test: $(VENV)/.dev ## Runs all tests.
+	@$(RUN) -m demo.fetch
+	@$(RUN) -m pytest
+	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
+
+check: $(VENV)/.dev ## Lints, checks the format and the types.
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(VENV)/.dev ## Formats the code.
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+readme: $(VENV)/.runtime ## Writes the table of settings into the README.
+	@$(RUN) -m scripts.readme
+
+bench: $(VENV)/.dev ## Measures the embeddings: which one keeps the shots of a clip together.
+	@$(RUN) -m benchmarks.embedding
+
+clean: ## Removes the environment, the caches and the demo's output.
+	rm -rf $(VENV) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis

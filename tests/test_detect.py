@@ -1,0 +1,363 @@
+"""The map step's detections: what detectron2's own DefaultPredictor says of each image alone."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from demo import fetch
+from job import parts
+from job.detect import model, probabilities, runner
+from job.detect.batches import Batcher
+from job.detect.features import PooledFeature, backbone_of, deepest
+from job.detect.model import Detector
+from job.errors import SettingsError
+from job.storage import Entry, Folder
+from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
+
+MASK = SMALL_RCNN.replace(
+    "  ROI_BOX_HEAD:",
+    "  MASK_ON: true\n"
+    "  ROI_MASK_HEAD: {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 1, CONV_DIM: 16, POOLER_RESOLUTION: 14}\n"
+    "  ROI_BOX_HEAD:",
+)
+CASCADE = SMALL_RCNN.replace("NAME: StandardROIHeads", "NAME: CascadeROIHeads").replace(
+    "  ROI_BOX_HEAD: {", "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true, "
+)
+C4 = """
+VERSION: 2
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}
+  RPN: {PRE_NMS_TOPK_TEST: 200, POST_NMS_TOPK_TEST: 20}
+  ROI_HEADS: {NUM_CLASSES: 5}
+INPUT: {MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 160}
+"""
+ONE_CLASS = SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 1")
+AGNOSTIC = SMALL_RCNN.replace("ROI_BOX_HEAD: {", "ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true, ")
+RETINANET = """
+VERSION: 2
+MODEL:
+  META_ARCHITECTURE: RetinaNet
+  BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}
+  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64, OUT_FEATURES: [res3, res4, res5]}
+  FPN: {IN_FEATURES: [res3, res4, res5], OUT_CHANNELS: 32}
+  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]]}
+  RETINANET: {NUM_CLASSES: 5, NUM_CONVS: 1, IN_FEATURES: [p3, p4, p5, p6, p7]}
+INPUT: {MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 160}
+"""
+
+
+def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
+    yaml = tmp_path / "model.yaml"
+    yaml.write_text(yaml_text)
+    weights = random_checkpoint(yaml, tmp_path / "model.pth")
+    return model.build(settings(model=str(yaml), weights=str(weights), **more))
+
+
+def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int = 4) -> list[Any]:
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), image)
+    source = Folder(str(folder))
+    entries = sorted(source.list(), key=lambda each: each.key)
+    prepared = [runner._prepare(each, source, detector) for each in entries]
+
+    class NoProgress:
+        def add(self, count: int = 1) -> None: ...
+
+    rows = runner._Run(detector, batch_size).rows(prepared, NoProgress(), threading.Event())  # type: ignore[arg-type]
+    return sorted(rows, key=lambda row: row.key)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Any]:
+    """Of five shapes, two of them often."""
+    sizes = [(120, 160), (160, 120), (120, 160), (90, 300), (64, 64), (120, 160), (160, 120), (97, 131)]
+    return [picture(seed, *size) for seed, size in enumerate(sizes)]
+
+
+def same_as_predictor(cfg: Any, rows: list[Any], images: list[Any]) -> int:
+    predictor = DefaultPredictor(cfg)
+    boxes = 0
+    for image, row in zip(images, rows, strict=True):
+        expected = predictor(image)["instances"]
+        assert (row.height, row.width) == image.shape[:2]
+        np.testing.assert_allclose(row.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(row.scores, expected.scores, rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(row.classes, expected.pred_classes)
+        boxes += len(expected)
+    return boxes
+
+
+@pytest.mark.parametrize("channels", ["BGR", "RGB"])
+def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list[Any], channels: str) -> None:
+    detector = build(tmp_path, SMALL_RCNN.replace("INPUT: {", f"INPUT: {{FORMAT: {channels}, "))
+    rows = rows_of(detector, pictures, tmp_path / "in")
+    cfg, _ = model.config(settings(model=str(tmp_path / "model.yaml"), weights=str(tmp_path / "model.pth")))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
+    assert same_as_predictor(cfg, rows, pictures) > 20
+
+
+def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
+    demo_detector: Detector, frames: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: list[Any] = [cv2.imread(str(each)) for each in frames[100:250:30]]
+    rows = rows_of(demo_detector, images, tmp_path / "in")
+    cfg, _ = model.config(settings(model=str(DEMO_YAML), weights=str(fetch.WEIGHTS)))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""  # the predictor's own loader does not read Darknet files
+    monkeypatch.setattr("detectron2.engine.defaults.build_model", lambda _: demo_detector.model)
+    assert same_as_predictor(cfg, rows, images) > 10
+
+
+def test_the_batch_size_changes_next_to_nothing(
+    small_rcnn: tuple[Path, Path], pictures: list[Any], tmp_path: Path
+) -> None:
+    # Not bit by bit: matrix products of other shapes may be summed in another order.
+    yaml, weights = small_rcnn
+    detector = model.build(settings(model=str(yaml), weights=str(weights)))
+    one, three = (rows_of(detector, pictures, tmp_path / f"in{size}", size) for size in (1, 3))
+    for first, second in zip(one, three, strict=True):
+        np.testing.assert_array_equal(first.classes, second.classes)
+        np.testing.assert_allclose(first.boxes, second.boxes, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(first.scores, second.scores, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(first.class_probabilities, second.class_probabilities, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(first.feature, second.feature, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "kind"),
+    [
+        (SMALL_RCNN, "softmax"),
+        (MASK, "softmax"),
+        (C4, "softmax"),
+        (AGNOSTIC, "softmax"),
+        (ONE_CLASS, "softmax"),
+        (CASCADE, "synthetic"),
+        (RETINANET, "synthetic"),
+    ],
+    ids=["faster", "mask", "c4", "class-agnostic", "one class", "cascade", "retinanet"],
+)
+def test_the_probability_of_the_predicted_class_is_the_score(
+    tmp_path: Path, pictures: list[Any], yaml: str, kind: str
+) -> None:
+    detector = build(tmp_path, yaml, score_threshold=0.0 if yaml == RETINANET else 0.05)
+    assert detector.probabilities == kind
+    rows = rows_of(detector, pictures[:4], tmp_path / "in")
+    assert sum(len(row.scores) for row in rows) > 10
+    for row in rows:
+        table = row.class_probabilities.astype(np.float64)
+        assert table.shape == (len(row.classes), len(detector.class_names) + 1)
+        np.testing.assert_allclose(table.sum(axis=1), 1, atol=2e-3)
+        own = table[np.arange(len(table)), row.classes]
+        np.testing.assert_allclose(own, row.scores, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_stay_aligned_when_detectron2_drops_rows_that_are_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = build(tmp_path, SMALL_RCNN)
+    predictor: Any = detector.model.roi_heads.box_predictor  # type: ignore[union-attr]
+    softmax = type(predictor).predict_probs
+
+    def with_gaps(self: Any, predictions: Any, proposals: Any) -> Any:
+        result = [each.clone() for each in softmax(self, predictions, proposals)]
+        for each in result:
+            each[::3] = torch.nan
+        return result
+
+    monkeypatch.setattr(type(predictor), "predict_probs", with_gaps)
+    (row,) = rows_of(detector, [picture(0, 120, 160)], tmp_path / "in")
+    assert len(row.classes) > 3
+    own = row.class_probabilities[np.arange(len(row.classes)), row.classes]
+    np.testing.assert_allclose(own, row.scores, rtol=1e-3)
+
+
+def test_synthetic_probabilities_by_hand() -> None:
+    from detectron2.structures import Instances
+
+    found = Instances((10, 10), scores=torch.tensor([0.7]), pred_classes=torch.tensor([1]))
+    torch.testing.assert_close(probabilities.of(found, 3), torch.tensor([[0.1, 0.7, 0.1, 0.1]]))
+
+
+def test_masks_are_not_computed_and_change_no_box(tmp_path: Path, pictures: list[Any]) -> None:
+    detector = build(tmp_path, MASK)
+    with torch.inference_mode():
+        (output,) = detector.model([{"image": torch.zeros(3, 96, 96)}])
+    assert not output["instances"].has("pred_masks")
+    rows = rows_of(detector, pictures, tmp_path / "in")
+    cfg, _ = model.config(settings(model=str(tmp_path / "model.yaml"), weights=str(tmp_path / "model.pth")))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
+    assert same_as_predictor(cfg, rows, pictures) > 20
+
+
+def test_the_feature_is_the_mean_over_the_image_without_its_padding(tmp_path: Path) -> None:
+    detector = build(tmp_path, SMALL_RCNN)
+    feature = PooledFeature(detector.model)
+    feature.expect(96, 140)  # padded to 96 x 160 by the model
+    image = torch.from_numpy(picture(0, 96, 140).transpose(2, 0, 1).copy())
+    backbone = backbone_of(detector.model)
+    seen: list[Any] = []
+    assert backbone is not None
+    backbone.register_forward_hook(lambda module, inputs, output: seen.append(deepest(output)))
+    with torch.inference_mode():
+        detector.model([{"image": image}])
+    assert seen[0].shape == (1, 512, 3, 5) and feature.value is not None
+    expected = seen[0][0, :, :, :5].mean(dim=(1, 2))  # 140 / 32 is 4.4: five columns have image in them
+    torch.testing.assert_close(feature.value[0], expected)
+    feature.expect(40, 60)
+    with torch.inference_mode():
+        detector.model([{"image": image}])
+    torch.testing.assert_close(feature.value[0], seen[1][0, :, :2, :2].mean(dim=(1, 2)))
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml, weights = small_rcnn
+    detector = model.build(settings(model=str(yaml), weights=str(weights)))
+    images = [picture(seed, 96, 96) for seed in range(11)]
+    expected = rows_of(detector, images, tmp_path / "in", 1)
+    forward, sizes = detector.model.forward, []
+
+    def greedy(batch: list[Any]) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.cuda.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+        return forward(batch)
+
+    monkeypatch.setattr(detector.model, "forward", greedy)
+    rows = rows_of(detector, images, tmp_path / "in", 8)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]  # 11 images: the last three were taken in by then
+    for first, second in zip(expected, rows, strict=True):
+        np.testing.assert_allclose(first.boxes, second.boxes, rtol=0, atol=1e-3)
+
+
+@given(st.lists(st.sampled_from("abcdef"), max_size=60), st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**16))
+def test_batches_have_one_shape_each_image_once_and_bounded_waiting(
+    shapes: list[str], batch_size: int, waiting: int, seed: int
+) -> None:
+    batcher = Batcher[tuple[str, int]](batch_size, waiting)
+    batches, held = [], 0
+    for number, shape in enumerate(shapes):
+        batch = batcher.add(shape, (shape, number))
+        held += 1 - len(batch)
+        assert held <= waiting
+        batches += [batch] if batch else []
+    batches += batcher.flush()
+    assert sorted(number for batch in batches for _, number in batch) == list(range(len(shapes)))
+    assert all(len({shape for shape, _ in batch}) == 1 and len(batch) <= batch_size for batch in batches)
+
+
+def failure(**values: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        model.build(settings(**values))
+    assert caught.value.exit_code == 64
+    return str(caught.value)
+
+
+def test_a_model_name_with_a_typo() -> None:
+    text = failure(model="COCO-Detection/faster_rcnn_R50_FPN_3x.yaml")
+    assert "did you mean COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml?" in text
+
+
+def test_weights_of_another_class_count_are_refused(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    yaml = tmp_path / "seven.yaml"
+    yaml.write_text(SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
+    text = failure(model=str(yaml), weights=str(small_rcnn[1]))
+    assert "cls_score.weight is (6, 64) where the model has (8, 64)" in text
+    assert "CORAL_MODEL" in text and "number of classes" in text
+
+
+def test_missing_and_unexpected_tensors_are_listed(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    state = torch.load(small_rcnn[1], weights_only=True)["model"]
+    state["surplus"] = state.pop("roi_heads.box_predictor.cls_score.bias")
+    torch.save(state, tmp_path / "other.pth")
+    text = failure(model=str(small_rcnn[0]), weights=str(tmp_path / "other.pth"))
+    assert "roi_heads.box_predictor.cls_score.bias is missing; surplus is not in the model" in text
+
+
+class Malicious:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_pickle_runs_no_code(small_rcnn: tuple[Path, Path], tmp_path: Path, suffix: str) -> None:
+    import pickle
+
+    trace, file = tmp_path / "trace", tmp_path / f"evil{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": Malicious(str(trace))}, file)
+    else:
+        file.write_bytes(pickle.dumps({"model": Malicious(str(trace)), "__author__": "me"}))
+    assert "run" in failure(model=str(small_rcnn[0]), weights=str(file))
+    assert not trace.exists()
+
+
+def test_a_yaml_runs_no_code(tmp_path: Path) -> None:
+    yaml = tmp_path / "evil.yaml"
+    yaml.write_text(f"VERSION: 2\nOUTPUT_DIR: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'trace'}]\n")
+    assert "no detectron2 yaml" in failure(model=str(yaml), weights="w.pth")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_other_things_that_are_wrong_with_a_model(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    yaml, weights = map(str, small_rcnn)
+    (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
+    (tmp_path / "bad.yaml").write_text("MODEL: {NO_SUCH_KEY: 1}")
+    (tmp_path / "bad.weights").write_bytes(bytes(100))
+    assert "is not a file" in failure(model=yaml, weights="/nowhere.pth")
+    assert "damaged" in failure(model=yaml, weights=str(tmp_path / "bad.pth"))
+    assert "no detectron2 yaml" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
+    assert "a Darknet file" in failure(model=yaml, weights=str(tmp_path / "bad.weights"))
+    assert "2 names, but the model has 5 classes" in failure(model=yaml, weights=weights, classes=("a", "b"))
+    assert "there is no such GPU" in failure(model=yaml, weights=weights, device="cuda:99")
+
+
+def test_class_names_come_from_the_model_or_the_user(small_rcnn: tuple[Path, Path], demo_detector: Detector) -> None:
+    yaml, weights = map(str, small_rcnn)
+    assert demo_detector.class_names[:3] == ("person", "bicycle", "car") and len(demo_detector.class_names) == 80
+    own = ("a", "b", "c", "d", "e")
+    assert model.build(settings(model=yaml, weights=weights, classes=own)).class_names == own
+
+
+def test_the_digest_covers_what_changes_detections_and_nothing_else(small_rcnn: tuple[Path, Path]) -> None:
+    def digest(**values: Any) -> str:
+        yaml, weights = map(str, small_rcnn)
+        return runner.provenance(model.build(settings(model=yaml, weights=weights, **values))).digest
+
+    plain = digest()
+    assert digest(seed=5, n_samples=3, batch_size=7, part_size=3, device="cpu") == plain
+    for change in ({"score_threshold": 0.2}, {"min_size": 64}, {"precision": "bf16"}, {"classes": tuple("abcde")}):
+        assert digest(**change) != plain
+
+
+def test_half_precision_finds_nearly_the_same(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    yaml, weights = map(str, small_rcnn)
+    images = [picture(seed, 96, 128) for seed in range(3)]
+    full = rows_of(model.build(settings(model=yaml, weights=weights)), images, tmp_path / "in")
+    half = rows_of(model.build(settings(model=yaml, weights=weights, precision="bf16")), images, tmp_path / "in")
+    for first, second in zip(full, half, strict=True):
+        np.testing.assert_allclose(first.scores[:3], second.scores[:3], atol=0.1)
+
+
+def test_an_unusable_file_is_a_row(demo_detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"nothing of the sort")
+    entry = Entry("broken.jpg", "e", 19)
+    row = runner._prepare(entry, Folder(str(tmp_path)), demo_detector)
+    assert isinstance(row, parts.Row) and row.status == "failed" and "not an image" in str(row.error)
+    gone = runner._prepare(Entry("gone.jpg", "e", 1), Folder(str(tmp_path)), demo_detector)
+    assert isinstance(gone, parts.Row) and "gone" in str(gone.error)

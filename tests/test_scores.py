@@ -1,0 +1,87 @@
+"""Scores, against values that lightly 1.4.6 computed, and against loops that spell the formulas out."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from job import scores
+from tests.conftest import DATA
+
+POOLS = json.loads((DATA / "lightly_1_4_6_scores.json").read_text())["pools"]
+
+
+def computed(images: list[dict[str, Any]], outcomes: int) -> dict[str, Any]:
+    counts = np.array([len(each["scores"]) for each in images])
+    box_scores = np.array([score for each in images for score in each["scores"]], float)
+    rows = [row for each in images for row in each["class_probabilities"]]
+    probabilities = np.array(rows, float).reshape(-1, outcomes)
+    classes = probabilities.argmax(axis=1) if len(rows) else np.zeros(0, int)
+    return {
+        "object_frequency": scores.object_frequency(scores.class_richness(classes, counts, outcomes)),
+        "objectness_least_confidence": scores.objectness_least_confidence(box_scores, counts),
+        **{
+            name: scores.per_image_maximum(formula(probabilities), counts)[0]
+            for name, formula in scores.UNCERTAINTIES.items()
+        },
+    }
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=[pool["name"] for pool in POOLS])
+def test_scores_are_those_of_lightly(pool: dict[str, Any]) -> None:
+    ours = computed(pool["images"], pool["outcomes"])
+    assert ours.keys() == pool["expected"].keys()
+    for name, expected in pool["expected"].items():
+        np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-12, err_msg=name)
+
+
+def naive_maximum(values: list[float], counts: list[int]) -> tuple[list[float], list[int]]:
+    largest, index, start = [], [], 0
+    for count in counts:
+        boxes = range(start, start + count)
+        best = max(boxes, key=lambda box: (values[box], -box), default=-1)
+        largest.append(values[best] if count else 0.0)
+        index.append(best)
+        start += count
+    return largest, index
+
+
+@given(st.lists(st.integers(0, 4), max_size=8), st.data())
+def test_maximum_per_image_is_that_of_a_loop(counts: list[int], data: st.DataObject) -> None:
+    # Few distinct values, so that ties are common.
+    values = data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=sum(counts), max_size=sum(counts)))
+    largest, index = scores.per_image_maximum(np.array(values, float), np.array(counts, np.int64))
+    assert (largest.tolist(), index.tolist()) == naive_maximum(values, counts)
+
+
+@given(npst.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(2, 9)), elements=st.floats(0.001, 1)))
+def test_uncertainties_are_those_of_a_loop_and_in_range(weights: Any) -> None:
+    rows = scores.normalised(weights)
+    for position, row in enumerate(rows.tolist()):
+        first, second = sorted(row, reverse=True)[:2]
+        entropy = -sum(p * math.log2(p) for p in row) / math.log2(len(row))
+        assert scores.entropy(rows)[position] == pytest.approx(entropy, abs=1e-12)
+        assert scores.margin(rows)[position] == pytest.approx(1 - (first - second), abs=1e-12)
+        assert scores.least_confidence(rows)[position] == pytest.approx((1 - first) / (1 - 1 / len(row)), abs=1e-12)
+    for formula in scores.UNCERTAINTIES.values():
+        assert ((formula(rows) >= -1e-12) & (formula(rows) <= 1 + 1e-12)).all()
+
+
+def test_a_hand_worked_pool() -> None:
+    # Image 0: two cars and a bus, 1 + 0.25 + 1 = 2.25. Image 1: nothing, 0. Image 2: one car, 1.
+    richness = scores.class_richness(np.array([2, 2, 5, 2]), np.array([3, 0, 1]), 10)
+    assert richness.tolist() == [2.25, 0, 1]
+    np.testing.assert_allclose(scores.object_frequency(richness), [1, 0.9, 0.9 + 0.1 / 2.25])
+    assert scores.objectness_least_confidence(np.array([0.9, 0.3, 0.6, 0.5]), np.array([3, 0, 1])).tolist() == (
+        pytest.approx([0.4, 0, 0.5])
+    )
+
+
+def test_half_precision_rows_sum_to_one() -> None:
+    rows = np.random.default_rng(0).dirichlet(np.ones(81), 50).astype(np.float16)
+    np.testing.assert_allclose(scores.normalised(rows).sum(axis=1), 1, atol=1e-15)

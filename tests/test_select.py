@@ -1,0 +1,150 @@
+"""Selection, against a naive greedy, lightly-mundig's k-center, and hand-worked examples."""
+
+from typing import Any
+
+import lightly_mundig
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.select import select
+from job.select.engine import SCORE_FLOOR, distances, unit
+
+
+def naive(
+    embeddings: Any, utility: Any, count: int, a: float, b: float, labelled: list[int], min_distance: float = 0
+) -> list[int]:
+    """The definition, word by word, in float64."""
+    points = [row / (np.linalg.norm(row) or 1) for row in embeddings.astype(np.float64)]
+    points = [row.astype(np.float32).astype(np.float64) for row in points]
+    taken, picks = list(labelled), list[int]()
+    while len(picks) < count:
+        best, best_value = None, -1.0
+        for row in range(len(points)):
+            nearest = min((np.linalg.norm(points[row] - points[other]) for other in taken), default=np.inf)
+            if row in taken or nearest < min_distance:
+                continue
+            value = nearest**a * utility[row] ** b if taken else utility[row]
+            if value > best_value:
+                best, best_value = row, value
+        if best is None:
+            break
+        picks.append(best)
+        taken.append(best)
+    return picks
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> dict[str, Any]:
+    count = draw(st.integers(1, 14))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    embeddings = rng.normal(size=(count, draw(st.integers(1, 5)))).astype(np.float32)
+    if draw(st.booleans()):  # duplicates, so that ties and distances of 0 come up
+        embeddings[rng.integers(0, count, count // 2)] = embeddings[0]
+    scores = rng.choice([0.0, 0.5, 1.0], count) if draw(st.booleans()) else rng.random(count)
+    labelled = sorted(draw(st.sets(st.integers(0, count - 1), max_size=count)))
+    return {"embeddings": embeddings, "scores": scores, "labelled": labelled, "count": draw(st.integers(1, 16))}
+
+
+@settings(max_examples=200, deadline=None)
+@given(pools(), st.sampled_from([0, 0.5, 1, 2]), st.sampled_from([0, 0.5, 1, 3]), st.sampled_from([0, 0.4, 1.2]))
+def test_coral_is_the_naive_greedy(pool: dict[str, Any], a: float, b: float, min_distance: float) -> None:
+    chosen = select(
+        *(pool["embeddings"], pool["scores"], pool["count"]),
+        labelled=pool["labelled"], diversity_strength=a, score_strength=b, min_distance=min_distance,
+    )  # fmt: skip
+    utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * pool["scores"]
+    expected = naive(pool["embeddings"], utility, pool["count"], a, b, pool["labelled"], min_distance)
+    assert [pick.index for pick in chosen.picks] == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(pools(), st.sampled_from([("coreset", 1, 0), ("active_learning", 0, 1)]))
+def test_coreset_and_active_learning_are_the_naive_greedy(pool: dict[str, Any], case: tuple[str, int, int]) -> None:
+    strategy, a, b = case
+    chosen = select(pool["embeddings"], pool["scores"], pool["count"], strategy=strategy, labelled=pool["labelled"])
+    expected = naive(pool["embeddings"], pool["scores"], pool["count"], a, b, pool["labelled"])
+    assert [pick.index for pick in chosen.picks] == expected
+
+
+@pytest.mark.parametrize("labelled", [[7], [3, 50, 199]])
+def test_coreset_picks_what_mundig_picks(labelled: list[int]) -> None:
+    embeddings = unit(np.random.default_rng(5).normal(size=(200, 16)))
+    engine = lightly_mundig.Selection()
+    engine.add_diversifying_strategy(embeddings, 1.0)
+    theirs = engine.run_selection(labelled, 200, len(labelled) + 40)[len(labelled) :]
+    ours = select(embeddings, np.zeros(200), 40, strategy="coreset", labelled=labelled)
+    assert [pick.index for pick in ours.picks] == theirs
+
+
+def test_a_hand_worked_example() -> None:
+    # On the circle: 0 and 1 at angle 0, 2 at 90 degrees, 3 at 180.
+    embeddings = np.array([[1, 0], [2, 0], [0, 3], [-1, 0]], np.float32)
+    chosen = select(embeddings, np.array([0.0, 0.2, 0.9, 0.1]), 4)
+    assert [pick.index for pick in chosen.picks] == [2, 1, 3, 0]
+    triples: list[Any] = [(each.distance, each.nearest, each.value) for each in chosen.picks]
+    first, second, third, last = triples
+    assert first == (None, None, pytest.approx(0.05 + 0.95 * 0.9))
+    assert second == (pytest.approx(2**0.5), 2, pytest.approx(2**0.5 * (0.05 + 0.95 * 0.2)))
+    assert third == (pytest.approx(2**0.5), 2, pytest.approx(2**0.5 * (0.05 + 0.95 * 0.1)))
+    assert last == (0, 1, 0)
+
+
+def test_an_image_on_which_nothing_was_detected_can_be_picked() -> None:
+    embeddings = np.array([[1, 0], [1, 0.01], [0, 1]], np.float32)
+    chosen = select(embeddings, np.array([0.9, 0.8, 0.0]), 2)
+    assert [pick.index for pick in chosen.picks] == [0, 2]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_random_is_a_seeded_sample_without_repetition(seed: int) -> None:
+    embeddings, zeros = np.eye(30, dtype=np.float32), np.zeros(30)
+    first, second = (select(embeddings, zeros, 10, strategy="random", seed=seed, labelled=[4]) for _ in range(2))
+    assert first.picks == second.picks
+    rows = {pick.index for pick in first.picks}
+    assert len(rows) == 10 and 4 not in rows
+
+
+def test_random_differs_by_seed_and_is_uniform() -> None:
+    embeddings, zeros = np.eye(10, dtype=np.float32), np.zeros(10)
+    firsts = [select(embeddings, zeros, 1, strategy="random", seed=seed).picks[0].index for seed in range(1000)]
+    assert np.bincount(firsts, minlength=10).min() > 60  # 100 expected each, 4 standard deviations are 38
+
+
+def test_min_distance_ends_the_selection() -> None:
+    embeddings = np.array([[1, 0], [1, 0.001], [0, 1], [0.001, 1]], np.float32)
+    chosen = select(embeddings, np.array([1.0, 0.5, 0.5, 0.5]), 4, min_distance=0.1)
+    assert [pick.index for pick in chosen.picks] == [0, 2]
+
+
+def test_how_the_pool_is_covered() -> None:
+    embeddings = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    chosen = select(embeddings, np.random.default_rng(1).random(40), 6, labelled=[3])
+    taken = [3, *(pick.index for pick in chosen.picks)]
+    points = unit(embeddings).astype(np.float64)
+    every = np.linalg.norm(points[:, None] - points[taken][None], axis=2)
+    np.testing.assert_allclose(chosen.distance, every.min(axis=1), atol=1e-12)
+    assert [taken[each] for each in every.argmin(axis=1)] == chosen.nearest.tolist()
+
+
+def test_distances_of_near_duplicates_are_exact() -> None:
+    base = np.random.default_rng(0).normal(size=256)
+    points = unit(np.stack([base, base * (1 + 1e-4), base + 1e-4]))
+    expected = np.linalg.norm(points.astype(np.float64) - points[0].astype(np.float64), axis=1)
+    np.testing.assert_allclose(distances(points, 0), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "scores", "strategy", "says"),
+    [
+        (np.array([[np.nan, 1.0]]), np.array([0.5]), "coral", "finite"),
+        (np.ones((2, 2)), np.array([0.5, np.nan]), "coral", r"\[0, 1\]"),
+        (np.ones((2, 2)), np.array([0.5, -0.1]), "coral", r"\[0, 1\]"),
+        (np.ones((2, 2)), np.array([0.5]), "coral", "do not match"),
+        (np.ones((1, 2)), np.array([0.5]), "corset", "unknown strategy"),
+    ],
+)
+def test_bad_input_is_refused(embeddings: Any, scores: Any, strategy: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        select(embeddings, scores, 1, strategy=strategy)

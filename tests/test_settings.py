@@ -1,0 +1,104 @@
+"""Settings: precedence, all problems at once, secrets, and that the README says the same."""
+
+import json
+import pickle
+
+import pytest
+
+from job.errors import SettingsError
+from job.secret import Secret
+from job.settings import Settings, as_json, knobs, markdown_table, resolve
+from tests.conftest import ROOT
+
+GIVEN = {"CORAL_INPUT": "/in", "CORAL_OUTPUT": "/out"}
+
+
+def problems(**environment: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, GIVEN | environment)
+    return list(caught.value.problems)
+
+
+def test_defaults_are_those_of_the_dataclass() -> None:
+    assert resolve({}, GIVEN) == Settings(input="/in", output="/out")
+
+
+def test_a_flag_wins_over_the_environment_and_empty_counts_as_absent() -> None:
+    environment = GIVEN | {"CORAL_SEED": "1", "CORAL_N_SAMPLES": "7", "CORAL_LABELLED": ""}
+    settings = resolve({"seed": "2", "n_samples": None}, environment)
+    assert (settings.seed, settings.n_samples, settings.labelled) == (2, 7, None)
+
+
+def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, {"CORAL_INPUT": "/in", "CORAL_SEED": "-1", "CORAL_STRATEGY": "corall", "CORAL_N_SAMPLE": "5"})
+    text = str(caught.value)
+    assert caught.value.exit_code == 64
+    assert len(caught.value.problems) == 4
+    assert "CORAL_OUTPUT is not set" in text
+    assert "CORAL_SEED='-1' must be 0 to 4294967295" in text
+    assert "CORAL_STRATEGY='corall'" in text and "did you mean coral?" in text
+    assert "CORAL_N_SAMPLE is not a setting: did you mean CORAL_N_SAMPLES?" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("CORAL_MAX_FAILED", "nan", "0 to 1"),
+        ("CORAL_MAX_FAILED", "5%", "0 to 1"),
+        ("CORAL_MAX_FAILED", "1.01", "0 to 1"),
+        ("CORAL_BATCH_SIZE", "0", "at least 1, or auto"),
+        ("CORAL_BATCH_SIZE", "1e3", "at least 1, or auto"),
+        ("CORAL_N_SAMPLES", "1.5", "whole number"),
+        ("CORAL_SCORE_STRENGTH", "inf", "at least 0"),
+        ("CORAL_SSL_BATCH_SIZE", "1", "at least 2"),
+        ("CORAL_DEVICE", "gpu", "cuda:N"),
+        ("CORAL_PRECISION", "FP16", "fp16"),
+        ("CORAL_INPUT", "s3://bucket/prefix", "local"),
+        ("CORAL_CLASSES", "a,b,a", "distinct"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, says: str) -> None:
+    (problem,) = problems(**{variable: value})
+    assert problem.startswith(f"{variable}={value!r} ")
+    assert says in problem
+
+
+def test_a_bad_flag_is_named_as_a_flag() -> None:
+    with pytest.raises(SettingsError, match="--part-size='x' must be"):
+        resolve({"part_size": "x"}, GIVEN)
+
+
+def test_contradictions() -> None:
+    assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
+    assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
+
+
+def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "names.txt"
+    file.write_text("car\n\ntraffic light\n", encoding="utf-8")
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": "car, traffic light"}).classes == ("car", "traffic light")
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": str(file)}).classes == ("car", "traffic light")
+
+
+def test_a_secret_is_seen_nowhere() -> None:
+    settings = resolve({}, GIVEN | {"LIGHTLY_TOKEN": "s3cret"})
+    assert settings.lightly_token == Secret("s3cret")
+    assert settings.lightly_token is not None and settings.lightly_token.value == "s3cret"
+    shown = f"{settings} {settings!r} {json.dumps(as_json(settings))} %s" % (settings.lightly_token,)
+    assert "s3cret" not in shown and "***" in shown
+    with pytest.raises(TypeError):
+        pickle.dumps(settings.lightly_token)
+
+
+def test_a_secret_has_no_flag() -> None:
+    assert [knob.option for _, knob in knobs() if knob.env == "LIGHTLY_TOKEN"] == [None]
+
+
+def test_a_signed_url_loses_its_signature() -> None:
+    settings = resolve({}, GIVEN | {"CORAL_WEIGHTS": "https://host/model.pth?X-Amz-Signature=abc"})
+    assert as_json(settings)["CORAL_WEIGHTS"] == "https://host/model.pth"
+
+
+def test_the_readme_has_the_table_of_settings() -> None:
+    assert markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8"), "run `make readme`"

@@ -1,0 +1,111 @@
+"""Self-supervised training: seeded, starting where it should, and learning something."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from job.detect import model
+from job.detect.features import PooledFeature
+from job.detect.model import Detector
+from job.embed import simclr
+from job.images import decode, read_thumbnail, thumbnail
+from tests.conftest import picture, settings
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Any]:
+    return [read_thumbnail(thumbnail(picture(seed, 90, 160))) for seed in range(10)]
+
+
+@pytest.fixture
+def detector(small_rcnn: tuple[Path, Path]) -> Detector:
+    return model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+
+
+def trained(detector: Detector, images: list[Any], **more: Any) -> Any:
+    encoder = simclr.encoder_of(detector)
+    simclr.train(encoder, images, **{"epochs": 2, "batch_size": 4, "seed": 0, **more})
+    return simclr.embed(encoder, images, batch_size=4)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(detector: Detector, images: list[Any]) -> None:
+    first, second, other = (trained(detector, images, seed=seed) for seed in (3, 3, 4))
+    assert first.shape == (10, 512) and np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - other).max() > 1e-4
+
+
+def test_no_epoch_is_the_detector_s_own_feature(detector: Detector, images: list[Any]) -> None:
+    embedded = trained(detector, images, epochs=0)
+    feature = PooledFeature(detector.model)
+    size = simclr.INPUT_SIZE
+    feature.expect(size, size)
+    bgr = np.asarray(images[3].resize((size, size), 2))[:, :, ::-1].transpose(2, 0, 1).copy()
+    with torch.inference_mode():
+        detector.model([{"image": torch.from_numpy(bgr)}])
+    assert feature.value is not None
+    np.testing.assert_allclose(embedded[3], feature.value[0].numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_training_leaves_the_detector_alone(detector: Detector, images: list[Any]) -> None:
+    before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
+    trained(detector, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
+
+
+def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -> None:
+    thumbnails = [read_thumbnail(thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
+    # Beside a run that sees the same views and learns nothing, since the loss of few images is noisy.
+    learnt, control = (
+        simclr.train(simclr.encoder_of(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, learning_rate=rate)
+        for rate in (simclr.LEARNING_RATE, 0.0)
+    )
+    assert len(learnt) == len(control) == 8
+    assert learnt[0] == pytest.approx(control[0])
+    assert np.mean(learnt[4:]) < np.mean(control[4:]) - 0.1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_small_pools(detector: Detector, images: list[Any], count: int) -> None:
+    encoder = simclr.encoder_of(detector)
+    simclr.train(encoder, images[:count], epochs=1, batch_size=64, seed=0)
+    if count:
+        assert simclr.embed(encoder, images[:count], batch_size=64).shape == (count, 512)
+
+
+def test_batches_hold_every_image_once_an_epoch() -> None:
+    batches = list(simclr._batches(10, 5, epochs=3, seed=1))
+    assert len(batches) == 6
+    for epoch in range(3):
+        assert sorted(batches[2 * epoch] + batches[2 * epoch + 1]) == list(range(10))
+    assert batches[0] != batches[2]
+
+
+def test_a_detector_without_a_backbone_starts_from_noise(detector: Detector, images: list[Any]) -> None:
+    class Headless(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    bare = Detector(**{**vars(detector), "model": Headless()})
+    assert trained(bare, images, epochs=1).shape == (10, 512)
+
+
+def test_importing_lightly_asks_no_server() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import socket, threading\n"
+        "def refuse(*a, **k): raise SystemExit('a socket was opened')\n"
+        "socket.socket.connect = refuse; socket.create_connection = refuse; socket.getaddrinfo = refuse\n"
+        "started = []\nstart = threading.Thread.start\n"
+        "threading.Thread.start = lambda self: (started.append(self.name), start(self))[1]\n"
+        "import job.embed.simclr\n"
+        "assert not started, started\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
