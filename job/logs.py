@@ -7,7 +7,10 @@ import warnings
 from pythonjsonlogger.json import JsonFormatter
 from tqdm import tqdm
 
-_QUIET = ("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly", "urllib3", "botocore")
+_LEVELS = {
+    **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
+    "urllib3": logging.ERROR,  # its warnings hold whole URLs, signatures and all
+}
 
 
 class _Handler(logging.Handler):
@@ -41,8 +44,8 @@ def configure(log_format: str) -> None:
     else:
         handler.setFormatter(_TextFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     if not sys.warnoptions:
         # They are about code that the user of the job cannot change; `python -W default` brings them back.
         warnings.simplefilter("ignore")

@@ -26,7 +26,7 @@ class Progress:
         self._done = 0
         self._start = self._last = time.monotonic()
         self._bar = tqdm(
-            total=total, desc=stage, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=True
+            total=total, desc=stage, unit=unit, unit_scale=unit == "byte", disable=not sys.stderr.isatty(), leave=True
         )
 
     def __enter__(self) -> "Progress":

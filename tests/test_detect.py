@@ -1,8 +1,10 @@
 """The map step's detections: what detectron2's own DefaultPredictor says of each image alone."""
 
+import http.server
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -14,11 +16,11 @@ from hypothesis import strategies as st
 
 from demo import fetch
 from job import parts
-from job.detect import model, probabilities, runner
+from job.detect import model, probabilities, runner, weights
 from job.detect.batches import Batcher
 from job.detect.features import PooledFeature, backbone_of, deepest
 from job.detect.model import Detector
-from job.errors import SettingsError
+from job.errors import ServiceUnavailable, SettingsError
 from job.storage import Entry, Folder
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
 
@@ -282,6 +284,55 @@ def test_missing_and_unexpected_tensors_are_listed(small_rcnn: tuple[Path, Path]
     torch.save(state, tmp_path / "other.pth")
     text = failure(model=str(small_rcnn[0]), weights=str(tmp_path / "other.pth"))
     assert "roi_heads.box_predictor.cls_score.bias is missing; surplus is not in the model" in text
+
+
+class Weights(http.server.BaseHTTPRequestHandler):
+    """Serves a checkpoint: with two hiccups first, or cut short, as its path asks."""
+
+    data = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if "hiccup" in self.path and len(self.asked) < 3:
+            self.send_error(503)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.data)))
+        self.end_headers()
+        self.wfile.write(self.data[: len(self.data) // 2] if "short" in self.path else self.data)
+
+    def log_message(self, *arguments: Any) -> None: ...
+
+
+@pytest.fixture
+def server(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, list[str]]]:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(Weights, "data", small_rcnn[1].read_bytes())
+    monkeypatch.setattr(Weights, "asked", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Weights) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield f"http://127.0.0.1:{running.server_port}", Weights.asked
+        running.shutdown()
+
+
+def test_weights_are_downloaded_once_with_retries(small_rcnn: tuple[Path, Path], server: tuple[str, list[str]]) -> None:
+    url, asked = server
+    for _ in range(2):
+        built = model.build(settings(model=str(small_rcnn[0]), weights=f"{url}/hiccup/small.pth?signature=abc"))
+        assert built.weights_sha256 == weights.sha256(small_rcnn[1])
+    assert asked == ["/hiccup/small.pth?signature=abc"] * 3
+
+
+def test_a_download_that_breaks_off_is_an_error_and_leaves_nothing(
+    small_rcnn: tuple[Path, Path], server: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(ServiceUnavailable, match=r"could not be downloaded from .*/short\.pth") as caught:
+        model.build(settings(model=str(small_rcnn[0]), weights=f"{server[0]}/short.pth?signature=abc"))
+    assert "signature" not in str(caught.value)
+    assert not [each for each in (tmp_path / "torch").rglob("*") if each.is_file()]
 
 
 class Malicious:

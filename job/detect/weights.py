@@ -2,15 +2,19 @@
 
 import hashlib
 import pickle
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from job.errors import JobError, ServiceUnavailable, SettingsError
+from job.progress import Progress
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -27,20 +31,44 @@ def fetch(location: str) -> Path:
         SettingsError: There is no such file.
         ServiceUnavailable: The download failed.
     """
-    shown = location.split("?")[0]
-    if "://" not in location:
+    url = location.replace("detectron2://", OFFICIAL_ZOO, 1)
+    if not url.startswith(("http://", "https://")):
         path = Path(location)
         if not path.is_file():
-            raise SettingsError(f"CORAL_WEIGHTS={shown!r} is not a file.")
+            raise SettingsError(f"CORAL_WEIGHTS={location!r} is not a file.")
         return path
+    shown = url.split("?")[0]  # what follows may be a signature
+    folder = Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(shown.encode()).hexdigest()[:16]
+    path = folder / shown.rsplit("/", 1)[-1]
+    if not path.is_file():
+        try:
+            _download(url, path)
+        except (requests.RequestException, OSError) as error:
+            reason = str(error).replace(url, shown).replace(url.removeprefix(shown), "")
+            raise ServiceUnavailable(
+                f"The weights could not be downloaded from {shown} ({type(error).__name__}: {reason[:200]}). "
+                "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
+            ) from None
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        return Path(PathManager.get_local_path(location))
-    except Exception as error:  # the download library raises what urllib, sockets and the file system raise
-        reason = str(error).replace(location, shown)
-        raise ServiceUnavailable(
-            f"The weights could not be downloaded from {shown} ({reason}). "
-            "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
-        ) from None
+        with requests.Session() as session, temporary.open("wb") as file:
+            retry = Retry(total=4, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
+            session.mount(url.split("/")[0] + "//", HTTPAdapter(max_retries=retry))
+            response = session.get(url, stream=True, timeout=(10, 60))
+            response.raise_for_status()
+            size = int(response.headers.get("Content-Length", 0))
+            with Progress("Downloading the weights", size, "byte") as progress:
+                for block in response.iter_content(1 << 20):  # a body that is cut short raises
+                    file.write(block)
+                    progress.add(len(block))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
