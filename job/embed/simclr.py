@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,36 @@ from job.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-# What benchmarks/embedding.py was best with.
-INPUT_SIZE = 128
-LEARNING_RATE = 0.01
-MIN_SCALE = 0.2
-COLOUR_STRENGTH = 0.5
-TEMPERATURE = 0.5
+_TEMPERATURE = 0.5
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are what benchmarks/embedding.py was best with.
+
+    Attributes:
+        input_size: Side, in pixels, of the square views.
+        learning_rate: Of SGD, at the start; it falls to 0 along a cosine.
+        min_scale: Smallest share of an image's area in a view.
+        colour_strength: Of the colour jitter.
+    """
+
+    input_size: int = 128
+    learning_rate: float = 0.01
+    min_scale: float = 0.2
+    colour_strength: float = 0.5
+
+    @property
+    def augmentation(self) -> SimCLRTransform:
+        """From an RGB image to two views with values in [0, 1]; the encoder normalises them itself."""
+        return SimCLRTransform(
+            input_size=self.input_size, cj_strength=self.colour_strength, min_scale=self.min_scale, normalize=None
+        )
+
+
+DEFAULT = Recipe()
 
 
 class Encoder(nn.Module):
@@ -97,7 +120,7 @@ def train(
     batch_size: int,
     seed: int,
     dtype: torch.dtype = torch.float32,
-    learning_rate: float = LEARNING_RATE,
+    recipe: Recipe = DEFAULT,
 ) -> list[float]:
     """Trains an encoder in place.
 
@@ -108,7 +131,7 @@ def train(
         batch_size: Images in a step. The last, incomplete batch of an epoch is left out, unless it is the only one.
         seed: Of the head's weights, the order and the augmentations.
         dtype: Type to compute in.
-        learning_rate: Of SGD, at the start; it falls to 0 along a cosine.
+        recipe: How.
 
     Returns:
         The mean loss of each epoch.
@@ -118,24 +141,25 @@ def train(
         return []
     device = next(encoder.parameters()).device
     _seed(seed)
-    size = encoder(torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE, device=device)).shape[1]
+    size = encoder(torch.zeros(1, 3, recipe.input_size, recipe.input_size, device=device)).shape[1]
     head = SimCLRProjectionHead(size, size, 128).to(device)
-    criterion = NTXentLoss(temperature=TEMPERATURE)
+    criterion = NTXentLoss(temperature=_TEMPERATURE)
     trained = [each for each in itertools.chain(encoder.parameters(), head.parameters()) if each.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(trained, lr=recipe.learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     steps = len(images) // batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     orders = _batches(len(images), batch_size, epochs, seed)
+    augmentation = recipe.augmentation
     losses: list[float] = []
     encoder.train()
     with (
         ThreadPoolExecutor(1, thread_name_prefix="views") as pool,
         Progress("Training the embedding", epochs, "epoch") as progress,
     ):
-        batches = prefetch(pool, lambda rows: _views(images, rows), orders, ahead=4)
-        for step, views in enumerate(batches, start=1):
+        batches = prefetch(pool, lambda rows: views(images, rows, augmentation), orders, ahead=4)
+        for step, both in enumerate(batches, start=1):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                first, second = head(encoder(views.to(device))).chunk(2)
+                first, second = head(encoder(both.to(device))).chunk(2)
             loss = criterion(first.float(), second.float())
             optimizer.zero_grad()
             loss.backward()
@@ -148,24 +172,28 @@ def train(
     return [float(each) for each in np.array(losses).reshape(epochs, steps).mean(axis=1)]
 
 
-def embed(encoder: Encoder, images: Sequence[PIL.Image.Image], *, batch_size: int) -> npt.NDArray[np.float32]:
+def embed(
+    encoder: Encoder, images: Sequence[PIL.Image.Image], *, batch_size: int, recipe: Recipe = DEFAULT
+) -> npt.NDArray[np.float32]:
     """Embeds images.
 
     Args:
         encoder: The encoder, on its device.
-        images: RGB thumbnails; each is resized to a square of `INPUT_SIZE`.
+        images: RGB thumbnails; each is resized to a square.
         batch_size: Images in a forward pass.
+        recipe: Says how large that square is.
 
     Returns:
         (images, D).
     """
     device = next(encoder.parameters()).device
     encoder.eval()
+    square = (recipe.input_size, recipe.input_size)
     results = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            squares = [each.resize((INPUT_SIZE, INPUT_SIZE), PIL.Image.Resampling.BILINEAR) for each in batch]
+            squares = [each.resize(square, PIL.Image.Resampling.BILINEAR) for each in batch]
             tensor = torch.stack([_to_tensor(each) for each in squares])
             results.append(encoder(tensor.to(device)).float().cpu().numpy())
     return np.concatenate(results)
@@ -179,10 +207,10 @@ def _batches(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[li
             yield order[start : start + batch_size]
 
 
-def _views(images: Sequence[PIL.Image.Image], rows: Sequence[int]) -> torch.Tensor:
+def views(images: Sequence[PIL.Image.Image], rows: Sequence[int], augmentation: SimCLRTransform) -> torch.Tensor:
     """Two augmented views of each image: (2 * rows, 3, S, S), all first views before all second ones."""
-    views = [_TRANSFORM(images[row]) for row in rows]
-    return torch.stack([each[view] for view in (0, 1) for each in views])
+    pairs = [augmentation(images[row]) for row in rows]
+    return torch.stack([pair[view] for view in (0, 1) for pair in pairs])
 
 
 def _to_tensor(image: PIL.Image.Image) -> torch.Tensor:
@@ -194,6 +222,3 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
-
-
-_TRANSFORM = SimCLRTransform(input_size=INPUT_SIZE, cj_strength=COLOUR_STRENGTH, min_scale=MIN_SCALE, normalize=None)
