@@ -48,7 +48,7 @@ def decode(data: bytes) -> BGR:
         raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, MemoryError) as error:
+    except cv2.error as error:
         raise ImageError(f"OpenCV cannot decode it: {_one_line(error)}") from None
     if image is None:
         raise ImageError(_why_undecodable(data))

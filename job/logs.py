@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 _LEVELS = {
     **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
+    "torch.fx": logging.ERROR,  # detectron2 asks it a question that it warns about
     "urllib3": logging.ERROR,  # its warnings hold whole URLs, signatures and all
 }
 

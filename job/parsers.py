@@ -86,11 +86,18 @@ def file_or_url(text: str) -> str:
     return text if re.match(r"https?://", text) else path(text)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for the name of a file
+        return False
+
+
 def names(text: str) -> tuple[str, ...]:
     """Class names: a list with commas, or a file with one name a line."""
     file = Path(path(text))
     try:
-        given = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+        given = file.read_text(encoding="utf-8").splitlines() if _is_file(file) else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read ({error}); give a UTF-8 file with one class name a line") from None
     stripped = [name.strip() for name in given if name.strip()]

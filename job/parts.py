@@ -32,7 +32,8 @@ class Row:
         key: File name relative to the input.
         etag: Of the file when it was read.
         byte_size: Size of the file.
-        status: ``ok`` or ``failed``.
+        status: ``ok``; ``failed`` where the file itself is of no use; ``unread`` where it could not be had, which a
+            later start tries again.
         error: Why it failed.
         width: Pixels, after the EXIF orientation.
         height: Pixels, likewise.
@@ -128,8 +129,9 @@ def done(output: Folder, provenance: Provenance) -> set[tuple[str, str]]:
     for name in names(output):
         part = open_part(output, name)
         check_same(output, provenance_of(part), provenance)
-        table = part.read(columns=["key", "etag"])
-        found.update(zip(table["key"].to_pylist(), table["etag"].to_pylist(), strict=True))
+        table = part.read(columns=["key", "etag", "status"])
+        rows = zip(*(table[name].to_pylist() for name in ("key", "etag", "status")), strict=True)
+        found.update((key, etag) for key, etag, status in rows if status != "unread")
     return found
 
 

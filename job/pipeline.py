@@ -5,13 +5,15 @@ parts -> score -> embed -> select -> publish     reduce step: `select`
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from job import embed, images, names
+from job import embed, images, names, parts
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
@@ -69,6 +71,24 @@ class Run:
                 self.detector = model.build(self.settings)
         return self.detector
 
+    def detector_of(self, pool: Pool) -> Detector:
+        """The detector, once it is sure that the pool was detected with it."""
+        detector = self.need_detector()
+        self.check(pool)
+        return detector
+
+    def check(self, pool: Pool) -> None:
+        """Refuses detections of another detector than the settings name.
+
+        Raises:
+            SettingsError: The output holds such.
+        """
+        digest, class_names = model.described(self.settings)
+        ours = dataclasses.replace(pool.provenance, config_sha256=digest, class_names=class_names)
+        if self.detector is not None:
+            ours = dataclasses.replace(ours, weights_sha256=self.detector.weights_sha256)
+        parts.check_same(self.output, pool.provenance, ours)
+
 
 def run(settings: Settings, stop: Stop) -> list[Selected]:
     """Both steps, one after the other; returns the picks, best first.
@@ -96,6 +116,9 @@ def start(settings: Settings, stop: Stop) -> Run:
     source, output = Folder(settings.input), Folder(settings.output)
     output.write("parts/.probe", b"")
     output.delete("parts/.probe")
+    output.delete(SUCCESS)  # what is there from now on is not of a finished run
+    if settings.lightly_token:
+        logger.warning("LIGHTLY_TOKEN is set, but this version uploads nothing.")
     began = time.monotonic()
     entries = list_images(source, output)
     labelled = read_labelled(settings.labelled, entries) if settings.labelled else []
@@ -119,13 +142,13 @@ def map_step(job: Run) -> None:
 def reduce_step(job: Run) -> list[Selected]:
     """Scores, embeds and selects, and writes the results; `_SUCCESS` comes last."""
     settings, output = job.settings, job.output
-    output.delete(SUCCESS)
     with job.stage("score"):
         pool = pools.load(output, job.entries)
+        job.check(pool)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
     with job.stage("embed"):
-        embeddings, embedding = embed.embed(pool, settings, output, job.need_detector)
+        embeddings, embedding = embed.embed(pool, settings, output, lambda: job.detector_of(pool))
     with job.stage("select"):
         row = {key: index for index, key in enumerate(pool.keys)}
         selection = choose(
@@ -154,12 +177,24 @@ def reduce_step(job: Run) -> list[Selected]:
         "labelled": len(job.labelled),
         "selected": len(selected),
     }
-    device = job.detector.device if job.detector else None
+    inputs = {
+        "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in job.entries]),
+        "labelled_sha256": _sha256(job.labelled),
+    }
     manifest.write(
-        *(output, settings, pool.provenance), device=device, embedding=embedding, counts=counts, timings=job.seconds
+        *(output, settings, pool.provenance),
+        device=job.detector.device if job.detector else None,
+        inputs=inputs,
+        embedding=embedding,
+        counts=counts,
+        timings=job.seconds,
     )
     output.write(SUCCESS, b"")
     return selected
+
+
+def _sha256(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def list_images(source: Folder, output: Folder) -> list[Entry]:

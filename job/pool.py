@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from job import parts, scores
 from job.errors import TryAgain
@@ -62,6 +63,7 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
     wanted = {(each.key, each.etag) for each in entries}
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     failures: list[tuple[str, str]] = []
+    unread: dict[tuple[str, str], str] = {}
     provenance: parts.Provenance | None = None
     for name in parts.names(output):
         part = parts.open_part(output, name)
@@ -69,7 +71,14 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
         if provenance is not None:
             parts.check_same(output, theirs, provenance)
         provenance = theirs
-        _add(part.read(), len(provenance.class_names), wanted, columns, failures)
+        table = part.read()
+        tried = table.filter(pa.compute.equal(table["status"], "unread"))
+        pairs = zip(tried["key"].to_pylist(), tried["etag"].to_pylist(), strict=True)
+        unread.update(zip(pairs, tried["error"].to_pylist(), strict=True))
+        table = table.filter(pa.compute.not_equal(table["status"], "unread"))
+        _add(table, len(provenance.class_names), wanted, columns, failures)
+    failures += [(pair[0], error) for pair, error in unread.items() if pair in wanted]
+    wanted -= unread.keys()
     if wanted or provenance is None:
         raise TryAgain(f"{len(wanted)} images have no detections yet: run `predict` to the end first.")
     order = sorted(range(len(columns["key"])), key=lambda i: columns["key"][i].encode())

@@ -65,7 +65,7 @@ def entropy(probabilities: Array) -> Array:
     """(boxes, outcomes) rows that sum to 1 → (boxes,) in [0, 1]."""
     logarithms = np.log2(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
     result: Array = -(probabilities * logarithms).sum(axis=1) / np.log2(probabilities.shape[1])
-    return np.clip(result, 0, 1)
+    return np.clip(result, 0, 1) + 0.0  # a certain box has 0, not -0
 
 
 UNCERTAINTIES = {

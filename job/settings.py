@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from job.errors import SettingsError
 from job.parsers import auto_or, device, file_or_url, integer, names, number, one_of, path
 from job.secret import Secret
+from job.urls import redacted
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -341,7 +342,7 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
         try:
             values[name] = knob.parse(text)
         except ValueError as error:
-            shown = "***" if knob.parse is Secret else text
+            shown = "***" if knob.parse is Secret else redacted(text)
             problems.append(f"{source}={shown!r} {error}.")
     if problems:
         raise SettingsError(*problems)
@@ -355,13 +356,13 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
 def as_json(settings: Settings) -> dict[str, Any]:
     """The settings by variable name, ready for run.json.
 
-    Secrets become ``***``, and a URL loses its query, which may be a signature.
+    Secrets become ``***``, and URLs lose what may be a password or a signature.
     """
 
     def plain(value: Any) -> Any:
         if isinstance(value, Secret):
             return str(value)
-        return value.split("?")[0] if isinstance(value, str) and value.startswith("http") else value
+        return redacted(value) if isinstance(value, str) else value
 
     return {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
 

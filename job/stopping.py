@@ -8,6 +8,8 @@ from types import FrameType
 
 from job.errors import Stopped
 
+MESSAGE = "Stopped as asked: what is done is saved, and the same command goes on from there."
+
 
 class Stop:
     """A request to stop.
@@ -36,9 +38,11 @@ class Stop:
             yield self.requested
         finally:
             self._deferred = False
+        if self.requested.is_set():
+            raise Stopped(MESSAGE)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not self._deferred:
-            raise Stopped("Stopped as asked: finished parts are saved, and the same command goes on from there.")
+            raise Stopped(MESSAGE)

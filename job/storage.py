@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,13 @@ class Entry:
     key: str
     etag: str
     size: int
+
+
+def _is_folder(each: os.DirEntry[str]) -> bool:
+    try:
+        return each.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 class Folder:
@@ -56,18 +64,26 @@ class Folder:
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
                     for each in entries:
-                        if each.is_dir():
+                        if _is_folder(each):
                             pending.append(Path(each.path))
-                        elif each.is_file():
-                            yield self._entry(each)
+                        elif entry := self._entry(each):
+                            yield entry
             except PermissionError as error:
                 raise AccessDenied(f"{folder} may not be read: {error.strerror}.") from None
             except (FileNotFoundError, NotADirectoryError):
                 if folder == self.root:
                     raise SettingsError(f"{self.root} is not a folder.") from None
 
-    def _entry(self, each: os.DirEntry[str]) -> Entry:
-        status = each.stat()
+    def _entry(self, each: os.DirEntry[str]) -> Entry | None:
+        """The entry of a file; None for what is no file, or is gone since the folder was read."""
+        try:
+            status = each.stat()
+        except OSError:
+            if not each.is_symlink():
+                return None
+            status = each.stat(follow_symlinks=False)  # a link to nowhere is listed, and fails when it is read
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+            return None
         key = Path(each.path).relative_to(self.root).as_posix()
         # A name that is not UTF-8 fits into no table; escaped it does, and the image fails when it is read.
         key = key.encode("utf-8", "backslashreplace").decode()

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2 import model_zoo
 from detectron2.engine import DefaultPredictor
+from detectron2.model_zoo.model_zoo import _ModelZooUrls
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -270,6 +272,37 @@ def test_a_model_name_with_a_typo() -> None:
     assert "did you mean COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml?" in text
 
 
+def test_every_yaml_of_the_zoo_with_weights_can_be_read() -> None:
+    root = Path(model_zoo.__file__).parent / "configs"
+    names = [path.relative_to(root).as_posix() for path in sorted(root.glob("*/*.yaml"))]
+    with_weights = [name for name in names if _ModelZooUrls.query(name)]
+    assert len(with_weights) > 50
+    for name in with_weights:
+        _, location = model.config(settings(model=name))
+        assert location.startswith(weights.OFFICIAL_ZOO)
+    without = next(name for name in names if not _ModelZooUrls.query(name) and "LVISv1" in name)
+    assert "has no weights for" in failure(model=without)
+
+
+def test_a_model_that_gives_no_boxes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be run as a detector"):
+        build(tmp_path, SMALL_RCNN.replace("GeneralizedRCNN", "ProposalNetwork"))
+
+
+def test_old_checkpoints_with_the_model_s_own_buffers_load(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    state = torch.load(small_rcnn[1], weights_only=True)["model"]
+    state["pixel_mean"], state["pixel_std"] = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    torch.save({"model": state}, tmp_path / "old.pth")
+    assert model.build(settings(model=str(small_rcnn[0]), weights=str(tmp_path / "old.pth")))
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 3), (1, 1), (2, 700)])
+def test_images_of_extreme_shape_run(small_rcnn: tuple[Path, Path], tmp_path: Path, size: tuple[int, int]) -> None:
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    (row,) = rows_of(detector, [picture(0, *size)], tmp_path / "in")
+    assert row.status == "ok" and (row.height, row.width) == size
+
+
 def test_weights_of_another_class_count_are_refused(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
     yaml = tmp_path / "seven.yaml"
     yaml.write_text(SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
@@ -370,6 +403,7 @@ def test_other_things_that_are_wrong_with_a_model(small_rcnn: tuple[Path, Path],
     (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
     (tmp_path / "bad.yaml").write_text("MODEL: {NO_SUCH_KEY: 1}")
     (tmp_path / "bad.weights").write_bytes(bytes(100))
+    assert "above the model's largest size, 160" in failure(model=yaml, weights=weights, min_size=4000)
     assert "is not a file" in failure(model=yaml, weights="/nowhere.pth")
     assert "damaged" in failure(model=yaml, weights=str(tmp_path / "bad.pth"))
     assert "no detectron2 yaml" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)

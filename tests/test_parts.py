@@ -163,6 +163,36 @@ def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
     assert entry.key == "\\udcff.jpg"
 
 
+def test_links_and_files_that_vanish(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    # Links to nowhere are listed, so that they become rows with a reason; a pipe is no file.
+    folder = Folder(str(tmp_path))
+    assert {each.key for each in folder.list()} == {"a.jpg", "nowhere.jpg", "circle.jpg"}
+    for number in range(40):
+        (tmp_path / f"{number:02d}.jpg").write_bytes(b"1")
+    listing = folder.list()
+    seen = {next(listing).key}
+    for name in ("00.jpg", "20.jpg", "39.jpg"):
+        (tmp_path / name).unlink()
+    seen |= {each.key for each in listing}
+    assert {f"{number:02d}.jpg" for number in range(40)} - {"00.jpg", "20.jpg", "39.jpg"} <= seen
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    unread = Row("a.jpg", "e", 10, "unread", "it cannot be read: Input/output error")
+    parts.write(output, [unread, row("b.jpg")], MADE_WITH)
+    assert parts.done(output, MADE_WITH) == {("b.jpg", "e")}
+    listing = entries([unread, row("b.jpg")])
+    assert pool.load(output, listing).failures == [("a.jpg", "it cannot be read: Input/output error")]
+    parts.write(output, [row("a.jpg")], MADE_WITH)
+    loaded = pool.load(output, listing)
+    assert loaded.keys == ["a.jpg", "b.jpg"] and loaded.failures == []
+
+
 def test_writes_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = Folder(str(tmp_path / "new"))
     output.write("sub/a.txt", b"first")

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import re
 
 import pytest
 
 from job.errors import SettingsError
 from job.secret import Secret
 from job.settings import Settings, as_json, knobs, markdown_table, resolve
+from job.urls import identity, redacted
 from tests.conftest import ROOT
 
 GIVEN = {"CORAL_INPUT": "/in", "CORAL_OUTPUT": "/out"}
@@ -79,6 +81,8 @@ def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no
     file.write_text("car\n\ntraffic light\n", encoding="utf-8")
     assert resolve({}, GIVEN | {"CORAL_CLASSES": "car, traffic light"}).classes == ("car", "traffic light")
     assert resolve({}, GIVEN | {"CORAL_CLASSES": str(file)}).classes == ("car", "traffic light")
+    many = tuple(f"class number {number}" for number in range(100))  # longer than a file's name may be
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": ",".join(many)}).classes == many
 
 
 def test_a_secret_is_seen_nowhere() -> None:
@@ -95,10 +99,21 @@ def test_a_secret_has_no_flag() -> None:
     assert [knob.option for _, knob in knobs() if knob.env == "LIGHTLY_TOKEN"] == [None]
 
 
-def test_a_signed_url_loses_its_signature() -> None:
-    settings = resolve({}, GIVEN | {"CORAL_WEIGHTS": "https://host/model.pth?X-Amz-Signature=abc"})
-    assert as_json(settings)["CORAL_WEIGHTS"] == "https://host/model.pth"
+def test_a_url_loses_its_password_and_signature() -> None:
+    url = "https://me:s3cret@host/model.pth?X-Amz-Signature=s3cret"
+    assert as_json(resolve({}, GIVEN | {"CORAL_WEIGHTS": url}))["CORAL_WEIGHTS"] == "https://host/model.pth"
+    assert "s3cret" not in str(
+        problems(CORAL_INPUT="s3://key:s3cret@bucket/x", CORAL_WEIGHTS="s3://key:s3cret@b/m.pth")
+    )
+
+
+def test_what_names_the_file_behind_a_url() -> None:
+    assert identity("https://me:pass@host/get?id=A&X-Amz-Signature=1&sig=2") == "https://host/get?id=A"
+    assert identity("https://host/get?id=A") != identity("https://host/get?id=B")
+    assert redacted("/a/path?with#marks") == "/a/path?with#marks"
 
 
 def test_the_readme_has_the_table_of_settings() -> None:
-    assert markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8"), "run `make readme`"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table() in readme, "run `make readme`"
+    assert not re.search(r"\b[A-Z]+_TABLE\b|\bTODO\b", readme)

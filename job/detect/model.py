@@ -11,11 +11,11 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
 
 from job.detect import probabilities, weights
 from job.detect import yolo as yolo  # importing it registers the demo model with detectron2
-from job.errors import SettingsError
+from job.errors import JobError, SettingsError
 from job.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ def build(settings: Settings) -> Detector:
             cfg.MODEL.META_ARCHITECTURE,
         )
     _without_masks(model)
+    _try(model, settings.model)
     return Detector(
         model=model,
         class_names=class_names,
@@ -102,6 +103,12 @@ def build(settings: Settings) -> Detector:
     )
 
 
+def described(settings: Settings) -> tuple[str, tuple[str, ...]]:
+    """Digest of the configuration and class names of the detector that the settings name, without its weights."""
+    cfg, _ = config(settings)
+    return _digest(cfg), _class_names(cfg, settings.classes)
+
+
 def config(settings: Settings) -> tuple[CfgNode, str]:
     """The detectron2 configuration that the settings name, and where its weights are.
 
@@ -109,26 +116,37 @@ def config(settings: Settings) -> tuple[CfgNode, str]:
         SettingsError: There is no such model, or its yaml is not one of detectron2.
     """
     cfg = get_cfg()
-    path = Path(settings.model)
+    path, in_zoo = Path(settings.model), False
+    if not path.is_file():
+        try:
+            path, in_zoo = Path(model_zoo.get_config_file(settings.model)), True
+        except RuntimeError:
+            raise SettingsError(_no_such_model(settings.model)) from None
     try:
-        if path.is_file():
-            cfg.merge_from_file(str(path), allow_unsafe=False)  # a yaml is data and must not run code
-            location = cfg.MODEL.WEIGHTS
-        else:
-            cfg.merge_from_file(model_zoo.get_config_file(settings.model), allow_unsafe=False)
-            location = settings.weights or model_zoo.get_checkpoint_url(settings.model)
-    except RuntimeError:
-        raise SettingsError(_no_such_model(settings.model)) from None
+        # A yaml is data and must not run code; but some of the zoo, which came with detectron2 itself, compute numbers.
+        cfg.merge_from_file(str(path), allow_unsafe=in_zoo)
+    except JobError:
+        raise
     except Exception as error:  # yaml and detectron2 raise what they like on a malformed file
         reason = " ".join(str(error).split())
         raise SettingsError(f"CORAL_MODEL={settings.model!r} is no detectron2 yaml: {reason}") from error
+    location = settings.weights or ("" if in_zoo else cfg.MODEL.WEIGHTS)
+    if in_zoo and not location:
+        try:
+            location = model_zoo.get_checkpoint_url(settings.model)
+        except RuntimeError:
+            raise SettingsError(f"The zoo has no weights for {settings.model}: set CORAL_WEIGHTS.") from None
+    if not location:
+        raise SettingsError(f"CORAL_WEIGHTS is not set, and {settings.model} names no weights: give the checkpoint.")
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = settings.score_threshold
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = settings.score_threshold
     cfg.INPUT.MIN_SIZE_TEST = settings.min_size or cfg.INPUT.MIN_SIZE_TEST
     cfg.INPUT.MAX_SIZE_TEST = settings.max_size or cfg.INPUT.MAX_SIZE_TEST
-    location = settings.weights or location
-    if not location:
-        raise SettingsError(f"CORAL_WEIGHTS is not set, and {settings.model} names no weights: give the checkpoint.")
+    if cfg.INPUT.MIN_SIZE_TEST > cfg.INPUT.MAX_SIZE_TEST:
+        raise SettingsError(
+            f"CORAL_MIN_SIZE={cfg.INPUT.MIN_SIZE_TEST} is above the model's largest size, {cfg.INPUT.MAX_SIZE_TEST}: "
+            "lower it, or set CORAL_MAX_SIZE too."
+        )
     return cfg, location
 
 
@@ -173,10 +191,27 @@ def _precision(settings: Settings, device: torch.device) -> str:
 
 def _without_masks(model: torch.nn.Module) -> None:
     """Masks and keypoints cost time and change no box; their weights are loaded all the same, to check them."""
-    heads = getattr(model, "roi_heads", None)
+    if type(model) is not GeneralizedRCNN:  # others may need them, as PanopticFPN does
+        return
     for part in ("mask_on", "keypoint_on"):
-        if getattr(heads, part, False):
-            setattr(heads, part, False)
+        if getattr(model.roi_heads, part, False):
+            setattr(model.roi_heads, part, False)
+
+
+def _try(model: torch.nn.Module, name: str) -> None:
+    """Runs the model once, so that one that finds no boxes, or needs what is not here, is told before any work."""
+    blank = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}
+    try:
+        with torch.inference_mode():
+            found = model([blank])[0]["instances"]
+        complete = all(found.has(each) for each in ("pred_boxes", "scores", "pred_classes"))
+    except JobError:
+        raise
+    except Exception as error:  # whatever it is, this model cannot be used
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise SettingsError(f"CORAL_MODEL={name!r} cannot be run as a detector ({reason}). Choose another.") from error
+    if not complete:
+        raise SettingsError(f"CORAL_MODEL={name!r} gives no boxes with scores and classes. Choose a detector.")
 
 
 def _digest(cfg: CfgNode) -> str:

@@ -23,7 +23,6 @@ from job.detect import probabilities
 from job.detect.batches import Batcher
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
-from job.errors import Stopped
 from job.progress import Progress
 from job.storage import Entry, Folder
 
@@ -82,10 +81,9 @@ def predict(
         detector: The detector.
         batch_size: Images in one forward pass.
         part_size: Images in one part.
-        stop: When set, no new image is taken; what is at hand is finished and saved.
+        stop: When set, no new image is taken; what is at hand is finished and saved, and the rest left.
 
     Raises:
-        Stopped: `stop` was set before the last image.
         SettingsError: The output holds parts of other settings.
     """
     made_with = provenance(detector)
@@ -109,7 +107,7 @@ def predict(
                 parts.write(output, rows, made_with)
             if len(rows) < count:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise Stopped("Stopped as asked: what is done is saved, and the same command goes on from there.")
+                return
 
 
 def prefetch(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], *, ahead: int) -> Iterator[U]:
@@ -128,15 +126,18 @@ def _prepare(entry: Entry, source: Folder, detector: Detector) -> Prepared | par
         data = source.read(entry.key)
         image = images.decode(data)
         thumbnail = images.thumbnail(image)
+        tensor = to_tensor(image, detector)
     except images.ImageError as error:
         return parts.Row(entry.key, entry.etag, entry.size, "failed", str(error))
     except FileNotFoundError:
-        reason = "it is gone since the listing, or its name is not UTF-8"
-        return parts.Row(entry.key, entry.etag, entry.size, "failed", reason)
+        reason = "it is gone since the listing, a link to nowhere, or its name is not UTF-8"
+        return parts.Row(entry.key, entry.etag, entry.size, "unread", reason)
     except OSError as error:
-        return parts.Row(entry.key, entry.etag, entry.size, "failed", f"it cannot be read: {error.strerror}")
+        return parts.Row(entry.key, entry.etag, entry.size, "unread", f"it cannot be read: {error.strerror}")
+    except MemoryError:
+        return parts.Row(entry.key, entry.etag, entry.size, "unread", "there is not enough memory to decode it")
     height, width = image.shape[:2]
-    return Prepared(entry, to_tensor(image, detector), height, width, thumbnail)
+    return Prepared(entry, tensor, height, width, thumbnail)
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
@@ -154,6 +155,8 @@ def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
     height, width = image.shape[:2]
     if detector.min_size:
         size = transforms.ResizeShortestEdge.get_output_shape(height, width, detector.min_size, detector.max_size)
+        # Of a very long and thin image the short side would be rounded to nothing.
+        size = max(1, size[0]), max(1, size[1])
         resize = transforms.ResizeTransform(height, width, *size, interp=PIL.Image.Resampling.BILINEAR)
         image = resize.apply_image(np.ascontiguousarray(image))
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -15,6 +15,7 @@ from urllib3.util import Retry
 
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.progress import Progress
+from job.urls import identity, redacted
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -35,21 +36,29 @@ def fetch(location: str) -> Path:
     if not url.startswith(("http://", "https://")):
         path = Path(location)
         if not path.is_file():
-            raise SettingsError(f"CORAL_WEIGHTS={location!r} is not a file.")
+            raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} is not a file.")
         return path
-    shown = url.split("?")[0]  # what follows may be a signature
-    folder = Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(shown.encode()).hexdigest()[:16]
+    shown = redacted(url)
+    folder = Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(identity(url).encode()).hexdigest()[:16]
     path = folder / shown.rsplit("/", 1)[-1]
     if not path.is_file():
         try:
             _download(url, path)
         except (requests.RequestException, OSError) as error:
-            reason = str(error).replace(url, shown).replace(url.removeprefix(shown), "")
             raise ServiceUnavailable(
-                f"The weights could not be downloaded from {shown} ({type(error).__name__}: {reason[:200]}). "
+                f"The weights could not be downloaded from {shown} ({_reason(error)}). "
                 "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
             ) from None
     return path
+
+
+def _reason(error: Exception) -> str:
+    """Why a download failed; the texts of these errors hold whole URLs, signatures and all."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answers {error.response.status_code}"
+    if isinstance(error, requests.RequestException):
+        return type(error).__name__
+    return str(error)
 
 
 def _download(url: str, path: Path) -> None:
@@ -136,13 +145,12 @@ class _StrictCheckpointer(DetectionCheckpointer):
         reshaped = {name for name, _, _ in incompatible.incorrect_shapes}
         # A tensor of another shape is listed as missing too, and Darknet does not count the batches of a batch norm.
         missing = [n for n in incompatible.missing_keys if n not in reshaped and not n.endswith("num_batches_tracked")]
+        # Buffers that the model computes itself, such as pixel_mean, are in old checkpoints.
+        buffers = {name for name, _ in self.model.named_buffers()}
         problems = [
-            *(
-                f"{n} is {tuple(found)} where the model has {tuple(own)}"
-                for n, found, own in incompatible.incorrect_shapes
-            ),
+            *(f"{n} is {tuple(a)} where the model has {tuple(b)}" for n, a, b in incompatible.incorrect_shapes),
             *(f"{name} is missing" for name in missing),
-            *(f"{name} is not in the model" for name in incompatible.unexpected_keys),
+            *(f"{name} is not in the model" for name in incompatible.unexpected_keys if name not in buffers),
         ]
         if problems:
             more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import job
 from job.detect.model import Detector
 from job.errors import SettingsError
 from job.images import read_thumbnail
@@ -37,18 +38,11 @@ def embed(
     Raises:
         SettingsError: The detector has no feature to embed with.
     """
-    how: dict[str, Any] = {"method": settings.embedding}
-    if settings.embedding == "simclr":
-        how |= {"epochs": settings.ssl_epochs, "batch_size": settings.ssl_batch_size, "seed": settings.seed}
-    digest = hashlib.sha256(json.dumps([how, pool.provenance.digest]).encode())
-    for key, thumbnail in zip(pool.keys, pool.thumbnails, strict=True):
-        digest.update(key.encode() + b"\0" + thumbnail)
-    embeddings = tables.read_embeddings(output, digest.hexdigest())
-    if embeddings is None:
-        embeddings = _features(pool) if settings.embedding == "detector" else _simclr(pool, settings, need_detector())
-        tables.write_embeddings(output, pool.keys, embeddings, digest.hexdigest())
+    if settings.embedding == "detector":
+        embeddings, how = _features(pool), {"method": "detector"}
+        tables.write_embeddings(output, pool.keys, embeddings, digest="")
     else:
-        logger.info("The embeddings are done already.")
+        embeddings, how = _simclr(pool, settings, output, need_detector)
     return embeddings, how | {"dimension": embeddings.shape[1]}
 
 
@@ -58,9 +52,20 @@ def _features(pool: Pool) -> npt.NDArray[np.float32]:
     return pool.features
 
 
-def _simclr(pool: Pool, settings: Settings, detector: Detector) -> npt.NDArray[np.float32]:
+def _simclr(
+    pool: Pool, settings: Settings, output: Folder, need_detector: Callable[[], Detector]
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
 
+    how: dict[str, Any] = {"method": "simclr", "epochs": settings.ssl_epochs, "batch_size": settings.ssl_batch_size}
+    how |= {"seed": settings.seed, **vars(simclr.DEFAULT)}
+    digest = hashlib.sha256(json.dumps([how, pool.provenance.digest, job.__version__]).encode())
+    for key, thumbnail in zip(pool.keys, pool.thumbnails, strict=True):
+        digest.update(key.encode() + b"\0" + thumbnail)
+    if (found := tables.read_embeddings(output, digest.hexdigest())) is not None:
+        logger.info("The embeddings are done already.")
+        return found, how
+    detector = need_detector()
     encoder = simclr.encoder_of(detector)
     images = [read_thumbnail(each) for each in pool.thumbnails]
     losses = simclr.train(
@@ -72,4 +77,6 @@ def _simclr(pool: Pool, settings: Settings, detector: Detector) -> npt.NDArray[n
     )
     if losses:
         logger.info("Trained for %d epochs: the loss went from %.3f to %.3f.", len(losses), losses[0], losses[-1])
-    return simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
+    embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
+    tables.write_embeddings(output, pool.keys, embeddings, digest.hexdigest())
+    return embeddings, how

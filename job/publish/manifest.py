@@ -31,6 +31,7 @@ def write(
     provenance: Provenance,
     *,
     device: torch.device | None,
+    inputs: dict[str, str],
     embedding: dict[str, Any],
     counts: dict[str, int],
     timings: dict[str, float],
@@ -42,6 +43,7 @@ def write(
         settings: Of this run.
         provenance: What the detections were made with.
         device: Where the detector ran; None when this run did not need it.
+        inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
         embedding: How the embeddings were made.
         counts: Of images.
         timings: Seconds by stage.
@@ -50,6 +52,7 @@ def write(
         "coralpick": job.__version__,
         "settings": as_json(settings),
         "detector": json.loads(provenance.to_json()) | {"digest": provenance.digest},
+        "inputs": inputs,
         "embedding": embedding,
         "counts": counts,
         "seconds": {stage: round(value, 3) for stage, value in timings.items()},

@@ -47,7 +47,8 @@ def write_selected(output: Folder, selected: list[Selected]) -> None:
     rows = [{name: _rounded(value) for name, value in asdict(each).items()} for each in selected]
     output.write("selected.jsonl", _json_lines(rows))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Selected.__dataclass_fields__), lineterminator="\n")
+    columns = list(Selected.__dataclass_fields__)
+    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     output.write("selected.csv", text.getvalue().encode())
