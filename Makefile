@@ -49,8 +49,9 @@ format: $(VENV)/.dev ## Formats the code.
 readme: $(VENV)/.runtime ## Writes the table of settings into the README.
 	@$(RUN) -m scripts.readme
 
-bench: $(VENV)/.dev ## Measures the embeddings: which one keeps the shots of a clip together.
-	@$(RUN) -m benchmarks.embedding
+bench: $(VENV)/.dev ## Measures the embeddings: which one keeps the shots of a clip together (an hour).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
 
 clean: ## Removes the environment, the caches and the demo's output.
 	rm -rf $(VENV) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis

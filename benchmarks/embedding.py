@@ -26,7 +26,7 @@ from tabulate import tabulate
 from torch import nn
 
 from demo import fetch
-from job import images
+from job import images, logs
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, metavar="N")
     parser.add_argument("--sweep", action="store_true")
     arguments = parser.parse_args()
+    logs.configure("text")
     fetch.fetch()
     detector = model.build(
         Settings(input="-", output="-", model=str(Path(fetch.__file__).with_name("yolov3-tiny.yaml")),
