@@ -150,6 +150,8 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     orders = _batches(len(images), batch_size, epochs, seed)
     augmentation = recipe.augmentation
+    # Gradients of half precision may be too small for its range; of bfloat16 they are not.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     losses: list[float] = []
     encoder.train()
     with (
@@ -162,8 +164,9 @@ def train(
                 first, second = head(encoder(both.to(device))).chunk(2)
             loss = criterion(first.float(), second.float())
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             schedule.step()
             losses.append(loss.item())
             if step % steps == 0:
