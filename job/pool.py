@@ -106,7 +106,9 @@ def detections(output: Folder, entries: Iterable[Entry]) -> dict[str, Detections
     wanted = {(each.key, each.etag) for each in entries}
     found: dict[str, Detections] = {}
     names = ["boxes", "scores", "classes", "class_probabilities"]
-    for table in parts.tables(output, ["key", "etag", *names]):
+    for table in parts.tables(output, ["key", "etag", "status", *names]):
+        # An image that could not be read at first has another row from when it could.
+        table = table.filter(pa.compute.equal(table["status"], "ok"))
         taken = table.take(_rows_of(table, wanted))
         ragged = [parts.ragged(taken[name]) for name in names]
         ends = np.cumsum(ragged[1][1])

@@ -191,6 +191,9 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     parts.write(output, [row("a.jpg")], MADE_WITH)
     loaded = pool.load(output, listing)
     assert loaded.keys == ["a.jpg", "b.jpg"] and loaded.failures == []
+    found = pool.detections(output, listing)
+    for key in ("a.jpg", "b.jpg"):
+        np.testing.assert_array_equal(found[key].boxes, row(key).boxes)
 
 
 def test_writes_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
