@@ -32,7 +32,8 @@ from job.detect import model, runner
 from job.detect.model import Detector
 from job.embed import simclr
 from job.settings import Settings
-from job.storage import Folder
+from job.storage import Listing
+from job.storage.local import LocalFolder
 
 # First frames of the shots of the demo's clip; the other clips are one shot each.
 CUTS = (30, 76, 137, 187, 242)
@@ -78,11 +79,11 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
     """Runs the job's map step over the clips; returns the two pools."""
     clips = []
     for clip, video in enumerate((fetch.VIDEO, *fetch.MORE_VIDEOS)):
-        source, output = Folder(str(folder / video.stem)), Folder(str(folder / f"{video.stem}.out"))
-        count = fetch.cut(video, source.root)
-        entries = sorted(source.list(), key=lambda each: each.key)
-        runner.predict(entries, source, output, detector, batch_size=1, part_size=512, stop=threading.Event())
-        pool = pools.load(output, entries)
+        count = fetch.cut(video, folder / video.stem)
+        source, output = LocalFolder(str(folder / video.stem)), LocalFolder(str(folder / f"{video.stem}.out"))
+        listing = Listing.of(source.list())
+        runner.predict(listing, source, output, detector, batch_size=1, part_size=512, stop=threading.Event())
+        pool = pools.load(output, listing)
         shot = np.searchsorted(CUTS, np.arange(count), side="right") if clip == 0 else np.full(count, 100 + clip)
         thumbnails = [images.read_thumbnail(each) for each in pool.thumbnails]
         clips.append(Frames(video.stem, shot, np.full(count, clip), np.arange(count), pool.features, thumbnails))

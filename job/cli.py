@@ -10,9 +10,10 @@ import click
 from tabulate import tabulate
 
 import job
-from job import logs
+from job import logs, shards
 from job.errors import JobError, SettingsError
 from job.settings import Settings, knobs, resolve
+from job.shards import Shard
 from job.stopping import Stop
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def write_settings(formatter: click.HelpFormatter) -> None:
     """Writes the settings' part of `--help`."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for _, knob in knobs():
-        name = f"{knob.option} {knob.metavar}" if knob.option else knob.env
+        name = f"{knob.option} {knob.metavar}".rstrip() if knob.option else knob.env
         variable = f"  [{knob.env}]" if knob.option else ""
         default = "required" if knob.shown_default == "required" else f"default: {knob.shown_default}"
         groups.setdefault(knob.group, []).append((name, f"{knob.help}  ({default}){variable}"))
@@ -92,7 +93,8 @@ def with_settings(function: Callable[[Settings, Stop], Any]) -> Callable[..., No
     decorated: Callable[..., None] = command
     for name, knob in reversed(list(knobs())):
         if knob.option:
-            decorated = click.option(knob.option, name, metavar=knob.metavar)(decorated)
+            flag: dict[str, Any] = {"is_flag": True, "flag_value": "1", "default": None} if not knob.metavar else {}
+            decorated = click.option(knob.option, name, metavar=knob.metavar or None, **flag)(decorated)
     decorated.__doc__ = function.__doc__
     decorated.__name__ = function.__name__
     return decorated
@@ -110,28 +112,34 @@ def cli() -> None:
 @cli.command(cls=_Command)
 @with_settings
 def run(settings: Settings, stop: Stop) -> None:
-    """Detects, then selects."""
+    """Detects, then selects; of several shards, the last one to finish selects."""
     from job import pipeline  # the libraries behind it take seconds to import; --help should not
 
-    report(settings, pipeline.run(settings, stop))
+    if (selected := pipeline.run(settings, stop, shard_of(settings))) is not None:
+        report(settings, selected)
 
 
 @cli.command(cls=_Command)
 @with_settings
 def predict(settings: Settings, stop: Stop) -> None:
-    """Detects what is not detected yet."""
+    """Detects what is not detected yet, in one shard of the images."""
     from job import pipeline
 
-    pipeline.predict(settings, stop)
+    pipeline.predict(settings, stop, shard_of(settings))
 
 
 @cli.command(cls=_Command)
 @with_settings
 def select(settings: Settings, stop: Stop) -> None:
-    """Selects, and writes the results."""
+    """Selects from what all shards have detected, and writes the results."""
     from job import pipeline
 
     report(settings, pipeline.select(settings, stop))
+
+
+def shard_of(settings: Settings) -> Shard:
+    """Which shard this process is."""
+    return shards.detect(os.environ, settings.shard_index, settings.shard_count)
 
 
 def report(settings: Settings, selected: list[Any]) -> None:

@@ -12,6 +12,7 @@ BGR = npt.NDArray[np.uint8]
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 # 0.5 GB once decoded. It is the size at which Pillow, too, takes an image for a decompression bomb.
 MAX_PIXELS = 178_956_970
+MAX_BYTES = 1 << 29
 THUMBNAIL_SIDE = 128
 
 # The job's own threads decode side by side; OpenCV's would only fight them for the cores.
@@ -41,11 +42,7 @@ def decode(data: bytes) -> BGR:
     Raises:
         ImageError: The data is empty, no image, truncated, damaged, or more than `MAX_PIXELS`.
     """
-    if not data:
-        raise ImageError("the file is empty")
-    width, height = _size(data)
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
+    dimensions(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -79,13 +76,22 @@ def read_thumbnail(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height from the header alone, before anything of that size is allocated."""
+def dimensions(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels from the header alone, before anything of that size is allocated.
+
+    Raises:
+        ImageError: There is no header that can be read, or it tells of more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise ImageError("the file is empty")
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
-            return image.size
+            width, height = image.size
     except Exception as error:  # Pillow's plug-ins raise what they like on damaged headers
         raise ImageError(f"not an image that can be read: {_what(data, error)}") from None
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
+    return width, height
 
 
 def _what(data: bytes, error: Exception) -> str:

@@ -5,7 +5,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+from job.storage import read_file
+from job.storage.uris import Location
+
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -73,17 +76,22 @@ def device(text: str) -> str:
     return text
 
 
-def path(text: str) -> str:
-    """A local path; ``file://`` is taken off."""
-    scheme = _SCHEME.match(text)
-    if scheme and scheme[1].lower() != "file":
-        raise ValueError("must be a local path: this version reads and writes local folders only")
-    return re.sub(r"^file://", "", text, flags=re.IGNORECASE)
+def boolean(text: str) -> bool:
+    """Yes or no."""
+    if text.lower() not in (*_YES, *_NO):
+        raise ValueError("must be 1 or 0")
+    return text.lower() in _YES
 
 
-def file_or_url(text: str) -> str:
-    """A local path or an http(s) URL."""
-    return text if re.match(r"https?://", text) else path(text)
+def uri(text: str) -> str:
+    """A local path or the URI of something in a bucket; ``file://`` is taken off."""
+    location = Location.of(text)
+    return text if location.scheme else location.path
+
+
+def uri_or_url(text: str) -> str:
+    """What `uri` takes, or an http(s) URL."""
+    return text if re.match(r"https?://", text) else uri(text)
 
 
 def _is_file(path: Path) -> bool:
@@ -94,10 +102,11 @@ def _is_file(path: Path) -> bool:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Class names: a list with commas, or a file with one name a line."""
-    file = Path(path(text))
+    """Class names: a list with commas, or a file, wherever it is, with one name a line."""
+    location = Location.of(text)
     try:
-        given = file.read_text(encoding="utf-8").splitlines() if _is_file(file) else text.split(",")
+        in_file = location.scheme or _is_file(Path(location.path))
+        given = read_file(text).decode().splitlines() if in_file else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read ({error}); give a UTF-8 file with one class name a line") from None
     stripped = [name.strip() for name in given if name.strip()]

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,11 +18,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job.errors import SettingsError
-from job.storage import Folder
+from job.errors import JobError, SettingsError
+from job.prefetch import prefetch
+from job.storage import Entry, Storage, read_required
+from job.storage.rangefile import RangeFile
 
 SCHEMA_VERSION = 1
 FOLDER = "parts/"
+_PROVENANCE = b"coralpick"
+_PREFIX = FOLDER + "part-"
+_READ_WHOLE = 1 << 20  # bytes up to which one request for all is no dearer than some for little
+_SIMULTANEOUS = 4
 
 
 @dataclass(frozen=True)
@@ -96,46 +103,92 @@ class Provenance:
         return cls(**values | {"class_names": tuple(values["class_names"])})
 
 
-def write(output: Folder, rows: list[Row], provenance: Provenance) -> str:
+def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     """Writes one part and returns its name."""
     rows = sorted(rows, key=lambda row: row.key.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = _schema(len(provenance.class_names) + 1, feature)
-    schema = schema.with_metadata({"coralpick": provenance.to_json(), "digest": provenance.digest})
+    schema = schema.with_metadata({_PROVENANCE: provenance.to_json()})
     columns = [_column([getattr(row, each.name) for row in rows], each.type) for each in schema]
+    return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
+
+
+def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
+    """Writes one part, whose rows are sorted bytewise by key, and returns its name."""
+    rows = zip(table["key"].to_pylist(), table["etag"].to_pylist(), strict=True)
+    content = "\n".join([provenance.digest, *(f"{key}\t{etag}" for key, etag in rows)])
+    name = f"{_PREFIX}{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer, compression="zstd")
-    content = "\n".join([provenance.digest, *(f"{row.key}\t{row.etag}" for row in rows)])
-    name = f"{FOLDER}part-{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
+    pq.write_table(table, buffer, compression="zstd")
     output.write(name, buffer.getvalue())
     return name
 
 
-def names(output: Folder) -> list[str]:
+@dataclass(frozen=True)
+class Part:
+    """A part, or some columns of one.
+
+    Attributes:
+        name: Its key in the output.
+        provenance: What it was made with.
+        table: Its rows.
+    """
+
+    name: str
+    provenance: Provenance
+    table: pa.Table
+
+
+def files(output: Storage) -> list[Entry]:
     """The parts there are, in the order of their names."""
-    if not (output.root / FOLDER).is_dir():
-        return []
-    listed = (FOLDER + each.key for each in Folder(str(output.root / FOLDER)).list())
-    return sorted(each for each in listed if each.endswith(".parquet"))
+    found = {each.key: each for each in output.list(FOLDER, lambda key: key.startswith(_PREFIX))}
+    return sorted(found.values(), key=lambda each: each.key)
 
 
-def done(output: Folder, provenance: Provenance) -> set[tuple[str, str]]:
+def read(output: Storage, columns: list[str] | None = None, *, names: set[str] | None = None) -> Iterator[Part]:
+    """Yields the parts in the order of their names.
+
+    Args:
+        output: Where they lie.
+        columns: Those to read; all by default.
+        names: Parts to read; all by default.
+
+    Raises:
+        JobError: One is damaged.
+    """
+    with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="parts") as pool:
+        entries = [each for each in files(output) if names is None or each.key in names]
+        yield from prefetch(pool, lambda each: _read(output, each, columns), entries, ahead=_SIMULTANEOUS)
+
+
+def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:
+    source: Any = RangeFile(output, entry.key, entry.size)
+    if columns is None or entry.size <= _READ_WHOLE:
+        source = io.BytesIO(read_required(output, entry.key))
+    try:
+        file = pq.ParquetFile(source, pre_buffer=True)
+        provenance = Provenance.from_json(file.schema_arrow.metadata[_PROVENANCE].decode())
+        return Part(entry.key, provenance, file.read(columns=columns))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        where = f"{output.uri}/{entry.key}"
+        raise JobError(f"{where} is damaged ({error}): delete it, and run the job again.") from error
+
+
+def done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
     """Key and etag of every image that has its row.
 
     Raises:
         SettingsError: The output holds parts of other settings.
     """
     found: set[tuple[str, str]] = set()
-    for name in names(output):
-        part = open_part(output, name)
-        check_same(output, provenance_of(part), provenance)
-        table = part.read(columns=["key", "etag", "status"])
-        rows = zip(*(table[name].to_pylist() for name in ("key", "etag", "status")), strict=True)
+    for part in read(output, ["key", "etag", "status"]):
+        check_same(output, part.provenance, provenance)
+        rows = zip(*(part.table[name].to_pylist() for name in ("key", "etag", "status")), strict=True)
         found.update((key, etag) for key, etag, status in rows if status != "unread")
     return found
 
 
-def check_same(output: Folder, theirs: Provenance, ours: Provenance) -> None:
+def check_same(output: Storage, theirs: Provenance, ours: Provenance) -> None:
     """Refuses parts that were made with something else.
 
     Raises:
@@ -143,25 +196,9 @@ def check_same(output: Folder, theirs: Provenance, ours: Provenance) -> None:
     """
     if theirs != ours:
         raise SettingsError(
-            f"{output.root} holds results of other settings ({_difference(theirs, ours)}): "
-            f"set CORAL_OUTPUT to a new folder, or delete {output.root / FOLDER} to start again."
+            f"{output.uri} holds results of other settings ({difference(theirs, ours)}): "
+            f"set CORAL_OUTPUT to a new folder, or delete {output.uri}/{FOLDER} to start again."
         )
-
-
-def open_part(output: Folder, name: str) -> pq.ParquetFile:
-    """Opens a part for reading."""
-    return pq.ParquetFile(output.root / name)
-
-
-def provenance_of(part: pq.ParquetFile) -> Provenance:
-    """What a part was made with."""
-    return Provenance.from_json(part.schema_arrow.metadata[b"coralpick"].decode())
-
-
-def tables(output: Folder, columns: list[str]) -> Iterator[pa.Table]:
-    """Yields the named columns of each part."""
-    for name in names(output):
-        yield open_part(output, name).read(columns=columns)
 
 
 def ragged(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -216,7 +253,8 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(masked, rows)
 
 
-def _difference(theirs: Provenance, ours: Provenance) -> str:
+def difference(theirs: Provenance, ours: Provenance) -> str:
+    """What two provenances differ in, in words."""
     words = {
         "config_sha256": "model configuration, thresholds or sizes",
         "weights_sha256": "weights",

@@ -9,23 +9,24 @@ import dataclasses
 import hashlib
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 
-from job import embed, images, names, parts
+from job import embed, finished, inputs, parts, previous
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
-from job.errors import SettingsError, TooManyFailedImages
+from job.errors import TooManyFailedImages
 from job.pool import Pool
 from job.publish import manifest, tables
 from job.publish.tables import Selected
 from job.select import Selection, reasons
 from job.select import select as choose
 from job.settings import Settings
+from job.shards import Shard
 from job.stopping import Stop
-from job.storage import Entry, Folder
+from job.storage import Listing, Storage, open_folder, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +41,14 @@ class Run:
     Attributes:
         settings: The settings.
         stop: Whether the job is asked to stop.
-        source: Folder of the images.
         output: Folder of the results.
-        entries: All images of the source, sorted bytewise by name.
-        labelled: Names of those that have labels.
         detector: Once it is built.
         seconds: Spent in each stage.
     """
 
     settings: Settings
     stop: Stop
-    source: Folder
-    output: Folder
-    entries: list[Entry]
-    labelled: list[str]
+    output: Storage
     detector: Detector | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -90,60 +85,80 @@ class Run:
         parts.check_same(self.output, pool.provenance, ours)
 
 
-def run(settings: Settings, stop: Stop) -> list[Selected]:
+def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
     """Both steps, one after the other; returns the picks, best first.
+
+    Of several shards, the one that finds all others through does the second step; the others return None.
 
     Raises:
         JobError: See `job.errors`; what was finished is saved.
     """
     job = start(settings, stop)
-    map_step(job)
-    return reduce_step(job)
+    listing = map_step(job, shard)
+    if shard.count > 1:
+        if missing := finished.missing(job.output, shard.count):
+            logger.info("Shard %d of %d is through; %d others are not yet.", shard.index, shard.count, len(missing))
+            return None
+        listing = finished.listing(job.output, shard.count)
+    return reduce_step(job, listing)
 
 
-def predict(settings: Settings, stop: Stop) -> None:
+def predict(settings: Settings, stop: Stop, shard: Shard) -> None:
     """The map step alone."""
-    map_step(start(settings, stop))
+    map_step(start(settings, stop), shard)
 
 
 def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
-    return reduce_step(start(settings, stop))
+    job = start(settings, stop)
+    return reduce_step(job, finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing))
 
 
 def start(settings: Settings, stop: Stop) -> Run:
-    """Finds all that can be found wrong before any work is done, and lists the images."""
-    source, output = Folder(settings.input), Folder(settings.output)
-    output.write("parts/.probe", b"")
-    output.delete("parts/.probe")
+    """Opens the output, and finds out whether it can be written, before any work is done."""
+    output = open_folder(settings.output)
+    probe = f"parts/.probe-{uuid.uuid4().hex}"
+    output.write(probe, b"")
+    output.delete(probe)
     output.delete(SUCCESS)  # what is there from now on is not of a finished run
     if settings.lightly_token:
         logger.warning("LIGHTLY_TOKEN is set, but this version uploads nothing.")
-    began = time.monotonic()
-    entries = list_images(source, output)
-    labelled = read_labelled(settings.labelled, entries) if settings.labelled else []
-    logger.info("%d images in %s.", len(entries), source.root)
-    return Run(settings, stop, source, output, entries, labelled, seconds={"list": time.monotonic() - began})
+    return Run(settings, stop, output)
 
 
-def map_step(job: Run) -> None:
-    """Gives every image its row in a part."""
-    detector = job.need_detector()
+def map_step(job: Run, shard: Shard) -> Listing:
+    """Gives every image of a shard its row in a part, and returns its listing."""
     settings = job.settings
+    with job.stage("list"):
+        source = open_source(settings.input, job.stop.requested)
+        listing = inputs.list_images(settings, source, shard)
+        inputs.probe(source, listing)
+        if settings.labelled:
+            inputs.read_labelled(settings.labelled, listing, shard)
+    detector = job.need_detector()
+    finished.begin(job.output, shard)
+    if settings.previous:
+        with job.stage("take over"):
+            earlier = open_folder(settings.previous)
+            previous.take_over(earlier, job.output, listing, runner.provenance(detector))
     with job.stage("detect"), job.stop.deferred() as requested:
         runner.predict(
-            *(job.entries, job.source, job.output, detector),
+            *(listing, source, job.output, detector),
             batch_size=settings.batch_size or _BATCH_SIZE[detector.device.type],
             part_size=settings.part_size,
             stop=requested,
         )
+        if not requested.is_set():
+            finished.finish(job.output, shard, listing)
+    return listing
 
 
-def reduce_step(job: Run) -> list[Selected]:
-    """Scores, embeds and selects, and writes the results; `_SUCCESS` comes last."""
+def reduce_step(job: Run, listing: Listing) -> list[Selected]:
+    """Scores, embeds and selects among the images of a listing, and writes the results; `_SUCCESS` comes last."""
     settings, output = job.settings, job.output
+    labelled = inputs.read_labelled(settings.labelled, listing) if settings.labelled else []
     with job.stage("score"):
-        pool = pools.load(output, job.entries)
+        pool = pools.load(output, listing)
         job.check(pool)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
@@ -154,7 +169,7 @@ def reduce_step(job: Run) -> list[Selected]:
         selection = choose(
             *(embeddings, pool.scores[settings.score], settings.n_samples),
             strategy=settings.strategy,
-            labelled=[row[name] for name in job.labelled if name in row],
+            labelled=[row[name] for name in labelled if name in row],
             score_strength=settings.score_strength,
             diversity_strength=settings.diversity_strength,
             min_distance=settings.min_distance,
@@ -165,26 +180,26 @@ def reduce_step(job: Run) -> list[Selected]:
             "Only %d of %d images could be picked: no other is unlabelled, usable, and far enough from the rest.",
             *(len(selection.picks), settings.n_samples),
         )
-    selected = explain(job, pool, selection)
+    selected = explain(job, pool, selection, set(labelled))
     tables.write_images(output, pool, selection)
     tables.write_selected(output, selected)
     counts = {
-        "images": len(job.entries),
+        "images": len(listing),
         "usable": len(pool.keys),
         "failed": len(pool.failures),
         "without_boxes": int((pool.num_boxes == 0).sum()),
         "boxes": int(pool.num_boxes.sum()),
-        "labelled": len(job.labelled),
+        "labelled": len(labelled),
         "selected": len(selected),
     }
-    inputs = {
-        "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in job.entries]),
-        "labelled_sha256": _sha256(job.labelled),
+    digests = {
+        "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
+        "labelled_sha256": _sha256(labelled),
     }
     manifest.write(
         *(output, settings, pool.provenance),
         device=job.detector.device if job.detector else None,
-        inputs=inputs,
+        inputs=digests,
         embedding=embedding,
         counts=counts,
         timings=job.seconds,
@@ -195,40 +210,6 @@ def reduce_step(job: Run) -> list[Selected]:
 
 def _sha256(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def list_images(source: Folder, output: Folder) -> list[Entry]:
-    """Lists the images below a folder, sorted bytewise by name; the output may lie in it and is left out.
-
-    Raises:
-        SettingsError: The folder does not exist or holds no image.
-    """
-    files = list(source.list(outside=output.root))
-    entries = [each for each in files if PurePosixPath(each.key).suffix.lower() in images.EXTENSIONS]
-    if not entries:
-        kinds = ", ".join(sorted(each[1:] for each in images.EXTENSIONS))
-        raise SettingsError(f"CORAL_INPUT={str(source.root)!r} holds no images ({kinds}) among its {len(files)} files.")
-    return sorted(entries, key=lambda each: each.key.encode())
-
-
-def read_labelled(path: str, entries: list[Entry]) -> list[str]:
-    """Reads the list of images that have labels.
-
-    Raises:
-        SettingsError: It cannot be read, or names images that are not in the pool.
-    """
-    try:
-        labelled = names.parse(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"CORAL_LABELLED={path!r} cannot be read: {error}.") from None
-    unknown = sorted(set(labelled) - {each.key for each in entries})
-    if unknown:
-        shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
-        raise SettingsError(
-            f"CORAL_LABELLED={path!r} names images that are not in CORAL_INPUT: {shown}. "
-            "Names are relative to CORAL_INPUT, as in selected.txt."
-        )
-    return sorted(set(labelled), key=str.encode)
 
 
 def check_failures(pool: Pool, max_failed: float) -> None:
@@ -248,12 +229,10 @@ def check_failures(pool: Pool, max_failed: float) -> None:
         )
 
 
-def explain(job: Run, pool: Pool, selection: Selection) -> list[Selected]:
+def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str]) -> list[Selected]:
     """Puts each pick's rank and reason beside it."""
     settings = job.settings
-    wanted = {pool.keys[pick.index] for pick in selection.picks}
-    detections = pools.detections(job.output, [each for each in job.entries if each.key in wanted])
-    labelled = set(job.labelled)
+    detections = pools.detections(job.output, pool, [pick.index for pick in selection.picks])
     selected = []
     for rank, pick in enumerate(selection.picks, start=1):
         name = pool.keys[pick.index]

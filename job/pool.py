@@ -11,7 +11,7 @@ import pyarrow.compute
 
 from job import parts, scores
 from job.errors import TryAgain
-from job.storage import Entry, Folder
+from job.storage import Entry, Storage
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,6 +27,7 @@ class Pool:
         scores: (n,) for each score of `job.scores`.
         features: (n, d) pooled features of the detector; None when its model has none.
         thumbnails: JPEG files.
+        part: Name of the part that each row is in.
         failures: File name and reason of each image that cannot be used, sorted bytewise.
         provenance: What the parts were made with.
     """
@@ -37,6 +38,7 @@ class Pool:
     scores: dict[str, Floats]
     features: npt.NDArray[np.float32] | None
     thumbnails: list[bytes]
+    part: list[str]
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
 
@@ -51,10 +53,10 @@ class Detections:
     class_probabilities: npt.NDArray[np.float16]
 
 
-def load(output: Folder, entries: Iterable[Entry]) -> Pool:
+def load(output: Storage, entries: Iterable[Entry]) -> Pool:
     """Gathers the rows of all images of a listing.
 
-    Rows of images that are gone, or have changed since, are left out.
+    Rows of images that are not in it, or had another content, are left out.
 
     Raises:
         TryAgain: An image of the listing has no row yet.
@@ -65,18 +67,15 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
     failures: list[tuple[str, str]] = []
     unread: dict[tuple[str, str], str] = {}
     provenance: parts.Provenance | None = None
-    for name in parts.names(output):
-        part = parts.open_part(output, name)
-        theirs = parts.provenance_of(part)
+    for part in parts.read(output):
         if provenance is not None:
-            parts.check_same(output, theirs, provenance)
-        provenance = theirs
-        table = part.read()
-        tried = table.filter(pa.compute.equal(table["status"], "unread"))
+            parts.check_same(output, part.provenance, provenance)
+        provenance = part.provenance
+        tried = part.table.filter(pa.compute.equal(part.table["status"], "unread"))
         pairs = zip(tried["key"].to_pylist(), tried["etag"].to_pylist(), strict=True)
         unread.update(zip(pairs, tried["error"].to_pylist(), strict=True))
-        table = table.filter(pa.compute.not_equal(table["status"], "unread"))
-        _add(table, len(provenance.class_names), wanted, columns, failures)
+        table = part.table.filter(pa.compute.not_equal(part.table["status"], "unread"))
+        _add(part.name, table, len(provenance.class_names), wanted, columns, failures)
     failures += [(pair[0], error) for pair, error in unread.items() if pair in wanted]
     wanted -= unread.keys()
     if wanted or provenance is None:
@@ -96,20 +95,21 @@ def load(output: Folder, entries: Iterable[Entry]) -> Pool:
         scores=values,
         features=None if any(each is None for each in features) else np.array(features, np.float32),
         thumbnails=[columns["thumbnail"][i] for i in order],
+        part=[columns["part"][i] for i in order],
         failures=sorted(failures, key=lambda each: each[0].encode()),
         provenance=provenance,
     )
 
 
-def detections(output: Folder, entries: Iterable[Entry]) -> dict[str, Detections]:
+def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, Detections]:
     """What was detected on some of the usable images, by file name."""
-    wanted = {(each.key, each.etag) for each in entries}
+    wanted = {pool.keys[row]: pool.part[row] for row in rows}
     found: dict[str, Detections] = {}
     names = ["boxes", "scores", "classes", "class_probabilities"]
-    for table in parts.tables(output, ["key", "etag", "status", *names]):
-        # An image that could not be read at first has another row from when it could.
-        table = table.filter(pa.compute.equal(table["status"], "ok"))
-        taken = table.take(_rows_of(table, wanted))
+    for part in parts.read(output, ["key", *names], names=set(wanted.values())):
+        keys = part.table["key"].to_pylist()
+        here = [row for row, key in enumerate(keys) if wanted.get(key) == part.name]
+        taken = part.table.take(np.array(here, np.int64))
         ragged = [parts.ragged(taken[name]) for name in names]
         ends = np.cumsum(ragged[1][1])
         for key, end, count in zip(taken["key"].to_pylist(), ends, ragged[1][1], strict=True):
@@ -128,10 +128,11 @@ def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
 
 
 _PER_IMAGE = ("objectness_least_confidence", *scores.UNCERTAINTIES)
-_COLUMNS = ("key", "size", "num_boxes", "richness", "feature", "thumbnail", *_PER_IMAGE)
+_COLUMNS = ("key", "size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
 
 
 def _add(
+    name: str,
     table: Any,
     num_classes: int,
     wanted: set[tuple[str, str]],
@@ -152,12 +153,13 @@ def _add(
     columns["size"] += zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
     columns["num_boxes"] += counts.tolist()
     columns["thumbnail"] += table["thumbnail"].to_pylist()
+    columns["part"] += [name] * len(table)
     columns["richness"] += scores.class_richness(classes, counts, num_classes).tolist()
     columns["objectness_least_confidence"] += scores.objectness_least_confidence(
         box_scores.astype(np.float64), counts
     ).tolist()
-    for name, formula in scores.UNCERTAINTIES.items():
-        columns[name] += scores.per_image_maximum(formula(probabilities), counts)[0].tolist()
+    for score, formula in scores.UNCERTAINTIES.items():
+        columns[score] += scores.per_image_maximum(formula(probabilities), counts)[0].tolist()
     features = table["feature"].combine_chunks()
     if features.null_count:
         columns["feature"] += [None] * len(features)

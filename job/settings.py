@@ -4,14 +4,15 @@ A value comes from the command line, else from the environment, else it is the d
 """
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from job.errors import SettingsError
-from job.parsers import auto_or, device, file_or_url, integer, names, number, one_of, path
+from job.parsers import auto_or, boolean, device, integer, names, number, one_of, uri, uri_or_url
 from job.secret import Secret
+from job.storage.uris import Location
 from job.urls import redacted
 
 Device = str
@@ -88,20 +89,29 @@ class Settings:
     input: str = _knob(
         "CORAL_INPUT",
         "",
-        "Folder of the images; searched recursively.",
-        path,
+        "Folder of the images, searched recursively: a path, s3://, gs:// or az://; or a .txt or .jsonl list of files.",
+        uri,
         group=_DATA,
-        metavar="FOLDER",
+        metavar="URI",
         shown_default="required",
     )
     output: str = _knob(
         "CORAL_OUTPUT",
         "",
-        "Folder that all results go to; an earlier run of the same settings there is continued.",
-        path,
+        "Folder that all results go to, likewise; an earlier run of the same settings there is continued.",
+        uri,
         group=_DATA,
-        metavar="FOLDER",
+        metavar="URI",
         shown_default="required",
+    )
+    previous: str | None = _knob(
+        "CORAL_PREVIOUS",
+        None,
+        "CORAL_OUTPUT of an earlier run: its detections on images that have not changed are taken over.",
+        uri,
+        group=_DATA,
+        metavar="URI",
+        shown_default="none",
     )
     max_failed: float = _knob(
         "CORAL_MAX_FAILED",
@@ -115,18 +125,18 @@ class Settings:
     model: str = _knob(
         "CORAL_MODEL",
         "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
-        "Name in detectron2's model zoo, or the path of a detectron2 yaml.",
-        path,
+        "Name in detectron2's model zoo, or a detectron2 yaml (path, s3://, gs://, az://).",
+        uri,
         group=_MODEL,
-        metavar="NAME|FILE",
+        metavar="NAME|URI",
     )
     weights: str | None = _knob(
         "CORAL_WEIGHTS",
         None,
-        "Checkpoint: a path or an https URL.",
-        file_or_url,
+        "Checkpoint: a path, s3://, gs://, az:// or an https URL.",
+        uri_or_url,
         group=_MODEL,
-        metavar="FILE|URL",
+        metavar="URI",
         shown_default="the zoo's, or the yaml's",
     )
     classes: tuple[str, ...] | None = _knob(
@@ -135,7 +145,7 @@ class Settings:
         "Class names in the model's order: a comma list, or a file with one name a line.",
         names,
         group=_MODEL,
-        metavar="LIST|FILE",
+        metavar="LIST|URI",
         shown_default="the model's",
     )
     score_threshold: float = _knob(
@@ -197,6 +207,24 @@ class Settings:
         integer(1),
         group=_MAP,
         metavar="N",
+    )
+    shard_index: int | None = _knob(
+        "CORAL_SHARD_INDEX",
+        None,
+        "Which shard of the images this process does, from 0.",
+        integer(0),
+        group=_MAP,
+        metavar="N",
+        shown_default="the platform's, or 0",
+    )
+    shard_count: int | None = _knob(
+        "CORAL_SHARD_COUNT",
+        None,
+        "How many shards there are.",
+        integer(1),
+        group=_MAP,
+        metavar="N",
+        shown_default="the platform's, or 1",
     )
 
     embedding: Embedding = _knob(
@@ -276,11 +304,20 @@ class Settings:
     labelled: str | None = _knob(
         "CORAL_LABELLED",
         None,
-        "File with the names of the images that already have labels, one a line.",
-        path,
+        "File (path, s3://, gs://, az://) with the names of the images that already have labels, one a line.",
+        uri,
         group=_SELECT,
-        metavar="FILE",
+        metavar="URI",
         shown_default="none",
+    )
+    allow_missing: bool = _knob(
+        "CORAL_ALLOW_MISSING",
+        False,
+        "Select even while shards are missing, from what they have done.",
+        boolean,
+        group=_SELECT,
+        metavar="",
+        shown_default="0",
     )
     seed: int = _knob(
         "CORAL_SEED",
@@ -393,5 +430,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.min_size and settings.max_size and settings.min_size > settings.max_size:
         sizes = f"CORAL_MIN_SIZE={settings.min_size} is above CORAL_MAX_SIZE={settings.max_size}"
         yield f"{sizes}: lower the first or raise the second."
-    if Path(settings.input).resolve() == Path(settings.output).resolve():
+    if _same(settings.input, settings.output):
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
+    if settings.previous and _same(settings.previous, settings.output):
+        yield f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: an output is continued without it."
+
+
+def _same(one: str, other: str) -> bool:
+    a, b = Location.of(one), Location.of(other)
+    return a.normal == b.normal or (not (a.scheme or b.scheme) and os.path.realpath(a.path) == os.path.realpath(b.path))

@@ -12,9 +12,11 @@ _SIGNATURE = re.compile(
 
 
 def redacted(text: str) -> str:
-    """A URL without user, password, query and fragment; other texts as they are."""
+    """A URL without user, password, query and fragment; a URI of a bucket without the first two; others as they are."""
     if "://" not in text:
         return text
+    if not text.lower().startswith("http"):  # in the name of an object, ? and # are letters as any other
+        return re.sub(r"://[^/]*@", "://", text)
     parts = urlsplit(text)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

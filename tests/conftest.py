@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from demo import fetch
 from job.detect import model
 from job.detect.model import Detector
 from job.settings import Settings
+from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -142,3 +144,54 @@ def demo_variables(source: Path, output: Path, **more: Any) -> dict[str, Any]:
         "CORAL_N_SAMPLES": 5,
         **more,
     }
+
+
+@dataclass(frozen=True)
+class S3:
+    """An S3 server that the environment of this process leads to.
+
+    Attributes:
+        endpoint: Its URL.
+        bucket: Name of a bucket.
+    """
+
+    endpoint: str
+    bucket: str = servers.BUCKET
+
+    def uri(self, path: str) -> str:
+        """The URI of something in the bucket."""
+        return f"s3://{self.bucket}/{path}"
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """moto's S3 server."""
+    with servers.moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.SeaweedFS]:
+    """A real S3 server, as a process of its own."""
+    server = servers.SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
+    server.start()
+    yield server
+    server.kill()
+
+
+def _lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in (servers.ADMIN | {"AWS_ENDPOINT_URL": endpoint}).items():
+        monkeypatch.setenv(name, value)
+    return S3(endpoint)
+
+
+@pytest.fixture
+def moto(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """moto's server, and the variables that lead to it."""
+    return _lead_to(moto_endpoint, monkeypatch)
+
+
+@pytest.fixture
+def seaweedfs(seaweedfs_server: servers.SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """SeaweedFS, and the variables that lead to it."""
+    return _lead_to(seaweedfs_server.endpoint, monkeypatch)

@@ -1,6 +1,7 @@
 """The map step's detections: what detectron2's own DefaultPredictor says of each image alone."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 
 from demo import fetch
 from job import parts
+from job.budget import Budget
 from job.detect import model, probabilities, runner
 from job.detect.batches import Batcher
 from job.detect.features import PooledFeature, backbone_of, deepest
 from job.detect.model import Detector
-from job.storage import Entry, Folder
+from job.storage import Entry, Source
+from job.storage.local import LocalFolder
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
 
 MASK = SMALL_RCNN.replace(
@@ -61,18 +64,25 @@ def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
     return model.build(settings(model=str(yaml), weights=str(weights), **more))
 
 
+def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[runner.Prepared | parts.Row]:
+    preparation = runner.Preparation(source, detector, Budget(1 << 30))
+    with ThreadPoolExecutor(2) as pool:
+        return list(preparation.of(entries, pool, ahead=4))
+
+
 def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int = 4) -> list[Any]:
     folder.mkdir(exist_ok=True)
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / f"{number:02d}.png"), image)
-    source = Folder(str(folder))
+    source = LocalFolder(str(folder))
     entries = sorted(source.list(), key=lambda each: each.key)
-    prepared = [runner._prepare(each, source, detector) for each in entries]
+    rows: list[parts.Row] = []
 
     class NoProgress:
         def add(self, count: int = 1) -> None: ...
 
-    rows = runner._Run(detector, batch_size).rows(prepared, NoProgress(), threading.Event())  # type: ignore[arg-type]
+    run = runner._Run(detector, batch_size)
+    run.detect(prepared(entries, source, detector), NoProgress(), threading.Event(), rows)  # type: ignore[arg-type]
     return sorted(rows, key=lambda row: row.key)
 
 
@@ -243,10 +253,10 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
 def test_batches_have_one_shape_each_image_once_and_bounded_waiting(
     shapes: list[str], batch_size: int, waiting: int, seed: int
 ) -> None:
-    batcher = Batcher[tuple[str, int]](batch_size, waiting)
+    batcher = Batcher[tuple[str, int]](batch_size, waiting, max_bytes=10**9)
     batches, held = [], 0
     for number, shape in enumerate(shapes):
-        batch = batcher.add(shape, (shape, number))
+        batch = batcher.add(shape, (shape, number), 1)
         held += 1 - len(batch)
         assert held <= waiting
         batches += [batch] if batch else []
@@ -273,8 +283,9 @@ def test_half_precision_finds_nearly_the_same(small_rcnn: tuple[Path, Path], tmp
 
 def test_an_unusable_file_is_a_row(demo_detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"nothing of the sort")
-    entry = Entry("broken.jpg", "e", 19)
-    row = runner._prepare(entry, Folder(str(tmp_path)), demo_detector)
+    source = LocalFolder(str(tmp_path))
+    entries = [*source.list(), Entry("gone.jpg", "e", 1), Entry("broken.jpg", "other", 19)]
+    row, gone, changed = prepared(entries, source, demo_detector)
     assert isinstance(row, parts.Row) and row.status == "failed" and "not an image" in str(row.error)
-    gone = runner._prepare(Entry("gone.jpg", "e", 1), Folder(str(tmp_path)), demo_detector)
+    assert isinstance(changed, parts.Row) and changed.status == "unread" and "changed" in str(changed.error)
     assert isinstance(gone, parts.Row) and "gone" in str(gone.error)

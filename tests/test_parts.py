@@ -1,6 +1,5 @@
 """Parts, the folder they lie in, and the pool made of them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job import parts, pool, scores
-from job.errors import AccessDenied, SettingsError, TryAgain
+from job.errors import SettingsError, TryAgain
 from job.parts import Provenance, Row
-from job.storage import Entry, Folder
+from job.storage import Entry
+from job.storage.local import LocalFolder
 
 MADE_WITH = Provenance("c" * 64, "w" * 64, "fp32", "softmax", ("a", "b", "c"))
 NAMES = ["z.jpg", "a b.jpg", "a,b.jpg", "ä/ö.png", "a\u0308/o\u0308.png", "quote'\".jpg", "line\nbreak.jpg", ".dot.jpg"]
@@ -40,7 +40,7 @@ def entries(rows: list[Row]) -> list[Entry]:
 
 
 def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     rows = [row(name, boxes=seed % 4, seed=seed) for seed, name in enumerate(NAMES)]
     parts.write(output, [*rows[:3], failed("broken.jpg")], MADE_WITH)
     parts.write(output, rows[3:], MADE_WITH)
@@ -57,14 +57,14 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
         assert loaded.thumbnails[index] == by_name[key].thumbnail
         assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
         assert loaded.size[index].tolist() == [64, 48]
-    found = pool.detections(output, [each for each in listing if each.key != "broken.jpg"])
+    found = pool.detections(output, loaded, range(len(loaded.keys)))
     for key, original in by_name.items():
         for name in ("boxes", "scores", "classes", "class_probabilities"):
             np.testing.assert_array_equal(getattr(found[key], name), getattr(original, name))
 
 
 def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     rows = [row(f"{seed}.jpg", boxes=seed % 4, seed=seed) for seed in range(9)]
     for start in range(0, 9, 4):
         parts.write(output, rows[start : start + 4], MADE_WITH)
@@ -89,7 +89,7 @@ def test_how_rows_are_cut_into_parts_does_not_matter(
     rows = [row(f"{seed}.jpg", count, seed) for seed, count in enumerate(boxes)]
     pools = []
     for each in (size, len(rows)):
-        output = Folder(str(tmp_path_factory.mktemp("cut")))
+        output = LocalFolder(str(tmp_path_factory.mktemp("cut")))
         for start in range(0, len(rows), each):
             parts.write(output, rows[start : start + each], MADE_WITH)
         pools.append(pool.load(output, entries(rows)))
@@ -100,16 +100,16 @@ def test_how_rows_are_cut_into_parts_does_not_matter(
 
 
 def test_the_same_work_makes_the_same_file(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     name = parts.write(output, [row("a.jpg"), row("b.jpg")], MADE_WITH)
     content = (tmp_path / name).read_bytes()
     assert parts.write(output, [row("b.jpg"), row("a.jpg")], MADE_WITH) == name
     assert (tmp_path / name).read_bytes() == content
-    assert parts.names(output) == [name]
+    assert [each.key for each in parts.files(output)] == [name]
 
 
 def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=2)], MADE_WITH)
     parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=3, etag="new"), row("gone.jpg")], MADE_WITH)
     loaded = pool.load(output, [Entry("a.jpg", "e", 10), Entry("b.jpg", "new", 10)])
@@ -121,7 +121,7 @@ def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
 
 
 def test_a_part_of_failures_alone_and_a_model_without_a_feature(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     without = [Row(**{**vars(row(f"{seed}.jpg", seed=seed)), "feature": None}) for seed in range(2)]
     parts.write(output, without, MADE_WITH)
     parts.write(output, [failed("x.jpg"), failed("y.jpg")], MADE_WITH)
@@ -130,7 +130,7 @@ def test_a_part_of_failures_alone_and_a_model_without_a_feature(tmp_path: Path) 
 
 
 def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     parts.write(output, [row("a.jpg")], MADE_WITH)
     other = Provenance(**{**vars(MADE_WITH), "weights_sha256": "x" * 64, "precision": "bf16"})
     with pytest.raises(SettingsError, match=r"different weights, precision.*new folder, or delete") as caught:
@@ -141,48 +141,8 @@ def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -
         pool.load(output, entries([row("a.jpg"), row("b.jpg")]))
 
 
-def test_listing_finds_every_file_once(tmp_path: Path) -> None:
-    inside = tmp_path / "in"
-    for name in ["a.jpg", "b/c.PNG", "b/d/e.txt", ".hidden/f.jpg", "out/g.jpg"]:
-        (inside / name).parent.mkdir(parents=True, exist_ok=True)
-        (inside / name).write_bytes(b"123")
-    (inside / "b" / "loop").symlink_to(inside)
-    (inside / "link.jpg").symlink_to(inside / "a.jpg")
-    listed = {each.key: each for each in Folder(str(inside)).list(outside=inside / "out")}
-    assert sorted(listed) == [".hidden/f.jpg", "a.jpg", "b/c.PNG", "b/d/e.txt", "link.jpg"]
-    assert listed["a.jpg"].size == 3
-    before = listed["a.jpg"].etag
-    os.utime(inside / "a.jpg", ns=(1, 1))
-    assert {each.key: each for each in Folder(str(inside)).list()}["a.jpg"].etag != before
-
-
-def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
-    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:  # noqa: PTH123
-        file.write(b"1")
-    (entry,) = Folder(str(tmp_path)).list()
-    assert entry.key == "\\udcff.jpg"
-
-
-def test_links_and_files_that_vanish(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"1")
-    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
-    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    # Links to nowhere are listed, so that they become rows with a reason; a pipe is no file.
-    folder = Folder(str(tmp_path))
-    assert {each.key for each in folder.list()} == {"a.jpg", "nowhere.jpg", "circle.jpg"}
-    for number in range(40):
-        (tmp_path / f"{number:02d}.jpg").write_bytes(b"1")
-    listing = folder.list()
-    seen = {next(listing).key}
-    for name in ("00.jpg", "20.jpg", "39.jpg"):
-        (tmp_path / name).unlink()
-    seen |= {each.key for each in listing}
-    assert {f"{number:02d}.jpg" for number in range(40)} - {"00.jpg", "20.jpg", "39.jpg"} <= seen
-
-
 def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
-    output = Folder(str(tmp_path))
+    output = LocalFolder(str(tmp_path))
     unread = Row("a.jpg", "e", 10, "unread", "it cannot be read: Input/output error")
     parts.write(output, [unread, row("b.jpg")], MADE_WITH)
     assert parts.done(output, MADE_WITH) == {("b.jpg", "e")}
@@ -191,23 +151,9 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     parts.write(output, [row("a.jpg")], MADE_WITH)
     loaded = pool.load(output, listing)
     assert loaded.keys == ["a.jpg", "b.jpg"] and loaded.failures == []
-    found = pool.detections(output, listing)
+    found = pool.detections(output, loaded, range(2))
     for key in ("a.jpg", "b.jpg"):
         np.testing.assert_array_equal(found[key].boxes, row(key).boxes)
-
-
-def test_writes_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = Folder(str(tmp_path / "new"))
-    output.write("sub/a.txt", b"first")
-
-    def full(number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(AccessDenied, match="No space left"):
-        output.write("sub/a.txt", b"second")
-    assert output.read("sub/a.txt") == b"first"
-    assert os.listdir(tmp_path / "new" / "sub") == ["a.txt"]  # noqa: PTH208
 
 
 def test_ragged_columns() -> None:

@@ -56,7 +56,10 @@ def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
         ("CORAL_SSL_BATCH_SIZE", "1", "at least 2"),
         ("CORAL_DEVICE", "gpu", "cuda:N"),
         ("CORAL_PRECISION", "FP16", "fp16"),
-        ("CORAL_INPUT", "s3://bucket/prefix", "local"),
+        ("CORAL_INPUT", "ftp://bucket/prefix", "s3://, gs:// or az://"),
+        ("CORAL_INPUT", "s3://", "must name a bucket"),
+        ("CORAL_SHARD_INDEX", "-1", "at least 0"),
+        ("CORAL_ALLOW_MISSING", "maybe", "1 or 0"),
         ("CORAL_CLASSES", "a,b,a", "distinct"),
     ],
 )

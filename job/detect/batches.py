@@ -18,25 +18,34 @@ class Batcher(Generic[T]):
         batch_size: Items in a batch; may be lowered at any time.
     """
 
-    def __init__(self, batch_size: int, max_waiting: int) -> None:
+    def __init__(self, batch_size: int, max_waiting: int, max_bytes: int) -> None:
         self.batch_size = batch_size
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_bytes = max_waiting, max_bytes
         self._waiting: dict[Hashable, list[T]] = defaultdict(list)
+        self._bytes: dict[Hashable, int] = defaultdict(int)
 
-    def add(self, shape: Hashable, item: T) -> list[T]:
-        """Adds an item; returns a batch when there is one to run, else an empty list.
+    def add(self, shape: Hashable, item: T, size: int) -> list[T]:
+        """Adds an item of so many bytes; returns a batch when there is one to run, else an empty list.
 
-        A batch is full, or the largest one there is when more than `max_waiting` items wait.
+        A batch is full, or the largest one there is when more than `max_waiting` items or `max_bytes` bytes wait.
         """
         self._waiting[shape].append(item)
+        self._bytes[shape] += size
         if len(self._waiting[shape]) >= self.batch_size:
-            return self._waiting.pop(shape)
+            return self._take(shape)
         if sum(map(len, self._waiting.values())) > self._max_waiting:
-            return self._waiting.pop(max(self._waiting, key=lambda each: len(self._waiting[each])))
+            return self._take(max(self._waiting, key=lambda each: len(self._waiting[each])))
+        if sum(self._bytes.values()) > self._max_bytes:
+            return self._take(max(self._bytes, key=lambda each: self._bytes[each]))
         return []
+
+    def _take(self, shape: Hashable) -> list[T]:
+        del self._bytes[shape]
+        return self._waiting.pop(shape)
 
     def flush(self) -> list[list[T]]:
         """Returns all that waits, a batch for each shape."""
         batches = list(self._waiting.values())
         self._waiting.clear()
+        self._bytes.clear()
         return batches

@@ -116,8 +116,10 @@ def config(settings: Settings) -> tuple[CfgNode, str]:
         SettingsError: There is no such model, or its yaml is not one of detectron2.
     """
     cfg = get_cfg()
-    path, in_zoo = Path(settings.model), False
-    if not path.is_file():
+    in_zoo = False
+    try:
+        path = weights.local_copy(settings.model)
+    except OSError:
         try:
             path, in_zoo = Path(model_zoo.get_config_file(settings.model)), True
         except RuntimeError:

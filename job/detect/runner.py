@@ -4,11 +4,9 @@ import itertools
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +17,22 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
 
 from job import images, parts
+from job.budget import Budget
 from job.detect import probabilities
 from job.detect.batches import Batcher
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
+from job.prefetch import prefetch
 from job.progress import Progress
-from job.storage import Entry, Folder
+from job.storage import Entry, Listing, Source, Storage
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-U = TypeVar("U")
+# What images may take while they are read, decoded and resized, and while they wait for a full batch.
+_PREPARING_BYTES = 2 << 30
+_WAITING_BYTES = 1 << 30
+# OpenCV's three, and the four of Pillow, which resizes.
+_BYTES_PER_PIXEL = 7
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def provenance(detector: Detector) -> parts.Provenance:
 
 
 def predict(
-    entries: list[Entry],
-    source: Folder,
-    output: Folder,
+    listing: Listing,
+    source: Source,
+    output: Storage,
     detector: Detector,
     *,
     batch_size: int,
@@ -75,7 +78,7 @@ def predict(
     """Gives every image of the listing its row, unless it has one already.
 
     Args:
-        entries: The images, in the order in which they are done.
+        listing: The images, in the order in which they are done.
         source: Where they are.
         output: Where the parts go.
         detector: The detector.
@@ -85,59 +88,87 @@ def predict(
 
     Raises:
         SettingsError: The output holds parts of other settings.
+        ServiceUnavailable: A store cannot be reached any more; what was finished is saved.
     """
     made_with = provenance(detector)
     done = parts.done(output, made_with)
-    todo = [each for each in entries if (each.key, each.etag) not in done]
-    if len(todo) < len(entries):
-        logger.info("%d of %d images are done already.", len(entries) - len(todo), len(entries))
+    todo = np.fromiter(((each.key, each.etag) not in done for each in listing), bool, len(listing))
+    del done
+    if not todo.all():
+        logger.info("%d of %d images are done already.", len(todo) - todo.sum(), len(todo))
     run = _Run(detector, batch_size)
     workers = min(16, os.cpu_count() or 1)
+    preparation = Preparation(source, detector, Budget(_PREPARING_BYTES))
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
-        Progress("Detecting", len(todo), "image") as progress,
+        Progress("Detecting", int(todo.sum()), "image") as progress,
     ):
-        prepared = prefetch(pool, lambda each: _prepare(each, source, detector), todo, ahead=4 * workers)
-        # Parts are cut from the whole listing, and not from what is left of it: so a run that was interrupted puts the
-        # same images into the same batches as one that was not.
-        for start in range(0, len(entries), part_size):
-            count = sum((each.key, each.etag) not in done for each in entries[start : start + part_size])
-            rows = run.rows(itertools.islice(prepared, count), progress, stop)
-            if rows:
-                parts.write(output, rows, made_with)
-            if len(rows) < count:
-                pool.shutdown(wait=False, cancel_futures=True)
-                return
+        try:
+            prepared = preparation.of(itertools.compress(listing, todo), pool, ahead=4 * workers)
+            # Parts are cut from the whole listing, and not from what is left of it: so a run that was interrupted puts
+            # the same images into the same batches as one that was not.
+            for start in range(0, len(listing), part_size):
+                count = int(todo[start : start + part_size].sum())
+                rows: list[parts.Row] = []
+                try:
+                    run.detect(itertools.islice(prepared, count), progress, stop, rows)
+                finally:  # whatever happened, these are done
+                    if rows:
+                        parts.write(output, rows, made_with)
+                if len(rows) < count:
+                    return
+        finally:
+            preparation.budget.close()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prefetch(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], *, ahead: int) -> Iterator[U]:
-    """Yields ``function(item)`` for each item, in order, computed in threads up to `ahead` items early."""
-    waiting: deque[Future[U]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+@dataclass(frozen=True)
+class Preparation:
+    """From entries to images ready for the detector, in threads.
 
+    Attributes:
+        source: Where the images are.
+        detector: Whose sizes and channel order to use.
+        budget: Bytes that images may take meanwhile.
+    """
 
-def _prepare(entry: Entry, source: Folder, detector: Detector) -> Prepared | parts.Row:
-    try:
-        data = source.read(entry.key)
+    source: Source
+    detector: Detector
+    budget: Budget
+
+    def of(self, entries: Iterable[Entry], pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Prepared | parts.Row]:
+        """Yields the images in order; of an unusable one its row."""
+        for number, result in enumerate(prefetch(pool, self._prepare, enumerate(entries), ahead=ahead)):
+            self.budget.consumed(number)
+            yield result
+
+    def _prepare(self, numbered: tuple[int, Entry]) -> Prepared | parts.Row:
+        number, entry = numbered
+        try:
+            result = self._image(number, entry)
+            self.budget.hold(number, result.tensor.nbytes + len(result.thumbnail))
+            return result
+        except images.ImageError as error:
+            status, reason = "failed", str(error)
+        except FileNotFoundError:
+            status, reason = "unread", "it is gone since the listing, a link to nowhere, or its name is not UTF-8"
+        except OSError as error:
+            status, reason = "unread", f"it cannot be read: {error.strerror}"
+        except MemoryError:
+            status, reason = "unread", "there is not enough memory to decode it"
+        self.budget.hold(number, 0)
+        return parts.Row(entry.key, entry.etag, entry.size, status, reason)
+
+    def _image(self, number: int, entry: Entry) -> Prepared:
+        if entry.size > images.MAX_BYTES:
+            raise images.ImageError(f"its {entry.size:,} bytes are more than the limit of {images.MAX_BYTES:,}")
+        self.budget.hold(number, entry.size)
+        data = self.source.read(entry.key, entry.etag)
+        width, height = images.dimensions(data)
+        self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
         image = images.decode(data)
-        thumbnail = images.thumbnail(image)
-        tensor = to_tensor(image, detector)
-    except images.ImageError as error:
-        return parts.Row(entry.key, entry.etag, entry.size, "failed", str(error))
-    except FileNotFoundError:
-        reason = "it is gone since the listing, a link to nowhere, or its name is not UTF-8"
-        return parts.Row(entry.key, entry.etag, entry.size, "unread", reason)
-    except OSError as error:
-        return parts.Row(entry.key, entry.etag, entry.size, "unread", f"it cannot be read: {error.strerror}")
-    except MemoryError:
-        return parts.Row(entry.key, entry.etag, entry.size, "unread", "there is not enough memory to decode it")
-    height, width = image.shape[:2]
-    return Prepared(entry, tensor, height, width, thumbnail)
+        height, width = image.shape[:2]  # after the EXIF orientation
+        return Prepared(entry, to_tensor(image, self.detector), height, width, images.thumbnail(image))
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
@@ -170,30 +201,32 @@ class _Run:
         self._feature = PooledFeature(detector.model)
         self._batch_size = batch_size
 
-    def rows(
-        self, prepared: Iterable[Prepared | parts.Row], progress: Progress, stop: threading.Event
-    ) -> list[parts.Row]:
-        """Detects on the images of one part and returns its rows.
+    def detect(
+        self,
+        prepared: Iterable[Prepared | parts.Row],
+        progress: Progress,
+        stop: threading.Event,
+        rows: list[parts.Row],
+    ) -> None:
+        """Detects on the images of one part and adds their rows to a list.
 
-        When asked to stop, it returns those of the batches that ran. Images still waiting for theirs are left, since
+        When asked to stop, the rows are those of the batches that ran. Images still waiting for theirs are left, since
         the next start will find them waiting for the same company.
         """
         # Images of rare shapes wait for company; this bounds how many, and so the memory.
-        batcher = Batcher[Prepared](self._batch_size, max_waiting=8 * self._batch_size)
-        rows: list[parts.Row] = []
+        batcher = Batcher[Prepared](self._batch_size, max_waiting=8 * self._batch_size, max_bytes=_WAITING_BYTES)
         for each in prepared:
             if stop.is_set():
-                return rows
+                return
             if isinstance(each, parts.Row):
                 log_first_n(logging.WARNING, f"{each.key!r} cannot be used: {each.error}", n=10, name=__name__)
                 rows.append(each)
                 progress.add()
-            elif batch := batcher.add(tuple(each.tensor.shape), each):
+            elif batch := batcher.add(tuple(each.tensor.shape), each, each.tensor.nbytes):
                 rows += self._detect(batch, progress)
                 batcher.batch_size = self._batch_size
         for batch in batcher.flush():
             rows += self._detect(batch, progress)
-        return rows
 
     def _detect(self, batch: list[Prepared], progress: Progress) -> list[parts.Row]:
         rows: list[parts.Row] = []

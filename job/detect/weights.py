@@ -1,5 +1,6 @@
 """Checkpoints: read without running code from outside, and loaded only when they fit the model."""
 
+import errno
 import hashlib
 import pickle
 import uuid
@@ -15,6 +16,9 @@ from urllib3.util import Retry
 
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.progress import Progress
+from job.storage import open_location
+from job.storage.local import LocalFolder
+from job.storage.uris import Location
 from job.urls import identity, redacted
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
@@ -23,10 +27,11 @@ _SHOWN = 5
 
 
 def fetch(location: str) -> Path:
-    """Gives the local path of a checkpoint, downloading it once if it is a URL.
+    """Gives the local path of a checkpoint, downloading it once if it lies elsewhere.
 
     Args:
-        location: A path, an http(s) URL, or a ``detectron2://`` name as used in detectron2's configurations.
+        location: A path, a URI of a bucket, an http(s) URL, or a ``detectron2://`` name as used in detectron2's
+            configurations.
 
     Raises:
         SettingsError: There is no such file.
@@ -34,13 +39,12 @@ def fetch(location: str) -> Path:
     """
     url = location.replace("detectron2://", OFFICIAL_ZOO, 1)
     if not url.startswith(("http://", "https://")):
-        path = Path(location)
-        if not path.is_file():
-            raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} is not a file.")
-        return path
+        try:
+            return local_copy(location)
+        except OSError as error:
+            raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} cannot be read: {error.strerror}.") from None
     shown = redacted(url)
-    folder = Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(identity(url).encode()).hexdigest()[:16]
-    path = folder / shown.rsplit("/", 1)[-1]
+    path = _cache(identity(url)) / shown.rsplit("/", 1)[-1]
     if not path.is_file():
         try:
             _download(url, path)
@@ -50,6 +54,32 @@ def fetch(location: str) -> Path:
                 "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
             ) from None
     return path
+
+
+def local_copy(uri: str) -> Path:
+    """The local path of a file; of one in a bucket, a copy that is renewed when it changes.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        JobError: Its bucket cannot be used.
+    """
+    where = Location.of(uri)
+    if not where.scheme:
+        if not Path(where.path).is_file():
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
+        return Path(where.path)
+    folder, name = where.split()
+    store = open_location(folder)
+    if (entry := store.stat(name)) is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no such file")
+    copies = LocalFolder(str(_cache(f"{where.normal} {entry.etag}")))
+    if copies.stat(name) is None:
+        copies.write(name, store.read(name, entry.etag))
+    return Path(copies.uri) / name
+
+
+def _cache(identity: str) -> Path:
+    return Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _reason(error: Exception) -> str:

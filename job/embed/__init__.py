@@ -16,13 +16,13 @@ from job.images import read_thumbnail
 from job.pool import Pool
 from job.publish import tables
 from job.settings import Settings
-from job.storage import Folder
+from job.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 
 def embed(
-    pool: Pool, settings: Settings, output: Folder, need_detector: Callable[[], Detector]
+    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], Detector]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Embeds the pool as the settings say and writes embeddings.parquet, unless it is there from the same inputs.
 
@@ -53,7 +53,7 @@ def _features(pool: Pool) -> npt.NDArray[np.float32]:
 
 
 def _simclr(
-    pool: Pool, settings: Settings, output: Folder, need_detector: Callable[[], Detector]
+    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], Detector]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
 

@@ -29,7 +29,7 @@ from torch import nn
 
 from job.detect.features import backbone_of, deepest
 from job.detect.model import Detector
-from job.detect.runner import prefetch
+from job.prefetch import prefetch
 from job.progress import Progress
 
 logger = logging.getLogger(__name__)

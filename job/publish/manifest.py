@@ -10,7 +10,7 @@ import torch
 import job
 from job.parts import Provenance
 from job.settings import Settings, as_json
-from job.storage import Folder
+from job.storage import Storage
 
 # detectron2 calls itself 0.6 whatever is in it; the package it was installed from tells more.
 _PACKAGES = (
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def write(
-    output: Folder,
+    output: Storage,
     settings: Settings,
     provenance: Provenance,
     *,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from job import names
 from job.pool import Pool
 from job.select import Selection
-from job.storage import Folder
+from job.storage import Storage, read_required
 
 _DIGEST = b"digest"
 
@@ -42,7 +42,7 @@ class Selected:
     reason: str
 
 
-def write_selected(output: Folder, selected: list[Selected]) -> None:
+def write_selected(output: Storage, selected: list[Selected]) -> None:
     """Writes selected.jsonl, selected.csv and selected.txt."""
     rows = [{name: _rounded(value) for name, value in asdict(each).items()} for each in selected]
     output.write("selected.jsonl", _json_lines(rows))
@@ -55,12 +55,12 @@ def write_selected(output: Folder, selected: list[Selected]) -> None:
     output.write("selected.txt", names.dump([each.file_name for each in selected]).encode())
 
 
-def write_failures(output: Folder, failures: list[tuple[str, str]]) -> None:
+def write_failures(output: Storage, failures: list[tuple[str, str]]) -> None:
     """Writes failures.jsonl: every image that could not be used, with the reason."""
     output.write("failures.jsonl", _json_lines([{"file_name": key, "reason": reason} for key, reason in failures]))
 
 
-def write_images(output: Folder, pool: Pool, selection: Selection) -> None:
+def write_images(output: Storage, pool: Pool, selection: Selection) -> None:
     """Writes images.parquet: one row an image, usable ones first, each group sorted by name.
 
     ``rank`` is null but for picks. ``distance`` and ``nearest`` tell how far the nearest labelled or picked image is;
@@ -90,7 +90,7 @@ def write_images(output: Folder, pool: Pool, selection: Selection) -> None:
     output.write("images.parquet", _parquet(pa.table(columns)))
 
 
-def write_embeddings(output: Folder, keys: list[str], embeddings: npt.NDArray[np.float32], digest: str) -> None:
+def write_embeddings(output: Storage, keys: list[str], embeddings: npt.NDArray[np.float32], digest: str) -> None:
     """Writes embeddings.parquet: file_name, and embedding as a fixed-size list.
 
     Args:
@@ -104,11 +104,11 @@ def write_embeddings(output: Folder, keys: list[str], embeddings: npt.NDArray[np
     output.write("embeddings.parquet", _parquet(table.replace_schema_metadata({_DIGEST: digest})))
 
 
-def read_embeddings(output: Folder, digest: str) -> npt.NDArray[np.float32] | None:
+def read_embeddings(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:
     """Reads embeddings.parquet, in the order of its rows, if it was written with the same digest."""
-    if not output.exists("embeddings.parquet"):
+    if output.stat("embeddings.parquet") is None:
         return None
-    table = pq.read_table(output.root / "embeddings.parquet")
+    table = pq.read_table(io.BytesIO(read_required(output, "embeddings.parquet")))
     if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
         return None
     vectors = table["embedding"].combine_chunks()

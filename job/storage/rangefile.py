@@ -1,0 +1,47 @@
+"""A file in a store as a file object, for readers that need only some stretches of it."""
+
+import io
+from typing import Any
+
+from job.storage.base import Storage
+
+
+class RangeFile(io.RawIOBase):
+    """Reads what is asked for, with one request for each read.
+
+    Args:
+        storage: Where the file lies.
+        key: The file.
+        size: Its bytes.
+    """
+
+    def __init__(self, storage: Storage, key: str, size: int) -> None:
+        self._storage, self._key, self._size = storage, key, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves, as every file does."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer as far as the file goes."""
+        length = min(len(buffer), self._size - self._position)
+        if length <= 0:
+            return 0
+        data = self._storage.read_range(self._key, self._position, length)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

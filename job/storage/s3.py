@@ -1,0 +1,259 @@
+"""S3 and whatever speaks its API, by boto3: its credentials, its endpoints, its names for what went wrong.
+
+Variables of the environment: all of boto3's (AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CA_BUNDLE, ...), and as in GDAL and
+other tools AWS_REGION, AWS_REQUEST_PAYER=requester, and AWS_NO_SIGN_REQUEST=YES for public buckets.
+"""
+
+import base64
+import errno
+import hashlib
+import io
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import boto3
+import botocore.exceptions as aws
+import urllib3
+from boto3.s3.transfer import TransferConfig
+from botocore import UNSIGNED
+from botocore.config import Config
+
+from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError
+from job.storage.base import Entry, everything
+from job.storage.fast import FastReader
+from job.storage.retry import Attempt, CorruptError, Patience, TransientError, persist
+
+T = TypeVar("T")
+
+_CONNECTIONS = 64
+# The limit of one request is 5 GB; parts of a larger object become visible together, when the last one is there.
+_ONE_REQUEST = 1 << 30
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+_RIGHTS = {
+    "list_objects_v2": "s3:ListBucket",
+    "head_object": "s3:GetObject",
+    "get_object": "s3:GetObject",
+    "put_object": "s3:PutObject",
+    "upload_fileobj": "s3:PutObject",
+    "delete_object": "s3:DeleteObject",
+}
+_BAD_CREDENTIALS = {
+    "AuthFailure", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken",
+    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
+}  # fmt: skip
+_PASSING = {"BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling"}
+_NO_CREDENTIALS = (
+    aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.SSOError,
+    aws.TokenRetrievalError, aws.RefreshWithMFAUnsupportedError,
+)  # fmt: skip
+_WRONG_SETTINGS = (
+    aws.ParamValidationError, aws.InvalidRegionError, aws.EndpointProviderError, aws.NoRegionError,
+    aws.UnsupportedS3ConfigurationError, aws.InvalidS3AddressingStyleError,
+)  # fmt: skip
+
+
+class S3Folder:
+    """A folder of an S3 bucket; `job.storage.base.Storage` says what its methods do.
+
+    Args:
+        bucket: Name of the bucket.
+        folder: Key prefix without the last ``/``; empty for the whole bucket.
+        stop: When set, reading ends.
+        patience: How long to try.
+
+    Attributes:
+        uri: ``s3://bucket/folder``.
+
+    Raises:
+        SettingsError: AWS's own variables or configuration files are wrong.
+    """
+
+    def __init__(self, bucket: str, folder: str, *, stop: threading.Event, patience: Patience) -> None:
+        self.uri = f"s3://{bucket}" + (f"/{folder}" if folder else "")
+        self._bucket, self._prefix = bucket, folder + "/" if folder else ""
+        self._stop, self._patience = stop, patience
+        self._reached = False
+        unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
+        # As boto3's own variables, this one is for all requests, so it goes into each.
+        payer = os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
+        self._always: dict[str, Any] = {"Bucket": bucket} | ({"RequestPayer": "requester"} if payer else {})
+        try:
+            session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+            self._client: Any = session.client("s3", config=_config(unsigned, patience))
+        except (aws.BotoCoreError, ValueError) as error:
+            raise SettingsError(f"{self.uri} cannot be used: {error}.") from None
+        self._fast = FastReader(session, self._client, bucket, unsigned=unsigned, payer=payer, seconds=patience.attempt)
+
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+        """Yields the objects below the folder."""
+        arguments: dict[str, Any] = {"Prefix": self._prefix + prefix}
+        while True:
+            page = self._call("list_objects_v2", **arguments)
+            for each in page.get("Contents", ()):
+                if keep(key := each["Key"].removeprefix(self._prefix)):
+                    yield Entry(key, each["ETag"].strip('"'), each["Size"])
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def stat(self, key: str) -> Entry | None:
+        """The entry of one object."""
+        try:
+            found = self._call("head_object", Key=self._prefix + key)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise AccessDenied(f"{self.uri}/{key}: {error.strerror}.") from None
+        return Entry(key, found["ETag"].strip('"'), found["ContentLength"])
+
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        """The whole content of an object."""
+        if (data := self._fast.read(self._prefix + key, etag)) is not None:
+            self._reached = True
+            return data
+
+        def get(attempt: Attempt) -> bytes:
+            response = self._client.get_object(Key=self._prefix + key, **self._always)
+            given = response["ETag"].strip('"')
+            if etag and given != etag:
+                raise OSError(errno.ESTALE, "it has changed since the listing")
+            attempt.expect(response["ContentLength"])
+            data: bytes = response["Body"].read()  # checks its length, and its checksum if the store has one
+            if _is_md5(given, response) and hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
+                raise CorruptError("the content does not fit the ETag")
+            return data
+
+        return self._read(get)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Some bytes of an object."""
+        between = f"bytes={start}-{start + length - 1}"
+
+        def get(attempt: Attempt) -> bytes:
+            attempt.expect(length)
+            data: bytes = self._client.get_object(Key=self._prefix + key, Range=between, **self._always)["Body"].read()
+            return data
+
+        return self._read(get)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes an object."""
+        name = self._prefix + key
+        if len(data) > _ONE_REQUEST:
+            extra = {each: value for each, value in self._always.items() if each != "Bucket"}
+            self._call(
+                *("upload_fileobj", len(data)), Key=name, ExtraArgs=extra, Fileobj=lambda: io.BytesIO(data),
+                Config=TransferConfig(multipart_threshold=_ONE_REQUEST, multipart_chunksize=1 << 26),
+            )  # fmt: skip
+            return
+        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        self._call("put_object", len(data), Key=name, Body=data, ContentMD5=digest)
+
+    def delete(self, key: str) -> None:
+        """Removes an object."""
+        self._call("delete_object", Key=self._prefix + key)
+
+    def _call(self, method: str, size: int = 0, **arguments: Any) -> Any:
+        """Calls a method of the client; what it says of the bucket becomes an error that ends the job."""
+        always = self._always if method != "upload_fileobj" else {"Bucket": self._bucket}
+
+        def call(attempt: Attempt) -> Any:
+            attempt.expect(size)
+            fresh = {name: value() if callable(value) else value for name, value in arguments.items()}
+            return getattr(self._client, method)(**always, **fresh)
+
+        try:
+            return self._persist(call, method)
+        except TransientError as error:
+            raise ServiceUnavailable(f"{self.uri} cannot be reached ({error}).") from None
+        except PermissionError as error:
+            if method == "head_object":
+                raise
+            raise AccessDenied(f"{self.uri}: {error.strerror}.") from None
+
+    def _read(self, get: Callable[[Attempt], bytes]) -> bytes:
+        try:
+            return self._persist(get, "get_object")
+        except CorruptError as error:
+            raise OSError(errno.EIO, f"{error}, time and again") from None
+        except TransientError as error:
+            # Is it this object, or the whole store? An outage must end the job, or every image would count as failed.
+            self._call("list_objects_v2", MaxKeys=1, Prefix=self._prefix)
+            raise OSError(errno.EIO, f"the store lists it but does not give it ({error})") from None
+
+    def _persist(self, function: Callable[[Attempt], T], method: str) -> T:
+        def translating(attempt: Attempt) -> T:
+            try:
+                return function(attempt)
+            except (aws.ClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError) as error:
+                raise self._translated(error, method) from None
+
+        # Before the first answer, a store that cannot be reached is more likely a mistyped one.
+        total = self._patience.total if self._reached else self._patience.total / 4
+        result = persist(translating, patience=self._patience, stop=self._stop, total=total)
+        self._reached = True
+        return result
+
+    def _translated(self, error: Exception, method: str) -> Exception:
+        """What an error of boto3 means to the job. Only codes are shown: texts may quote the request."""
+        if isinstance(error, _NO_CREDENTIALS):
+            return AccessDenied(
+                f"{self.uri}: there are no usable AWS credentials ({type(error).__name__}). Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket set AWS_NO_SIGN_REQUEST=YES."
+            )
+        if isinstance(error, _WRONG_SETTINGS):
+            return SettingsError(f"{self.uri} cannot be used: {' '.join(str(error).split())}")
+        if isinstance(error, aws.FlexibleChecksumError):
+            return CorruptError("the content does not fit its checksum")
+        if not isinstance(error, aws.ClientError):
+            return TransientError(type(error).__name__)
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return self._of_code(code, status, method)
+
+    def _of_code(self, code: str, status: int, method: str) -> Exception:
+        if status >= 500 or status in (408, 429) or code in _PASSING:
+            return TransientError(f"{status} {code}")
+        if code in _BAD_CREDENTIALS:
+            hint = "set the clock" if code == "RequestTimeTooSkewed" else "renew or correct them"
+            return AccessDenied(f"{self.uri}: the store does not accept the credentials ({code}): {hint}.")
+        if code == "NoSuchBucket" or (status == 404 and method == "list_objects_v2"):
+            return SettingsError(f"{self.uri}: there is no such bucket.")
+        if status == 404:
+            return FileNotFoundError(errno.ENOENT, "there is no such object")
+        if code == "InvalidObjectState":
+            return OSError(errno.EIO, "it lies in an archive: restore it first")
+        if status == 403:
+            right = _RIGHTS[method]
+            reason = f"the permission {right} is missing (the store answers {status} {code})"
+            return PermissionError(errno.EACCES, reason)
+        if status in (301, 307):
+            return SettingsError(f"{self.uri}: the bucket lies in another region: set AWS_REGION.")
+        if method == "get_object":
+            return OSError(errno.EIO, f"the store answers {status} {code}")
+        return JobError(f"{self.uri}: the store answers {status} {code} to {method}.")
+
+
+def _config(unsigned: bool, patience: Patience) -> Config:
+    return Config(
+        retries={"mode": "standard", "total_max_attempts": 1},  # `persist` does it
+        connect_timeout=min(5.0, patience.attempt),
+        read_timeout=patience.attempt,
+        tcp_keepalive=True,
+        max_pool_connections=_CONNECTIONS,
+        # Older servers refuse the newer checksums; every one knows Content-MD5, which `write` sends.
+        request_checksum_calculation="when_required",
+        signature_version=UNSIGNED if unsigned else None,
+    )
+
+
+def _is_md5(etag: str, response: dict[str, Any]) -> bool:
+    """Whether an ETag is the MD5 of the content; it is not for multipart uploads and for keys of one's own."""
+    by_kms = str(response.get("ServerSideEncryption", "")).startswith("aws:kms")
+    encrypted = by_kms or "SSECustomerAlgorithm" in response
+    unwanted = os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "").lower() == "when_required"
+    return bool(_MD5.fullmatch(etag)) and not encrypted and not unwanted
