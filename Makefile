@@ -1,14 +1,14 @@
 # Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format readme bench clean
+.PHONY: help setup demo test soak check format readme bench bench-storage bench-embedding clean
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
 help: ## Lists the targets.
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 (Debian: apt-get install python3 python3-venv)."; exit 1; }
@@ -32,7 +32,14 @@ setup: $(VENV)/.dev ## Installs everything, pinned, into .venv.
 demo: $(VENV)/.runtime ## Runs the whole job on 250 real street frames with a real COCO detector.
 	@$(RUN) -m demo.run
 
-test: $(VENV)/.dev ## Runs all tests.
+# Azure's emulator comes from npm, and is large: without npm its tests are skipped, and say so.
+AZURITE := .cache/azurite/node_modules/azurite
+$(AZURITE):
+	@command -v npm >/dev/null || { echo "There is no npm: tests against Azure's emulator will be skipped."; exit 0; }; \
+	echo "Installing Azure's emulator for the tests ..."; \
+	mkdir -p .cache/azurite && npm install --prefix .cache/azurite --no-save --no-fund --no-audit --loglevel=error azurite@3.37.0
+
+test: $(VENV)/.dev $(AZURITE) ## Runs all tests.
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
@@ -49,7 +56,17 @@ format: $(VENV)/.dev ## Formats the code.
 readme: $(VENV)/.runtime ## Writes the table of settings into the README.
 	@$(RUN) -m scripts.readme
 
-bench: $(VENV)/.dev ## Measures the embeddings: which one keeps the shots of a clip together (an hour).
+soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and compares the results (20 minutes).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -m pytest -m soak -s tests/test_soak.py
+
+bench: bench-storage bench-embedding ## Runs all benchmarks.
+
+bench-storage: $(VENV)/.dev ## Measures listing and reading of a bucket beside boto3 and obstore (a minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.storage --json benchmarks/results/storage.json
+
+bench-embedding: $(VENV)/.dev ## Measures the embeddings: which one keeps the shots of a clip together (an hour).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
 

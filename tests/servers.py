@@ -1,6 +1,8 @@
 """Object stores to test against: SeaweedFS, a real S3 server; moto's server in a thread; a proxy with faults."""
 
+import base64
 import contextlib
+import hmac
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import requests
 from botocore.config import Config
 
 ADMIN = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -119,6 +123,51 @@ def moto() -> Iterator[str]:
     client(endpoint).create_bucket(Bucket=BUCKET)
     yield endpoint
     server.stop()
+
+
+class Azurite:
+    """Microsoft's emulator of Azure's blobs, if npm has installed it."""
+
+    ACCOUNT = "testaccount"
+    PROGRAM = Path(__file__).parent.parent / ".cache" / "azurite" / "node_modules" / "azurite" / "dist/src/blob/main.js"
+
+    def __init__(self, folder: Path) -> None:
+        (port,) = free_ports(1)
+        self.endpoint = f"http://127.0.0.1:{port}/{self.ACCOUNT}"
+        command = [
+            "node", str(self.PROGRAM), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
+            "--disableTelemetry", "--silent", "--skipApiVersionCheck",
+        ]  # fmt: skip
+        self._key = base64.b64encode(os.urandom(32)).decode()
+        environment = os.environ | {"AZURITE_ACCOUNTS": f"{self.ACCOUNT}:{self._key}"}
+        silent = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdout=silent, stderr=silent, env=environment)
+        for _ in range(_SECONDS_TO_START * 5):
+            with contextlib.suppress(OSError):
+                self._create_container()
+                return
+            time.sleep(0.2)
+        raise RuntimeError("Azurite does not start")
+
+    def _create_container(self) -> None:
+        """obstore makes none; this is Azure's signature scheme with a shared key."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
+        text = "PUT" + "\n" * 12 + "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()))
+        text += f"/{self.ACCOUNT}/{self.ACCOUNT}/{BUCKET}\nrestype:container"
+        digest = hmac.digest(base64.b64decode(self._key), text.encode(), "sha256")
+        headers["Authorization"] = f"SharedKey {self.ACCOUNT}:{base64.b64encode(digest).decode()}"
+        url = f"{self.endpoint}/{BUCKET}?restype=container"
+        requests.put(url, headers=headers, timeout=5).raise_for_status()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that lead to it."""
+        names = {"ACCOUNT_NAME": self.ACCOUNT, "ACCOUNT_KEY": self._key, "ENDPOINT": self.endpoint}
+        return {f"AZURE_STORAGE_{name}": value for name, value in names.items()}
+
+    def kill(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
 
 
 @dataclass

@@ -155,7 +155,7 @@ def test_other_things_that_are_wrong_with_a_model(small_rcnn: tuple[Path, Path],
     (tmp_path / "bad.yaml").write_text("MODEL: {NO_SUCH_KEY: 1}")
     (tmp_path / "bad.weights").write_bytes(bytes(100))
     assert "above the model's largest size, 160" in failure(model=yaml, weights=weights, min_size=4000)
-    assert "is not a file" in failure(model=yaml, weights="/nowhere.pth")
+    assert "there is no such file" in failure(model=yaml, weights="/nowhere.pth")
     assert "damaged" in failure(model=yaml, weights=str(tmp_path / "bad.pth"))
     assert "no detectron2 yaml" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
     assert "a Darknet file" in failure(model=yaml, weights=str(tmp_path / "bad.weights"))

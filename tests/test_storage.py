@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from job.storage.cloud import CloudFolder
 from job.storage.local import LocalFolder
 from job.storage.retry import Patience
 from tests.conftest import S3
-from tests.servers import ADMIN, BUCKET, LISTER, READER, SeaweedFS, client
+from tests.servers import ADMIN, BUCKET, LISTER, READER, Azurite, SeaweedFS, client
 
 ODD = [
     "a b.jpg", "a,b.jpg", "quote'\".jpg", "ä/ö.png", "a\u0308/o\u0308.png", "😀/日本.jpg", ".dot.jpg", ".folder/x.jpg",
@@ -33,12 +33,30 @@ NAMES = {
     "moto": [*ODD, "tab\t.jpg", *SLASHES],
     "seaweedfs": [*ODD, *CONTROL],
     "memory": ODD,
+    "azurite": ODD,
 }
 BRISK = Patience(attempt=2, total=4, first_wait=0.02, longest_wait=0.1)
 
 
 def memory_folder(store: MemoryStore, folder: str = "pool") -> CloudFolder:
     return CloudFolder(f"memory://{folder}", store, folder, stop=threading.Event(), patience=BRISK)
+
+
+@pytest.fixture(scope="module")
+def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """Azure's emulator."""
+    if not Azurite.PROGRAM.is_file():
+        pytest.skip("Azurite is not installed: `make test` does that where there is npm")
+    server = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def azurite(azurite_server: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that lead to Azure's emulator."""
+    for name, value in azurite_server.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=list(NAMES))
@@ -50,6 +68,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return LocalFolder(str(tmp_path / "pool"))
     if kind == "memory":
         return memory_folder(MemoryStore())
+    if kind == "azurite":
+        request.getfixturevalue(kind)
+        return open_folder(f"az://{BUCKET}/{tmp_path.name}/pool", patience=BRISK)
     s3: S3 = request.getfixturevalue(kind)
     return open_folder(s3.uri(f"{tmp_path.name}/pool"), patience=BRISK)
 
@@ -272,6 +293,19 @@ def test_google_and_azure_are_opened_with_what_the_environment_says(monkeypatch:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
     with pytest.raises(SettingsError, match="az://container cannot be used"):
         open_folder("az://container/x")
+
+
+@pytest.mark.usefixtures("azurite")
+def test_azure_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="no such bucket"):
+        list(open_folder("az://nowhere/x", patience=BRISK).list())
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc=")
+    folder = open_folder(f"az://{BUCKET}/x", patience=BRISK)
+    for operation in (lambda: list(folder.list()), lambda: folder.write("a", b"1"), lambda: folder.delete("a")):
+        with pytest.raises(AccessDenied, match=f"az://{BUCKET}/x may not be"):
+            operation()
+    with pytest.raises(PermissionError):
+        folder.read("a")
 
 
 def test_a_list_of_files_in_any_place(moto: S3, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def store_of(scheme: str, bucket: str) -> "ObjectStore":
     if obstore is None:
         raise SettingsError(f"{scheme}:// needs the package obstore, which is not installed: pip install obstore.")
     options: Any = {
-        "client_options": {"timeout": _LONGEST_REQUEST, "connect_timeout": timedelta(seconds=5)},
+        "client_options": {
+            "timeout": _LONGEST_REQUEST,
+            "connect_timeout": timedelta(seconds=5),
+            "allow_http": True,  # the endpoints are https, but for those that the user gives otherwise
+        },
         "retry_config": {"max_retries": 0},  # `persist` does it
     }
     try:
@@ -172,8 +176,14 @@ class CloudFolder:
             return AccessDenied(f"{self.uri}: the store does not accept the credentials: renew or correct them.")
         if isinstance(error, PermissionDeniedError):
             return PermissionError(errno.EACCES, "access denied")
-        status = re.search(r"status code: (\d{3} [A-Za-z ]+)", str(error))
-        return TransientError(status[1] if status else type(error).__name__)
+        # What follows the dash is the answer, without the address, which may be signed.
+        found = re.search(r" - ([^<\n]{1,100})", str(error))
+        reason = found[1].removeprefix("Server returned non-2xx status code: ").strip(" :") if found else "GenericError"
+        if reason.startswith(("401", "403")):  # of a listing, which has no kinds of errors
+            return PermissionError(errno.EACCES, "access denied")
+        if reason.startswith("404"):
+            return SettingsError(f"{self.uri}: there is no such bucket.")
+        return TransientError(reason)
 
 
 def _etag(meta: Any) -> str:

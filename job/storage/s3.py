@@ -5,6 +5,7 @@ other tools AWS_REGION, AWS_REQUEST_PAYER=requester, and AWS_NO_SIGN_REQUEST=YES
 """
 
 import base64
+import contextlib
 import errno
 import hashlib
 import io
@@ -119,10 +120,11 @@ class S3Folder:
         def get(attempt: Attempt) -> bytes:
             response = self._client.get_object(Key=self._prefix + key, **self._always)
             given = response["ETag"].strip('"')
-            if etag and given != etag:
-                raise OSError(errno.ESTALE, "it has changed since the listing")
-            attempt.expect(response["ContentLength"])
-            data: bytes = response["Body"].read()  # checks its length, and its checksum if the store has one
+            with contextlib.closing(response["Body"]) as body:
+                if etag and given != etag:
+                    raise OSError(errno.ESTALE, "it has changed since the listing")
+                attempt.expect(response["ContentLength"])
+                data: bytes = body.read()  # checks its length, and its checksum if the store has one
             if _is_md5(given, response) and hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
                 raise CorruptError("the content does not fit the ETag")
             return data

@@ -1,0 +1,208 @@
+"""How fast the job lists and reads a bucket, beside plain boto3 and obstore, and how much memory a long listing takes.
+
+`python -m benchmarks.storage [--json FILE]`: a SeaweedFS server on this machine holds 5,000 objects, 2,000 of them of
+30 kB. Each client lists all and reads the 2,000, with the same check (the MD5 of the content against the ETag), in
+turns; the median of the turns counts. Then a stub server lists 1,000,000 keys to a process of its own, whose peak
+memory is measured.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import obstore
+from botocore.config import Config
+from obstore.store import S3Store
+from tabulate import tabulate
+
+from job.storage import Entry, Listing, open_folder
+from tests.servers import ADMIN, BUCKET, SeaweedFS
+
+LISTED, READ, SIZE = 5000, 2000, 30_000
+MILLION = 1_000_000
+TURNS = 5
+
+
+def checked(data: Any, etag: str) -> None:
+    """The check that all clients make."""
+    assert hashlib.md5(data, usedforsecurity=False).hexdigest() == etag.strip('"')
+
+
+def in_threads(count: int, read: Callable[[Entry], Any], entries: Iterable[Entry]) -> None:
+    """Reads all, in so many threads."""
+    with ThreadPoolExecutor(count) as pool:
+        for _ in pool.map(read, entries):
+            pass
+
+
+def clients(endpoint: str) -> dict[str, tuple[Callable[[], int], Callable[[list[Entry]], None]]]:
+    """For each client, how it lists and how it reads."""
+    s3 = boto3.client("s3", config=Config(max_pool_connections=32))
+    store = S3Store(BUCKET, endpoint=endpoint, client_options={"allow_http": True, "timeout": timedelta(seconds=30)})
+
+    def ours_lists() -> int:
+        return len(Listing.of(open_folder(f"s3://{BUCKET}").list()))
+
+    def ours_reads(entries: list[Entry]) -> None:
+        folder = open_folder(f"s3://{BUCKET}")
+        in_threads(16, lambda each: folder.read(each.key, each.etag), entries)
+
+    def boto3_lists() -> int:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        return len(sorted(each["Key"].encode() for page in pages for each in page["Contents"]))
+
+    def boto3_reads(entries: list[Entry]) -> None:
+        def read(each: Entry) -> None:
+            answer = s3.get_object(Bucket=BUCKET, Key=each.key)
+            checked(answer["Body"].read(), answer["ETag"])
+
+        in_threads(32, read, entries)
+
+    def obstore_lists() -> int:
+        return len(sorted(each["path"].encode() for page in obstore.list(store, chunk_size=1000) for each in page))
+
+    def obstore_reads(entries: list[Entry]) -> None:
+        def read(each: Entry) -> None:
+            result = obstore.get(store, each.key)
+            checked(result.bytes(), str(result.meta["e_tag"]))
+
+        in_threads(8, read, entries)
+
+    return {
+        "coralpick": (ours_lists, ours_reads),
+        "boto3 get_object, 32 threads": (boto3_lists, boto3_reads),
+        "obstore, 8 threads": (obstore_lists, obstore_reads),
+    }
+
+
+def measure(turns: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each client for listing and reading."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = SeaweedFS(Path(folder))
+        server.start()
+        try:
+            os.environ.update(ADMIN | {"AWS_ENDPOINT_URL": server.endpoint})
+            folder_uri = open_folder(f"s3://{BUCKET}")
+            names = [f"frames/{number:05d}.jpg" for number in range(LISTED)]
+            contents = [os.urandom(SIZE if number < READ else 100) for number in range(LISTED)]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(folder_uri.write, names, contents))
+            entries = [each for each in Listing.of(folder_uri.list()) if each.size == SIZE]
+            assert len(entries) == READ
+            seconds: dict[str, dict[str, list[float]]] = {}
+            for _ in range(turns):
+                for name, (lists, reads) in clients(server.endpoint).items():
+                    own = seconds.setdefault(name, {"list": [], "read": []})
+                    start = time.perf_counter()
+                    assert lists() == LISTED
+                    own["list"].append(time.perf_counter() - start)
+                    start = time.perf_counter()
+                    reads(entries)
+                    own["read"].append(time.perf_counter() - start)
+        finally:
+            server.kill()
+    return {name: {what: statistics.median(values) for what, values in own.items()} for name, own in seconds.items()}
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Lists 1,000,000 keys, as S3 does, and knows nothing else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        """Answers with the next 1,000 keys."""
+        query = parse_qs(urlsplit(self.path).query)
+        start = int(query.get("continuation-token", ["0"])[0])
+        rows = "".join(
+            f"<Contents><Key>pool/camera-{n // 50_000:02d}/2026-11-{n % 50_000 // 2_000 + 1:02d}/{n:07d}.jpg</Key>"
+            f"<LastModified>2026-11-25T00:00:00.000Z</LastModified><ETag>&quot;{n:032x}&quot;</ETag>"
+            f"<Size>{n}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            for n in range(start, start + 1000)
+        )
+        more = start + 1000 < MILLION
+        token = f"<NextContinuationToken>{start + 1000}</NextContinuationToken>" if more else ""
+        body = (
+            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>stub</Name>'
+            f"<Prefix>pool/</Prefix><KeyCount>1000</KeyCount><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{rows}</ListBucketResult>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def million() -> dict[str, float]:
+    """Peak memory and seconds of a process that lists 1,000,000 keys."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    variables = ADMIN | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}"}
+    command = [sys.executable, "-m", "benchmarks.storage", "--list-million"]
+    done = subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, text=True)
+    server.shutdown()
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def list_million() -> None:
+    """What the process of its own does."""
+    folder = open_folder("s3://stub/pool")
+    next(folder.list())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = time.perf_counter()
+    assert len(Listing.of(folder.list())) == MILLION
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"peak_mb": peak, "before_mb": before, "seconds": time.perf_counter() - start}))
+
+
+def main() -> None:
+    """Measures, prints a table, and writes the figures when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--list-million", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.list_million:
+        list_million()
+        return
+    seconds = measure(arguments.turns)
+    ours, others = seconds["coralpick"], [each for name, each in seconds.items() if name != "coralpick"]
+    print(tabulate([[name, f"{own['list']:.2f} s", f"{own['read']:.2f} s"] for name, own in seconds.items()],
+                   ["client", f"list {LISTED}", f"read {READ} x {SIZE // 1000} kB"]))  # fmt: skip
+    figures = {
+        "read_over_fastest": ours["read"] / min(each["read"] for each in others),
+        "list_over_fastest": ours["list"] / min(each["list"] for each in others),
+    }
+    long = million()
+    figures |= {"list_million_peak_mb": long["peak_mb"], "list_million_s": long["seconds"]}
+    print(f"\ncoralpick over the fastest other: reading {figures['read_over_fastest']:.2f}, "
+          f"listing {figures['list_over_fastest']:.2f}")  # fmt: skip
+    print(f"a listing of {MILLION:,} keys: {long['seconds']:.0f} s, peak {long['peak_mb']:.0f} MB "
+          f"({long['before_mb']:.0f} MB of it before it began)")  # fmt: skip
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures | {"seconds": seconds}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
