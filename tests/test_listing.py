@@ -8,7 +8,8 @@ from job.storage.rangefile import RangeFile
 from job.storage.uris import Location, below
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
-ENTRIES = st.lists(st.builds(Entry, TEXT, TEXT, st.integers(0, 2**40)), max_size=40)
+ETAGS = st.from_regex(r"[0-9a-f]{32}(-[0-9]+)?", fullmatch=True)
+ENTRIES = st.lists(st.builds(Entry, TEXT, TEXT | ETAGS, st.integers(0, 2**40)), max_size=40)
 
 
 @given(ENTRIES, ENTRIES)

@@ -18,6 +18,7 @@ from job.storage.base import everything
 from job.storage.cloud import CloudFolder
 from job.storage.local import LocalFolder
 from job.storage.retry import Patience
+from job.storage.s3 import S3Folder
 from tests.conftest import S3
 from tests.servers import ADMIN, BUCKET, LISTER, READER, Azurite, SeaweedFS, client
 
@@ -236,13 +237,15 @@ def test_public_buckets_and_requesters_who_pay(moto: S3, tmp_path: Path, monkeyp
     monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
     monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
     folder = open_folder(moto.uri(tmp_path.name), patience=BRISK)
+    assert isinstance(folder, S3Folder)
     s3.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/a", Body=b"1", ACL="public-read")
     s3.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
     assert folder.read("a") == b"1" and [each.key for each in folder.list()] == ["a"]
+    assert not seen  # obstore did it
+    assert [each.key for each in folder._listed("", everything)] == ["a"]
     s3.put_bucket_acl(Bucket=BUCKET, ACL="private")
-    assert len(seen) == 1  # obstore did the reading
+    assert len(seen) == 1 and not any("Authorization" in each for each in seen)
     assert all(each["x-amz-request-payer"] in ("requester", b"requester") for each in seen)
-    assert not any("Authorization" in each for each in seen)
 
 
 def test_objects_whose_etag_is_no_digest(moto: S3, tmp_path: Path) -> None:

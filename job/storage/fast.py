@@ -1,4 +1,4 @@
-"""Reads of S3 objects by obstore, which takes a fraction of the processor time that boto3 takes.
+"""Lists and reads of S3 objects by obstore, which takes a fraction of the processor time that boto3 takes.
 
 It is an optimist: whatever is not plainly right it leaves to boto3, which knows credentials, redirections, odd keys and
 the names of errors. So this module decides nothing.
@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from job.storage.base import Entry
+
 logger = logging.getLogger(__name__)
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -29,8 +32,12 @@ _FAILURES = 3
 _PAUSE_SECONDS = 30.0
 
 
+class FastError(Exception):
+    """boto3 is to be asked."""
+
+
 class FastReader:
-    """Reads objects whose ETag proves that what came is what is stored.
+    """Lists objects, and reads those whose ETag proves that what came is what is stored.
 
     Args:
         session: Gives the credentials.
@@ -49,6 +56,21 @@ class FastReader:
         self._store: S3Store | None = None
         self._failures, self._paused_until = 0, 0.0
 
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """Yields the objects whose keys begin with a prefix, which ends in ``/`` or is empty.
+
+        Raises:
+            FastError: Something is odd; what came until then may be repeated by boto3.
+        """
+        if time.monotonic() < self._paused_until:
+            raise FastError
+        try:
+            for page in obstore.list(self._opened(), prefix=prefix or None, chunk_size=1000):
+                for each in page:
+                    yield Entry(each["path"], str(each["e_tag"] or "").strip('"'), each["size"])
+        except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
+            raise FastError from error
+
     def read(self, key: str, etag: str | None) -> bytes | None:
         """The content of an object; None when boto3 should be asked.
 
@@ -59,9 +81,7 @@ class FastReader:
         if (etag and not _MD5.fullmatch(etag)) or key.endswith("/") or time.monotonic() < self._paused_until:
             return None
         try:
-            if self._store is None:
-                self._store = self._build()
-            result = obstore.get(self._store, key)
+            result = obstore.get(self._opened(), key)
             data = result.bytes().to_bytes()
             given = (result.meta["e_tag"] or "").strip('"')
         except (FileNotFoundError, ValueError, PermissionError):  # no such object, or a key that obstore cannot name
@@ -76,6 +96,11 @@ class FastReader:
             return None
         self._failures = 0
         return data
+
+    def _opened(self) -> S3Store:
+        if self._store is None:
+            self._store = self._build()
+        return self._store
 
     def _failed(self, reason: str) -> None:
         """Counts; after some in a row the attempts pause, since each costs a request of its own."""
