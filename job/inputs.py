@@ -53,6 +53,8 @@ def probe(source: Source, listing: Listing) -> None:
     """
     denied: PermissionError | None = None
     for entry in listing.sample(_PROBES):
+        if entry.size > images.MAX_BYTES:
+            continue
         try:
             source.read(entry.key, entry.etag)
         except PermissionError as error:
@@ -65,13 +67,14 @@ def probe(source: Source, listing: Listing) -> None:
         raise AccessDenied(f"The images of {source.uri} may not be read: {denied.strerror}.")
 
 
-def read_labelled(uri: str, listing: Listing, shard: Shard | None = None) -> list[str]:
+def read_labelled(uri: str, listing: Listing, shard: Shard | None = None, *, complete: bool = True) -> list[str]:
     """Reads the list of images that have labels.
 
     Args:
         uri: Where the list is.
         listing: The images.
         shard: Which of all images these are.
+        complete: Whether these are all images that there are.
 
     Raises:
         SettingsError: It cannot be read, or names images that are not in the pool.
@@ -79,9 +82,10 @@ def read_labelled(uri: str, listing: Listing, shard: Shard | None = None) -> lis
     try:
         labelled = sorted(set(names.parse(read_file(uri).decode())), key=str.encode)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"CORAL_LABELLED={uri!r} cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"CORAL_LABELLED={uri!r} cannot be read: {reason}.") from None
     here = [each for each in labelled if shard is None or shard.has(each)]
-    unknown = listing.unknown(here)
+    unknown = listing.unknown(here) if complete else []
     if unknown:
         shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise SettingsError(

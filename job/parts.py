@@ -115,8 +115,9 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
 
 def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
     """Writes one part, whose rows are sorted bytewise by key, and returns its name."""
-    rows = zip(table["key"].to_pylist(), table["etag"].to_pylist(), strict=True)
-    content = "\n".join([provenance.digest, *(f"{key}\t{etag}" for key, etag in rows)])
+    # With the status: a process that could not read some images must not overwrite the part of one that could.
+    rows = zip(*(table[column].to_pylist() for column in ("key", "etag", "status")), strict=True)
+    content = "\n".join([provenance.digest, *("\t".join(row) for row in rows)])
     name = f"{_PREFIX}{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")

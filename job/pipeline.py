@@ -26,11 +26,13 @@ from job.select import select as choose
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
-from job.storage import Listing, Storage, open_folder, open_source
+from job.storage import Listing, Storage, open_folder, open_source, read_required
+from job.storage.retry import Patience
 
 logger = logging.getLogger(__name__)
 
 SUCCESS = "_SUCCESS"
+_SECONDS_TO_SAVE = 10.0
 _BATCH_SIZE = {"cuda": 16, "cpu": 1}
 
 
@@ -115,12 +117,18 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
 
 
 def start(settings: Settings, stop: Stop) -> Run:
-    """Opens the output, and finds out whether it can be written, before any work is done."""
-    output = open_folder(settings.output)
-    probe = f"parts/.probe-{uuid.uuid4().hex}"
-    output.write(probe, b"")
+    """Opens the output, and finds out whether it can be used, before any work is done.
+
+    Raises:
+        AccessDenied: It may not be written, listed or read.
+    """
+    # What is done is still saved when the job is asked to stop, but not for ever.
+    output = open_folder(settings.output, stop=stop.requested, patience=Patience(grace=_SECONDS_TO_SAVE))
+    probe = f"{parts.FOLDER}.probe-{uuid.uuid4().hex}"
+    output.write(probe, b"probe")
+    next(output.list(parts.FOLDER), None)
+    read_required(output, probe)
     output.delete(probe)
-    output.delete(SUCCESS)  # what is there from now on is not of a finished run
     if settings.lightly_token:
         logger.warning("LIGHTLY_TOKEN is set, but this version uploads nothing.")
     return Run(settings, stop, output)
@@ -128,38 +136,45 @@ def start(settings: Settings, stop: Stop) -> Run:
 
 def map_step(job: Run, shard: Shard) -> Listing:
     """Gives every image of a shard its row in a part, and returns its listing."""
-    settings = job.settings
+    settings, output = job.settings, job.output
     with job.stage("list"):
         source = open_source(settings.input, job.stop.requested)
         listing = inputs.list_images(settings, source, shard)
         inputs.probe(source, listing)
         if settings.labelled:
             inputs.read_labelled(settings.labelled, listing, shard)
+    earlier = previous.open_output(settings.previous) if settings.previous else None
     detector = job.need_detector()
-    finished.begin(job.output, shard)
-    if settings.previous:
-        with job.stage("take over"):
-            earlier = open_folder(settings.previous)
-            previous.take_over(earlier, job.output, listing, runner.provenance(detector))
+    with job.stage("find what is done"):
+        made_with = runner.provenance(detector)
+        done = parts.done(output, made_with)
+        if earlier:
+            done = previous.take_over(earlier, output, listing, done, made_with)
+    # From here on, what an earlier run of this output has said no longer holds.
+    output.delete(SUCCESS)
+    finished.begin(output, shard)
     with job.stage("detect"), job.stop.deferred() as requested:
         runner.predict(
-            *(listing, source, job.output, detector),
+            *(listing, source, output, detector, done),
             batch_size=settings.batch_size or _BATCH_SIZE[detector.device.type],
             part_size=settings.part_size,
             stop=requested,
         )
         if not requested.is_set():
-            finished.finish(job.output, shard, listing)
+            finished.finish(output, shard, listing)
     return listing
 
 
 def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     """Scores, embeds and selects among the images of a listing, and writes the results; `_SUCCESS` comes last."""
     settings, output = job.settings, job.output
-    labelled = inputs.read_labelled(settings.labelled, listing) if settings.labelled else []
+    labelled: list[str] = []
+    if settings.labelled:
+        labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
     with job.stage("score"):
         pool = pools.load(output, listing)
         job.check(pool)
+    output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
     with job.stage("embed"):

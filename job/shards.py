@@ -84,9 +84,15 @@ def detect(environment: Mapping[str, str], index: int | None = None, count: int 
     platform = present[0]
     first = _number(environment, platform.first) if platform.first and environment.get(platform.first) else 0
     number = _number(environment, platform.index) - first
-    if count is not None:
+    theirs = environment.get(platform.count) if platform.count else None
+    if count is not None and theirs in (None, "", str(count)):
         return _checked(number, count, platform.index, "CORAL_SHARD_COUNT")
-    if platform.count is None or not environment.get(platform.count):
+    # One task of an array that is run again, alone, no longer knows where its array began.
+    if count is not None or first > 1:
+        raise SettingsError(
+            f"{platform.name} runs a part of an array: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT as in the whole one."
+        )
+    if platform.count is None or not theirs:
         raise SettingsError(
             f"{platform.index}={environment[platform.index]} ({platform.name}) is set, but not how many shards there "
             "are: set CORAL_SHARD_COUNT."

@@ -11,11 +11,16 @@ _SIGNATURE = re.compile(
 )
 
 
+# The query of a signed URL; a URI of a bucket has none.
+SIGNED = re.compile(r"\?([^?]*&)?(x-(amz|goog)-signature|signature|sig)=.*", re.IGNORECASE)
+
+
 def redacted(text: str) -> str:
     """A URL without user, password, query and fragment; a URI of a bucket without the first two; others as they are."""
     if "://" not in text:
         return text
     if not text.lower().startswith("http"):  # in the name of an object, ? and # are letters as any other
+        text = text[: signed.start()] if (signed := SIGNED.search(text)) else text
         return re.sub(r"://[^/]*@", "://", text)
     parts = urlsplit(text)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

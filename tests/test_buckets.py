@@ -153,6 +153,22 @@ def test_next_week_costs_only_what_is_new(
     assert none.returncode == 64 and "holds no parts of an earlier run" in none.stderr
 
 
+def test_a_wrong_setting_undoes_nothing(
+    bucket: Bucket, pool: dict[str, Any], local: dict[str, Any], job: Job, out: str
+) -> None:
+    variables = pool | {"CORAL_OUTPUT": bucket.uri(out)}
+    assert job(**variables).returncode == 0
+    before = bucket.keys(out)
+    for wrong in ({"CORAL_SCORE_THRESHOLD": 0.3}, {"CORAL_PREVIOUS": "/nowhere"}, {"CORAL_LABELLED": "/nowhere"}):
+        ran = job(**variables, **wrong)
+        assert ran.returncode == 64 and ("/nowhere" not in wrong.values() or next(iter(wrong)) in ran.stderr), (
+            ran.stderr
+        )
+        assert bucket.keys(out) == before
+    again = job("select", **variables)
+    assert again.returncode == 0 and bucket.results(out) == local["results"]
+
+
 def test_two_of_the_same_shard_at_once(bucket: Bucket, pool: dict[str, Any], local: dict[str, Any], out: str) -> None:
     variables = pool | {"CORAL_OUTPUT": bucket.uri(out)}
     both = [start_job(**variables), start_job(**variables | {"CORAL_PART_SIZE": 3})]

@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, Stopped
-from job.storage import Storage, open_folder
+from job.storage import Storage, open_folder, retry
 from job.storage.retry import Patience
 from job.storage.s3 import S3Folder
 from tests.conftest import S3
@@ -152,6 +153,45 @@ def test_a_job_that_is_asked_to_stop_does_not_wait(proxy: FaultProxy, kind: str)
     with pytest.raises(Stopped):
         folder(Patience(attempt=1, total=100, longest_wait=100), stop).read("a.jpg")
     assert time.monotonic() - start < 20
+
+
+def test_what_is_done_is_still_saved_when_the_job_is_asked_to_stop(proxy: FaultProxy) -> None:
+    """But not for ever."""
+    stop = threading.Event()
+    stop.set()
+    proxy.faults = [Fault("503", "PUT", times=3)]
+    folder(Patience(attempt=1, total=100, first_wait=0.02, grace=5), stop).write("b.jpg", CONTENT)
+    proxy.faults = [Fault("stall", "PUT")]
+    start = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="it took too long"):
+        folder(Patience(attempt=30, total=100, grace=1), stop).write("b.jpg", CONTENT)
+    assert time.monotonic() - start < 10
+
+
+def test_threads_left_behind_end(proxy: FaultProxy) -> None:
+    proxy.faults = [Fault("drip", READ)]
+    others = set(threading.enumerate())
+    with pytest.raises(OSError, match="does not give it"):
+        folder(BRIEF).read("a.jpg")
+    for _ in range(100):
+        if not [each for each in set(threading.enumerate()) - others if each.name == "request"]:
+            return
+        time.sleep(0.1)
+    raise AssertionError("a thread still waits for drips")
+
+
+def test_a_result_in_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Future[int]):
+        """Done just after the waiting for it has timed out."""
+
+        def result(self, timeout: float | None = None) -> int:
+            if timeout is not None:
+                super().exception()  # waits
+                raise TimeoutError
+            return super().result(timeout)
+
+    monkeypatch.setattr(retry, "Future", Late)
+    assert retry.persist(lambda attempt: 7, patience=PATIENCE, stop=threading.Event(), total=1) == 7
 
 
 def test_objects_that_obstore_cannot_check_are_read_by_boto3(proxy: FaultProxy) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job import parts, pool, scores
-from job.errors import SettingsError, TryAgain
+from job.errors import AccessDenied, JobError, SettingsError, TryAgain
 from job.parts import Provenance, Row
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -127,6 +127,45 @@ def test_a_part_of_failures_alone_and_a_model_without_a_feature(tmp_path: Path) 
     parts.write(output, [failed("x.jpg"), failed("y.jpg")], MADE_WITH)
     loaded = pool.load(output, entries([*without, failed("x.jpg"), failed("y.jpg")]))
     assert loaded.features is None and len(loaded.failures) == 2
+
+
+def test_who_could_not_read_does_not_undo_who_could(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg"), row("b.jpg")], MADE_WITH)
+    parts.write(output, [Row("a.jpg", "e", 10, "unread", "no answer"), row("b.jpg")], MADE_WITH)
+    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert pool.load(output, entries([row("a.jpg"), row("b.jpg")])).failures == []
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    name = parts.write(output, [row("a.jpg")], MADE_WITH)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(JobError, match=rf"{name} is damaged .*delete it"):
+        parts.done(output, MADE_WITH)
+
+
+def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = LocalFolder(str(tmp_path))
+    noise = np.random.default_rng(0).bytes(3_000_000)
+    parts.write(output, [Row(**{**vars(row("a.jpg")), "thumbnail": noise}), row("b.jpg")], MADE_WITH)
+    lengths = []
+
+    def counted(key: str, start: int, length: int) -> bytes:
+        lengths.append(length)
+        return LocalFolder.read_range(output, key, start, length)
+
+    monkeypatch.setattr(output, "read_range", counted)
+    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert 0 < sum(lengths) < 200_000
+
+    def refused(key: str, start: int, length: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(output, "read_range", refused)
+    with pytest.raises(AccessDenied, match="may not be read: Permission denied"):
+        parts.done(output, MADE_WITH)
 
 
 def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_a_url_loses_its_password_and_signature() -> None:
     )
 
 
+def test_a_signed_uri_of_a_bucket_is_refused_without_its_signature() -> None:
+    for uri in ("az://c/x?sv=1&sig=s3cret", "s3://b/x?X-Amz-Signature=s3cret", "gs://b/x?a=1&x-goog-signature=s3cret"):
+        (problem,) = problems(CORAL_INPUT=uri)
+        assert "must not be signed" in problem and "s3cret" not in problem
+    assert resolve({}, GIVEN | {"CORAL_INPUT": "s3://b/what?why=sigma"}).input == "s3://b/what?why=sigma"
+    assert as_json(resolve({}, GIVEN | {"CORAL_INPUT": "s3://b/a?b#c"}))["CORAL_INPUT"] == "s3://b/a?b#c"
+
+
 def test_what_names_the_file_behind_a_url() -> None:
     assert identity("https://me:pass@host/get?id=A&X-Amz-Signature=1&sig=2") == "https://host/get?id=A"
     assert identity("https://host/get?id=A") != identity("https://host/get?id=B")

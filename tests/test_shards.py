@@ -61,8 +61,16 @@ def test_the_platform_says_which_shard(
             {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "2"},
             None,
             None,
-            "shard -1",
+            "runs a part of an array",
         ),
+        # one task of seven that is run again
+        (
+            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_MIN": "3"},
+            None,
+            7,
+            "of an array",
+        ),
+        ({"BATCH_TASK_INDEX": "1", "BATCH_TASK_COUNT": "2"}, None, 3, "runs a part of an array"),
         # `sbatch --array=0-9:3` leaves gaps, which no hash can fill
         ({"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_COUNT": "4"}, None, None, "must be from 0 to 3"),
     ],
@@ -134,6 +142,13 @@ def test_a_shard_that_starts_takes_back_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(TryAgain, match="results of 1, 2 shards: set CORAL_SHARD_COUNT"):
         finished.listing(output)
     assert keys_of(finished.listing(output, 1)) == ["0.jpg"]
+
+
+def test_a_damaged_name_is_no_listing(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    output.write("parts/listing-of.parquet", b"")
+    finished.finish(output, Shard(0, 1), listing("0.jpg"))
+    assert finished.missing(output, 1) == [] and keys_of(finished.listing(output)) == ["0.jpg"]
 
 
 def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:

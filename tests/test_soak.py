@@ -88,7 +88,7 @@ class Pool:
         for process in processes:
             text, _ = process.communicate(timeout=600)
             assert process.returncode == 0, text
-        assert self.results(out)["selected.txt"] == self.expected["selected.txt"]
+        assert self.results(out) == self.expected
 
 
 @pytest.fixture

@@ -168,6 +168,8 @@ def test_a_missing_permission_is_named(s3_folder: Callable[..., Storage]) -> Non
         lister.read("a.jpg")
     with pytest.raises(AccessDenied, match="s3:GetObject is missing"):
         lister.stat("a.jpg")
+    with pytest.raises(AccessDenied, match=f"s3://{BUCKET}/rights/a.jpg may not be read: .*s3:GetObject is missing"):
+        read_file(f"s3://{BUCKET}/rights/a.jpg")
     with pytest.raises(AccessDenied, match="s3:ListBucket is missing"):
         list(s3_folder(READER, "s3://another-bucket/x").list())
 
@@ -311,6 +313,13 @@ def test_azure_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.read("a")
 
 
+@pytest.mark.usefixtures("azurite")
+def test_azure_has_no_such_container() -> None:
+    folder = open_folder("az://nowhere/x", patience=BRISK)
+    with pytest.raises(SettingsError, match="no such bucket"):
+        folder.write("a", b"1")
+
+
 def test_a_list_of_files_in_any_place(moto: S3, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -337,6 +346,18 @@ def test_a_list_of_files_in_any_place(moto: S3, tmp_path: Path) -> None:
     entries = list(source.list(keep=lambda key: key != "gone.jpg"))
     assert [(each.key, each.size) for each in entries] == [(remote, 7), ("a.jpg", 2)]
     assert entries[0].etag == "e" and source.read("a.jpg", entries[1].etag) == b"12"
+
+
+def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
+    odd = ["x" * 300 + ".jpg", "nul\0.jpg", "good.jpg", "folder.jpg"]
+    (tmp_path / "good.jpg").write_bytes(b"1")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, odd)))
+    source = open_source(str(tmp_path / "list.jsonl"), threading.Event())
+    assert [(each.key, each.size) for each in source.list()] == list(zip(odd, (0, 0, 1, 0), strict=True))
+    for name in ("x" * 300 + ".jpg", "nul\0.jpg", "folder.jpg"):
+        with pytest.raises(OSError):
+            source.read(name)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import pickle
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,20 @@ import numpy as np
 import requests
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.progress import Progress
 from job.storage import open_location
 from job.storage.local import LocalFolder
+from job.storage.retry import Attempt, Patience, TransientError, persist
 from job.storage.uris import Location
 from job.urls import identity, redacted
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
 _SHOWN = 5
+_PATIENCE = Patience(attempt=60)
+_SECONDS_TO_TRY = 15.0
 
 
 def fetch(location: str) -> Path:
@@ -48,7 +50,7 @@ def fetch(location: str) -> Path:
     if not path.is_file():
         try:
             _download(url, path)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, OSError, TransientError) as error:
             raise ServiceUnavailable(
                 f"The weights could not be downloaded from {shown} ({_reason(error)}). "
                 "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
@@ -95,19 +97,32 @@ def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with requests.Session() as session, temporary.open("wb") as file:
-            retry = Retry(total=4, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
-            session.mount(url.split("/")[0] + "//", HTTPAdapter(max_retries=retry))
-            response = session.get(url, stream=True, timeout=(10, 60))
+        persist(
+            lambda attempt: _get(url, temporary, attempt),
+            patience=_PATIENCE,
+            stop=threading.Event(),
+            total=_SECONDS_TO_TRY,
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _get(url: str, path: Path, attempt: Attempt) -> None:
+    try:
+        with requests.get(url, stream=True, timeout=(10, 30)) as response, path.open("wb") as file:
+            if response.status_code in (408, 429) or response.status_code >= 500:
+                raise TransientError(f"the server answers {response.status_code}")
             response.raise_for_status()
+            attempt.give_up = response.close
             size = int(response.headers.get("Content-Length", 0))
+            attempt.expect(size or 1 << 30)
             with Progress("Downloading the weights", size, "byte") as progress:
                 for block in response.iter_content(1 << 20):  # a body that is cut short raises
                     file.write(block)
                     progress.add(len(block))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise TransientError(type(error).__name__) from None
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,8 @@
 """Where images come from and results go to: local folders, buckets, and lists of files that lie in them."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.storage.base import Entry, Source, Storage
@@ -11,7 +13,7 @@ from job.storage.uris import Location, below, normal
 
 __all__ = [
     "Entry", "Listing", "Source", "Storage",
-    "below", "normal", "open_folder", "open_location", "open_source", "read_file", "read_required",
+    "below", "normal", "open_folder", "open_location", "open_source", "read_file", "read_required", "required",
 ]  # fmt: skip
 
 
@@ -63,7 +65,8 @@ def open_source(uri: str, stop: threading.Event) -> Source:
     try:
         text = read_file(uri).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {reason}.") from None
     base, _ = Location.of(uri).split()
     return FileList(normal(uri), text, base, lambda location: open_location(location, stop=stop))
 
@@ -73,21 +76,32 @@ def read_file(uri: str) -> bytes:
 
     Raises:
         OSError: It cannot be read.
+        AccessDenied: It may not be read.
         JobError: Its store cannot be used.
     """
     folder, name = Location.of(uri).split()
-    return open_location(folder).read(name)
+    try:
+        return open_location(folder).read(name)
+    except PermissionError as error:
+        raise AccessDenied(f"{normal(uri)} may not be read: {error.strerror}.") from None
 
 
 def read_required(storage: Storage, key: str) -> bytes:
-    """The content of a file without which the job cannot go on.
+    """The content of a file without which the job cannot go on; raises as `required` does."""
+    with required(storage, key):
+        return storage.read(key)
+
+
+@contextlib.contextmanager
+def required(storage: Storage, key: str) -> Iterator[None]:
+    """Reads of a file without which the job cannot go on.
 
     Raises:
         AccessDenied: It may not be read.
         ServiceUnavailable: It cannot be read.
     """
     try:
-        return storage.read(key)
+        yield
     except PermissionError as error:
         raise AccessDenied(f"{storage.uri}/{key} may not be read: {error.strerror}.") from None
     except OSError as error:

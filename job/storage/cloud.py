@@ -130,7 +130,10 @@ class CloudFolder:
             attempt.expect(len(data))
             obstore.put(self._store, self._prefix + key, data)
 
-        self._call(put, "written")
+        try:
+            self._call(put, "written")
+        except FileNotFoundError:
+            raise SettingsError(f"{self.uri}: there is no such bucket.") from None
 
     def delete(self, key: str) -> None:
         """Removes an object."""
@@ -157,6 +160,8 @@ class CloudFolder:
         def translating(attempt: Attempt) -> T:
             try:
                 return function(attempt)
+            except FileNotFoundError:  # obstore's own, whose text is a page
+                raise FileNotFoundError(errno.ENOENT, "there is no such object") from None
             except (BaseError, ValueError) as error:
                 raise self._translated(error) from None
 

@@ -26,7 +26,7 @@ from job.storage.base import Entry
 logger = logging.getLogger(__name__)
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_AMAZON = re.compile(r"https://[^/]*\.amazonaws\.com(\.cn)?")
+_AMAZON = re.compile(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com(\.cn)?")
 _LONGEST_SECONDS = 10.0  # nothing interrupts it, and a job that is asked to stop has 20
 _FAILURES = 3
 _PAUSE_SECONDS = 30.0

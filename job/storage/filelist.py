@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from job import names
-from job.errors import SettingsError
+from job.errors import AccessDenied, SettingsError
 from job.prefetch import prefetch
 from job.storage.base import Entry, Storage, everything
 from job.storage.uris import Location
@@ -65,8 +65,11 @@ class FileList:
         if (known := self._known[key]) is not None:
             return known
         folder, name = self._find(key)
-        found = folder.stat(name)
-        # One that is not there is listed, and fails when it is read: it must not vanish.
+        # One that is not there, or may not be looked at, is listed and fails when it is read: it must not vanish.
+        try:
+            found = folder.stat(name)
+        except AccessDenied:
+            found = None
         return Entry(key, found.etag, found.size) if found else Entry(key, "", 0)
 
     def _find(self, key: str) -> tuple[Storage, str]:

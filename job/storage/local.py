@@ -51,10 +51,15 @@ class LocalFolder:
         # A name that is not UTF-8 fits into no table; escaped it does, and the image fails when it is read.
         return Path(each.path).relative_to(self._root).as_posix().encode("utf-8", "backslashreplace").decode()
 
+    def _path(self, key: str) -> Path:
+        if "\0" in key:  # which Python refuses in another way
+            raise FileNotFoundError(errno.ENOENT, "no file can have such a name")
+        return self._root / key
+
     def stat(self, key: str) -> Entry | None:
         """The entry of one file."""
         try:
-            status = (self._root / key).stat()
+            status = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -63,7 +68,7 @@ class LocalFolder:
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """The whole content of a file."""
-        with (self._root / key).open("rb") as file:
+        with self._path(key).open("rb") as file:
             data = file.read()
             if etag and _etag(os.fstat(file.fileno())) != etag:
                 raise OSError(errno.ESTALE, "it has changed since the listing")

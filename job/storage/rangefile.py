@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from job.storage.base import Storage
+from job.storage import Storage, required
 
 
 class RangeFile(io.RawIOBase):
@@ -41,7 +41,8 @@ class RangeFile(io.RawIOBase):
         length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0
-        data = self._storage.read_range(self._key, self._position, length)
+        with required(self._storage, self._key):
+            data = self._storage.read_range(self._key, self._position, length)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

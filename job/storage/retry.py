@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import tenacity
@@ -46,6 +46,7 @@ class Patience:
         first_wait: Upper limit, in seconds, of the random wait after the first attempt; it doubles each time.
         longest_wait: Where that ends, in seconds.
         corrupt: Attempts until data that does not fit its checksum is given up.
+        grace: Seconds to go on once the job is asked to stop.
     """
 
     attempt: float = 15.0
@@ -54,6 +55,7 @@ class Patience:
     first_wait: float = 0.2
     longest_wait: float = 10.0
     corrupt: int = 5
+    grace: float = 0.0
 
 
 class Attempt:
@@ -62,11 +64,13 @@ class Attempt:
     Attributes:
         number: 1 for the first.
         seconds: That it may take.
+        give_up: Called when they are over, to end what it waits for.
     """
 
     def __init__(self, number: int, patience: Patience) -> None:
         self.number = number
         self.seconds = patience.attempt
+        self.give_up: Callable[[], None] = lambda: None
         self._rate = patience.bytes_per_second
 
     def expect(self, size: int) -> None:
@@ -80,41 +84,54 @@ def persist(operation: Callable[[Attempt], T], *, patience: Patience, stop: thre
     Args:
         operation: Raises TransientError for what is worth another attempt.
         patience: How long to try.
-        stop: When set, the waiting ends.
+        stop: When set, the waiting ends, at once or after `Patience.grace`.
         total: Seconds after which no other attempt is made.
 
     Raises:
         TransientError: The last one, when patience ended.
-        Stopped: `stop` was set.
+        Stopped: `stop` was set, and there is no grace.
     """
     numbers = itertools.count(1)
     late = tenacity.stop_after_delay(total)
+    stopped_at = float("inf")
+
+    def stopped() -> bool:
+        nonlocal stopped_at
+        if stop.is_set():
+            stopped_at = min(stopped_at, time.monotonic())
+        return time.monotonic() - stopped_at >= patience.grace
 
     def over(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         corrupt = isinstance(error, CorruptError) and state.attempt_number >= patience.corrupt
-        return corrupt or stop.is_set() or late(state)
+        return corrupt or stopped() or late(state)
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
         stop=over,
         wait=tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait),
-        sleep=tenacity.sleep_using_event(stop),
+        sleep=lambda seconds: time.sleep(min(seconds, _POLL_SECONDS)) if stop.wait(seconds) else None,
         before_sleep=_tell,
         reraise=True,
     )
     try:
-        return retrying(lambda: _within(Attempt(next(numbers), patience), stop, operation))
+        return retrying(lambda: _within(Attempt(next(numbers), patience), stopped, operation))
     except TransientError:
-        if stop.is_set():
+        if stopped() and not patience.grace:
             raise Stopped(MESSAGE) from None
         raise
 
 
-def _within(attempt: Attempt, stop: threading.Event, operation: Callable[[Attempt], T]) -> T:
+def once(operation: Callable[[Attempt], T], *, patience: Patience, stop: threading.Event) -> T:
+    """Tries an operation a single time; otherwise as `persist`."""
+    return persist(operation, patience=replace(patience, corrupt=1), stop=stop, total=0)
+
+
+def _within(attempt: Attempt, stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:
     """Runs an operation in a thread that is left behind when its time is over, or when the job is asked to stop.
 
-    Nothing else ends a request that keeps sending a byte now and then; the client's own timeouts end the thread later.
+    Nothing else ends a request that keeps sending a byte now and then. The thread ends when `Attempt.give_up` takes
+    away what it waits for, or by the client's own timeout.
     """
     result: Future[T] = Future()
 
@@ -132,10 +149,11 @@ def _within(attempt: Attempt, stop: threading.Event, operation: Callable[[Attemp
         try:
             return result.result(timeout=min(left, _POLL_SECONDS))
         except TimeoutError:
-            if result.done():  # the operation's own
-                raise
-            if stop.is_set():
-                raise Stopped(MESSAGE) from None
+            if result.done():  # just now, or the error is the operation's own
+                return result.result()
+            if stopped():
+                break
+    attempt.give_up()
     raise TransientError("it took too long")
 
 

@@ -25,7 +25,7 @@ from botocore.config import Config
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError
 from job.storage.base import Entry, everything
 from job.storage.fast import FastError, FastReader
-from job.storage.retry import Attempt, CorruptError, Patience, TransientError, persist
+from job.storage.retry import Attempt, CorruptError, Patience, TransientError, once, persist
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class S3Folder:
             page = self._call("list_objects_v2", **arguments)
             for each in page.get("Contents", ()):
                 if keep(key := each["Key"].removeprefix(self._prefix)):
-                    yield Entry(key, each["ETag"].strip('"'), each["Size"])
+                    yield Entry(key, each.get("ETag", "").strip('"'), each["Size"])
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
@@ -121,14 +121,19 @@ class S3Folder:
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """The whole content of an object."""
-        if (data := self._fast.read(self._prefix + key, etag)) is not None:
-            self._reached = True
-            return data
+
+        def fast(attempt: Attempt) -> bytes | None:
+            return self._fast.read(self._prefix + key, etag)
+
+        with contextlib.suppress(TransientError):
+            if (found := once(fast, patience=self._patience, stop=self._stop)) is not None:
+                return found
 
         def get(attempt: Attempt) -> bytes:
             response = self._client.get_object(Key=self._prefix + key, **self._always)
             given = response["ETag"].strip('"')
             with contextlib.closing(response["Body"]) as body:
+                attempt.give_up = lambda: _cut_off(body)
                 if etag and given != etag:
                     raise OSError(errno.ESTALE, "it has changed since the listing")
                 attempt.expect(response["ContentLength"])
@@ -165,7 +170,8 @@ class S3Folder:
 
     def delete(self, key: str) -> None:
         """Removes an object."""
-        self._call("delete_object", Key=self._prefix + key)
+        with contextlib.suppress(FileNotFoundError):  # Amazon does not mind, but others do
+            self._call("delete_object", Key=self._prefix + key)
 
     def _call(self, method: str, size: int = 0, **arguments: Any) -> Any:
         """Calls a method of the client; what it says of the bucket becomes an error that ends the job."""
@@ -241,6 +247,8 @@ class S3Folder:
             right = _RIGHTS[method]
             reason = f"the permission {right} is missing (the store answers {status} {code})"
             return PermissionError(errno.EACCES, reason)
+        if status == 400 and method == "head_object":  # the answer has no body to tell more
+            return AccessDenied(f"{self.uri}: the store refuses the request (400), as it does with an expired token.")
         if status in (301, 307):
             return SettingsError(f"{self.uri}: the bucket lies in another region: set AWS_REGION.")
         if method == "get_object":
@@ -259,6 +267,12 @@ def _config(unsigned: bool, patience: Patience) -> Config:
         request_checksum_calculation="when_required",
         signature_version=UNSIGNED if unsigned else None,
     )
+
+
+def _cut_off(body: Any) -> None:
+    """Ends the waiting for the rest of a body, from another thread."""
+    with contextlib.suppress(Exception):  # it may just have ended by itself
+        body._raw_stream.shutdown()
 
 
 def _is_md5(etag: str, response: dict[str, Any]) -> bool:

@@ -4,6 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 
+from job.urls import SIGNED
+
 SCHEMES = ("s3", "gs", "az")
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
@@ -39,6 +41,8 @@ class Location:
         bucket, _, path = rest.partition("/")
         if not bucket or "@" in bucket:
             raise ValueError(f"must name a bucket, as in {scheme}://bucket/folder")
+        if SIGNED.search(path):
+            raise ValueError("must not be signed: credentials come from the environment")
         return cls(scheme, bucket, path.removesuffix("/"))
 
     @property
