@@ -81,10 +81,7 @@ class Pool:
 
     def shards(self, count: int) -> None:
         out = f"shards-{count}"
-        processes = [
-            self.start(out, CORAL_SHARD_INDEX=index, CORAL_SHARD_COUNT=count, OMP_NUM_THREADS=1)
-            for index in range(count)
-        ]
+        processes = [self.start(out, CORAL_SHARD_INDEX=index, CORAL_SHARD_COUNT=count) for index in range(count)]
         for process in processes:
             text, _ = process.communicate(timeout=600)
             assert process.returncode == 0, text
