@@ -37,8 +37,7 @@ def finish(output: Storage, shard: Shard, listing: Listing) -> None:
 
 def missing(output: Storage, count: int) -> list[int]:
     """Which of so many shards are not through."""
-    present = _present(output)
-    return [index for index in range(count) if Shard(index, count) not in present]
+    return _lost(_present(output), count)
 
 
 def listing(output: Storage, count: int | None = None, *, allow_missing: bool = False) -> Listing:
@@ -60,16 +59,16 @@ def listing(output: Storage, count: int | None = None, *, allow_missing: bool = 
     if not counts and not allow_missing:
         raise TryAgain(f"No shard is through yet in {output.uri}: run `predict` to the end first.")
     total = counts.pop() if counts else 1
-    lost = [Shard(index, total) for index in range(total) if Shard(index, total) not in present]
+    lost = _lost(present, total)
     if lost and not allow_missing:
         raise TryAgain(
-            f"{len(lost)} of {total} shards are not through yet ({_words([each.index for each in lost])}): "
+            f"{len(lost)} of {total} shards are not through yet ({_words(lost)}): "
             "wait for them, or select from what there is with --allow-missing."
         )
     tables = [pq.read_table(io.BytesIO(read_required(output, _name(each)))) for each in present if each.count == total]
     found = [Listing(table) for table in tables]
     if lost:
-        found.append(Listing.of(_rows(output, lost)))
+        found.append(Listing.of(_rows(output, [Shard(index, total) for index in lost])))
     return Listing.merged(found)
 
 
@@ -85,6 +84,10 @@ def _present(output: Storage) -> list[Shard]:
     keys = {each.key for each in output.list(parts.FOLDER, lambda key: key.startswith(_PREFIX))}
     found = [_NAME.fullmatch(key) for key in sorted(keys)]
     return [Shard(int(each[1]), int(each[2])) for each in found if each]
+
+
+def _lost(present: list[Shard], count: int) -> list[int]:
+    return [index for index in range(count) if Shard(index, count) not in present]
 
 
 def _name(shard: Shard) -> str:

@@ -2,12 +2,15 @@
 
 import base64
 import contextlib
+import datetime
 import hmac
+import ipaddress
 import json
 import os
 import re
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -25,6 +28,11 @@ from urllib.parse import urlsplit
 import boto3
 import requests
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 ADMIN = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
 READER = ADMIN | {"AWS_ACCESS_KEY_ID": "readerkey", "AWS_SECRET_ACCESS_KEY": "readersecret"}
@@ -41,6 +49,25 @@ def client(endpoint: str, identity: dict[str, str] | None = None) -> Any:
         aws_access_key_id=identity["AWS_ACCESS_KEY_ID"], aws_secret_access_key=identity["AWS_SECRET_ACCESS_KEY"],
         config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
     )  # fmt: skip
+
+
+def make_certificates(authority: Path, certificate: Path, key: Path) -> None:
+    """Makes an authority of our own, and a certificate of it for 127.0.0.1."""
+    secrets = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    for number, path in enumerate((authority, certificate)):
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        made = (
+            x509.CertificateBuilder(names[0], names[number], secrets[number].public_key(), number + 1)
+            .not_valid_before(now - day)
+            .not_valid_after(now + day)
+            .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+            .add_extension(address, critical=False)
+            .sign(secrets[0], hashes.SHA256())
+        )
+        path.write_bytes(made.public_bytes(Encoding.PEM))
+    key.write_bytes(secrets[1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def free_ports(count: int) -> list[int]:
@@ -199,10 +226,12 @@ class FaultProxy:
     Attributes:
         faults: The first that matches a request is applied to it.
         hits: What was done to which request.
+        headers: Of all requests, with names in lower case.
         endpoint: Where it listens.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, certificate: Path | None = None, key: Path | None = None) -> None:
+        self.headers: list[dict[str, str]] = []
         self.faults: list[Fault] = []
         self.hits: list[tuple[str, str]] = []
         self._upstream, self._lock, self._done = urlsplit(upstream), threading.Lock(), threading.Event()
@@ -227,6 +256,11 @@ class FaultProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.endpoint = self.endpoint.replace("http:", "https:")
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -246,6 +280,7 @@ class FaultProxy:
 
     def _answer(self, handler: Any) -> None:
         body = handler.rfile.read(int(handler.headers.get("content-length") or 0))
+        self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         fault = self._fault(f"{handler.command} {handler.path}")
         if fault in _CODES:
             text = f"<Error><Code>{_CODES[fault]}</Code><Message>injected</Message></Error>".encode()

@@ -90,6 +90,21 @@ def test_a_store_that_stays_away_ends_the_job(proxy: FaultProxy, name: str, kind
         OPERATIONS[name].operation(folder(BRIEF))
 
 
+def test_patience_is_whole_once_the_store_has_answered(proxy: FaultProxy) -> None:
+    patience = Patience(attempt=0.6, total=6, first_wait=0.02, longest_wait=0.1)
+    proxy.faults = [Fault("503", "")]
+    start = time.monotonic()
+    with pytest.raises(ServiceUnavailable):
+        folder(patience).read("a.jpg")
+    assert time.monotonic() - start < 5  # a quarter, twice: for the read, and for asking whether the store lists
+    proxy.faults = []
+    store = folder(patience)
+    assert store.read("a.jpg") == CONTENT
+    proxy.faults = [Fault("503", "")]
+    threading.Timer(3, proxy.faults.clear).start()
+    assert store.read("a.jpg") == CONTENT
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "error", "says"),
     [

@@ -95,22 +95,15 @@ def _reason(error: Exception) -> str:
 
 def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        persist(
-            lambda attempt: _get(url, temporary, attempt),
-            patience=_PATIENCE,
-            stop=threading.Event(),
-            total=_SECONDS_TO_TRY,
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    never = threading.Event()
+    persist(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_SECONDS_TO_TRY)
 
 
 def _get(url: str, path: Path, attempt: Attempt) -> None:
+    # Each attempt has a file of its own, since one that took too long may still be writing.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with requests.get(url, stream=True, timeout=(10, 30)) as response, path.open("wb") as file:
+        with requests.get(url, stream=True, timeout=(10, 30)) as response, temporary.open("wb") as file:
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TransientError(f"the server answers {response.status_code}")
             response.raise_for_status()
@@ -121,8 +114,11 @@ def _get(url: str, path: Path, attempt: Attempt) -> None:
                 for block in response.iter_content(1 << 20):  # a body that is cut short raises
                     file.write(block)
                     progress.add(len(block))
+        temporary.replace(path)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise TransientError(type(error).__name__) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ cannot be had for another reason of its own as OSError: each becomes a row with 
 is a `JobError` and ends the job.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,9 @@ class Entry:
     key: str
     etag: str
     size: int
+
+
+MD5 = re.compile(r"[0-9a-f]{32}")  # what an ETag looks like that is one
 
 
 def everything(key: str) -> bool:

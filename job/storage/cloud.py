@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.storage.base import Entry, everything
-from job.storage.retry import Attempt, Patience, TransientError, persist
+from job.storage.retry import Attempt, Patience, Requests, TransientError
 
 try:
     import obstore
@@ -65,8 +65,7 @@ class CloudFolder:
     ) -> None:
         self.uri = uri
         self._store, self._prefix = store, folder + "/" if folder else ""
-        self._stop, self._patience = stop, patience
-        self._reached = False
+        self._requests = Requests(patience, stop)
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
         """Yields the objects below the folder."""
@@ -142,7 +141,7 @@ class CloudFolder:
 
     def _read(self, get: Callable[[Attempt], bytes]) -> bytes:
         try:
-            return self._persist(get)
+            return self._send(get)
         except TransientError as error:
             # An outage of the whole store must end the job, or every image would count as failed.
             next(self.list(), None)
@@ -150,13 +149,13 @@ class CloudFolder:
 
     def _call(self, function: Callable[[Attempt], T], done: str) -> T:
         try:
-            return self._persist(function)
+            return self._send(function)
         except TransientError as error:
             raise ServiceUnavailable(f"{self.uri} cannot be reached ({error}).") from None
         except PermissionError:
             raise AccessDenied(f"{self.uri} may not be {done}: the credentials lack that permission.") from None
 
-    def _persist(self, function: Callable[[Attempt], T]) -> T:
+    def _send(self, function: Callable[[Attempt], T]) -> T:
         def translating(attempt: Attempt) -> T:
             try:
                 return function(attempt)
@@ -165,10 +164,7 @@ class CloudFolder:
             except (BaseError, ValueError) as error:
                 raise self._translated(error) from None
 
-        total = self._patience.total if self._reached else self._patience.total / 4
-        result = persist(translating, patience=self._patience, stop=self._stop, total=total)
-        self._reached = True
-        return result
+        return self._requests.send(translating)
 
     def _translated(self, error: Exception) -> Exception:
         """What an error of obstore means to the job. Its texts may quote the request, so little of them is shown."""

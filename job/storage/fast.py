@@ -21,11 +21,10 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from job.storage.base import Entry
+from job.storage.base import MD5, Entry
 
 logger = logging.getLogger(__name__)
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
 _AMAZON = re.compile(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com(\.cn)?")
 _LONGEST_SECONDS = 10.0  # nothing interrupts it, and a job that is asked to stop has 20
 _FAILURES = 3
@@ -71,29 +70,32 @@ class FastReader:
         except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
             raise FastError from error
 
-    def read(self, key: str, etag: str | None) -> bytes | None:
-        """The content of an object; None when boto3 should be asked.
+    def read(self, key: str, etag: str | None) -> bytes:
+        """The content of an object.
 
         Args:
             key: Of the object.
             etag: That it must have, if known.
+
+        Raises:
+            FastError: It is not there, or not plainly right.
         """
-        if (etag and not _MD5.fullmatch(etag)) or key.endswith("/") or time.monotonic() < self._paused_until:
-            return None
+        if (etag and not MD5.fullmatch(etag)) or key.endswith("/") or time.monotonic() < self._paused_until:
+            raise FastError
         try:
             result = obstore.get(self._opened(), key)
             data = result.bytes().to_bytes()
             given = (result.meta["e_tag"] or "").strip('"')
-        except (FileNotFoundError, ValueError, PermissionError):  # no such object, or a key that obstore cannot name
-            return None
+        except (FileNotFoundError, ValueError, PermissionError) as error:  # obstore cannot name every key
+            raise FastError from error
         except (BaseError, OSError, botocore.exceptions.BotoCoreError) as error:
             self._failed(type(error).__name__)
-            return None
+            raise FastError from error
         if etag and given != etag:
-            return None
+            raise FastError
         if hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
             self._failed("the ETag is not the MD5 of the content")
-            return None
+            raise FastError
         self._failures = 0
         return data
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import tenacity
@@ -122,9 +122,31 @@ def persist(operation: Callable[[Attempt], T], *, patience: Patience, stop: thre
         raise
 
 
-def once(operation: Callable[[Attempt], T], *, patience: Patience, stop: threading.Event) -> T:
-    """Tries an operation a single time; otherwise as `persist`."""
-    return persist(operation, patience=replace(patience, corrupt=1), stop=stop, total=0)
+class Requests:
+    """The requests to one store.
+
+    Args:
+        patience: How long to try.
+        stop: When set, the waiting ends.
+
+    Attributes:
+        patience: How long to try.
+    """
+
+    def __init__(self, patience: Patience, stop: threading.Event) -> None:
+        self.patience = patience
+        self._stop = stop
+        self._answered = False
+
+    def send(self, operation: Callable[[Attempt], T], *, once: bool = False) -> T:
+        """Does an operation by `persist`, or tries it once.
+
+        Before its first answer, a store that cannot be reached is more likely a mistyped one: then patience is shorter.
+        """
+        total = self.patience.total if self._answered else self.patience.total / 4
+        result = persist(operation, patience=self.patience, stop=self._stop, total=0 if once else total)
+        self._answered = True
+        return result
 
 
 def _within(attempt: Attempt, stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -23,23 +22,21 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError
-from job.storage.base import Entry, everything
+from job.storage.base import MD5, Entry, everything
 from job.storage.fast import FastError, FastReader
-from job.storage.retry import Attempt, CorruptError, Patience, TransientError, once, persist
+from job.storage.retry import Attempt, CorruptError, Patience, Requests, TransientError
 
 T = TypeVar("T")
 
 _CONNECTIONS = 64
 # The limit of one request is 5 GB; parts of a larger object become visible together, when the last one is there.
 _ONE_REQUEST = 1 << 30
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 _RIGHTS = {
     "list_objects_v2": "s3:ListBucket",
     "head_object": "s3:GetObject",
     "get_object": "s3:GetObject",
     "put_object": "s3:PutObject",
-    "upload_fileobj": "s3:PutObject",
     "delete_object": "s3:DeleteObject",
 }
 _BAD_CREDENTIALS = {
@@ -76,12 +73,10 @@ class S3Folder:
     def __init__(self, bucket: str, folder: str, *, stop: threading.Event, patience: Patience) -> None:
         self.uri = f"s3://{bucket}" + (f"/{folder}" if folder else "")
         self._bucket, self._prefix = bucket, folder + "/" if folder else ""
-        self._stop, self._patience = stop, patience
-        self._reached = False
+        self._requests = Requests(patience, stop)
         unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
-        # As boto3's own variables, this one is for all requests, so it goes into each.
         payer = os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
-        self._always: dict[str, Any] = {"Bucket": bucket} | ({"RequestPayer": "requester"} if payer else {})
+        self._payer = {"RequestPayer": "requester"} if payer else {}  # goes into each request
         try:
             session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
             self._client: Any = session.client("s3", config=_config(unsigned, patience))
@@ -94,6 +89,8 @@ class S3Folder:
         with contextlib.suppress(FastError):
             for each in self._fast.list(self._prefix + prefix):
                 if keep(key := each.key.removeprefix(self._prefix)):
+                    if not each.size:  # perhaps a folder's empty marker: obstore drops the slash at the end of its name
+                        raise FastError
                     yield Entry(key, each.etag, each.size)
             return
         yield from self._listed(prefix, keep)
@@ -115,58 +112,32 @@ class S3Folder:
             found = self._call("head_object", Key=self._prefix + key)
         except FileNotFoundError:
             return None
-        except PermissionError as error:
-            raise AccessDenied(f"{self.uri}/{key}: {error.strerror}.") from None
         return Entry(key, found["ETag"].strip('"'), found["ContentLength"])
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """The whole content of an object."""
-
-        def fast(attempt: Attempt) -> bytes | None:
-            return self._fast.read(self._prefix + key, etag)
-
-        with contextlib.suppress(TransientError):
-            if (found := once(fast, patience=self._patience, stop=self._stop)) is not None:
-                return found
-
-        def get(attempt: Attempt) -> bytes:
-            response = self._client.get_object(Key=self._prefix + key, **self._always)
-            given = response["ETag"].strip('"')
-            with contextlib.closing(response["Body"]) as body:
-                attempt.give_up = lambda: _cut_off(body)
-                if etag and given != etag:
-                    raise OSError(errno.ESTALE, "it has changed since the listing")
-                attempt.expect(response["ContentLength"])
-                data: bytes = body.read()  # checks its length, and its checksum if the store has one
-            if _is_md5(given, response) and hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
-                raise CorruptError("the content does not fit the ETag")
-            return data
-
-        return self._read(get)
+        with contextlib.suppress(FastError, TransientError):
+            return self._requests.send(lambda attempt: self._fast.read(self._prefix + key, etag), once=True)
+        return self._read(key, etag)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Some bytes of an object."""
-        between = f"bytes={start}-{start + length - 1}"
-
-        def get(attempt: Attempt) -> bytes:
-            attempt.expect(length)
-            data: bytes = self._client.get_object(Key=self._prefix + key, Range=between, **self._always)["Body"].read()
-            return data
-
-        return self._read(get)
+        return self._read(key, None, Range=f"bytes={start}-{start + length - 1}")
 
     def write(self, key: str, data: bytes) -> None:
         """Writes an object."""
         name = self._prefix + key
-        if len(data) > _ONE_REQUEST:
-            extra = {each: value for each, value in self._always.items() if each != "Bucket"}
-            self._call(
-                *("upload_fileobj", len(data)), Key=name, ExtraArgs=extra, Fileobj=lambda: io.BytesIO(data),
-                Config=TransferConfig(multipart_threshold=_ONE_REQUEST, multipart_chunksize=1 << 26),
-            )  # fmt: skip
+        if len(data) <= _ONE_REQUEST:
+            digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+            self._call("put_object", len(data), Key=name, Body=data, ContentMD5=digest)
             return
-        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        self._call("put_object", len(data), Key=name, Body=data, ContentMD5=digest)
+        config = TransferConfig(multipart_threshold=_ONE_REQUEST, multipart_chunksize=1 << 26)
+
+        def upload(attempt: Attempt) -> None:
+            attempt.expect(len(data))
+            self._client.upload_fileobj(io.BytesIO(data), self._bucket, name, ExtraArgs=self._payer, Config=config)
+
+        self._ending("put_object", upload)
 
     def delete(self, key: str) -> None:
         """Removes an object."""
@@ -174,26 +145,44 @@ class S3Folder:
             self._call("delete_object", Key=self._prefix + key)
 
     def _call(self, method: str, size: int = 0, **arguments: Any) -> Any:
-        """Calls a method of the client; what it says of the bucket becomes an error that ends the job."""
-        always = self._always if method != "upload_fileobj" else {"Bucket": self._bucket}
+        """Calls a method of the client that moves so many bytes; failures end the job."""
 
         def call(attempt: Attempt) -> Any:
             attempt.expect(size)
-            fresh = {name: value() if callable(value) else value for name, value in arguments.items()}
-            return getattr(self._client, method)(**always, **fresh)
+            return getattr(self._client, method)(Bucket=self._bucket, **self._payer, **arguments)
 
+        return self._ending(method, call)
+
+    def _ending(self, method: str, function: Callable[[Attempt], T]) -> T:
+        """Sends requests whose failure concerns the whole bucket, and so ends the job."""
         try:
-            return self._persist(call, method)
+            return self._send(method, function)
         except TransientError as error:
             raise ServiceUnavailable(f"{self.uri} cannot be reached ({error}).") from None
         except PermissionError as error:
-            if method == "head_object":
-                raise
             raise AccessDenied(f"{self.uri}: {error.strerror}.") from None
 
-    def _read(self, get: Callable[[Attempt], bytes]) -> bytes:
+    def _read(self, key: str, etag: str | None, **arguments: Any) -> bytes:
+        """Reads by boto3; failures concern the object, unless the store does not answer at all."""
+
+        def get(attempt: Attempt) -> bytes:
+            response = self._client.get_object(
+                Bucket=self._bucket, Key=self._prefix + key, **self._payer, **arguments
+            )  # fmt: skip
+            given = response["ETag"].strip('"')
+            with contextlib.closing(response["Body"]) as body:
+                attempt.give_up = lambda: _cut_off(body)
+                if etag and given != etag:
+                    raise OSError(errno.ESTALE, "it has changed since the listing")
+                attempt.expect(response["ContentLength"])
+                data: bytes = body.read()  # checks its length, and its checksum if the store has one
+            whole = "Range" not in arguments and _is_md5(given, response)
+            if whole and hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
+                raise CorruptError("the content does not fit the ETag")
+            return data
+
         try:
-            return self._persist(get, "get_object")
+            return self._send("get_object", get)
         except CorruptError as error:
             raise OSError(errno.EIO, f"{error}, time and again") from None
         except TransientError as error:
@@ -201,18 +190,14 @@ class S3Folder:
             self._call("list_objects_v2", MaxKeys=1, Prefix=self._prefix)
             raise OSError(errno.EIO, f"the store lists it but does not give it ({error})") from None
 
-    def _persist(self, function: Callable[[Attempt], T], method: str) -> T:
+    def _send(self, method: str, function: Callable[[Attempt], T]) -> T:
         def translating(attempt: Attempt) -> T:
             try:
                 return function(attempt)
             except (aws.ClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError) as error:
                 raise self._translated(error, method) from None
 
-        # Before the first answer, a store that cannot be reached is more likely a mistyped one.
-        total = self._patience.total if self._reached else self._patience.total / 4
-        result = persist(translating, patience=self._patience, stop=self._stop, total=total)
-        self._reached = True
-        return result
+        return self._requests.send(translating)
 
     def _translated(self, error: Exception, method: str) -> Exception:
         """What an error of boto3 means to the job. Only codes are shown: texts may quote the request."""
@@ -280,4 +265,4 @@ def _is_md5(etag: str, response: dict[str, Any]) -> bool:
     by_kms = str(response.get("ServerSideEncryption", "")).startswith("aws:kms")
     encrypted = by_kms or "SSECustomerAlgorithm" in response
     unwanted = os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "").lower() == "when_required"
-    return bool(_MD5.fullmatch(etag)) and not encrypted and not unwanted
+    return bool(MD5.fullmatch(etag)) and not encrypted and not unwanted
