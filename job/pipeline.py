@@ -21,13 +21,13 @@ from job.errors import TooManyFailedImages
 from job.pool import Pool
 from job.publish import manifest, tables
 from job.publish.tables import Selected
+from job.retry import Patience
 from job.select import Selection, reasons
 from job.select import select as choose
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, Storage, open_folder, open_source, read_required
-from job.storage.retry import Patience
 
 logger = logging.getLogger(__name__)
 

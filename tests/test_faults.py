@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from job import retry
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, Stopped
-from job.storage import Storage, open_folder, retry
-from job.storage.retry import Patience
+from job.retry import Patience
+from job.storage import Storage, open_folder
 from job.storage.s3 import S3Folder
 from tests.conftest import S3
 from tests.servers import BUCKET, Fault, FaultProxy, client

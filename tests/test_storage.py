@@ -11,11 +11,11 @@ import pytest
 from obstore.store import MemoryStore
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
+from job.retry import Patience
 from job.storage import Entry, Storage, open_folder, open_source, read_file
 from job.storage.base import everything
 from job.storage.cloud import CloudFolder
 from job.storage.local import LocalFolder
-from job.storage.retry import Patience
 from job.storage.s3 import S3Folder
 from tests.conftest import S3
 from tests.servers import ADMIN, BUCKET, LISTER, READER, Azurite, FaultProxy, SeaweedFS, client, make_certificates

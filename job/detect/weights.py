@@ -15,9 +15,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.progress import Progress
+from job.retry import Attempt, Patience, TransientError, persist
 from job.storage import open_location
 from job.storage.local import LocalFolder
-from job.storage.retry import Attempt, Patience, TransientError, persist
 from job.storage.uris import Location
 from job.urls import identity, redacted
 

@@ -5,10 +5,10 @@ import threading
 from collections.abc import Iterator
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
+from job.retry import Patience
 from job.storage.base import Entry, Source, Storage
 from job.storage.listing import Listing
 from job.storage.local import LocalFolder
-from job.storage.retry import Patience
 from job.storage.uris import Location, below, normal
 
 __all__ = [

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
+from job.retry import Attempt, Patience, Requests, TransientError
 from job.storage.base import Entry, everything
-from job.storage.retry import Attempt, Patience, Requests, TransientError
 
 try:
     import obstore

@@ -22,9 +22,9 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError
+from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, everything
 from job.storage.fast import FastError, FastReader
-from job.storage.retry import Attempt, CorruptError, Patience, Requests, TransientError
 
 T = TypeVar("T")
 

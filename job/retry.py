@@ -1,7 +1,8 @@
 """Requests over a network: each attempt has a deadline, and what may pass is tried again.
 
-Clients of object stores retry some failures and not others (a body that ends early, a wrong checksum), and none of them
-limits how long a body may take that comes in drips. So they are all told to try once, and the retrying is done here.
+Clients of object stores, and of Lightly, retry some failures and not others (a body that ends early, a wrong checksum),
+and none of them limits how long a body may take that comes in drips. So they are all told to try once, and the retrying
+is done here.
 """
 
 import itertools
@@ -28,7 +29,15 @@ _retries = itertools.count(1)
 
 
 class TransientError(Exception):
-    """A failure that may pass; its text says what it was."""
+    """A failure that may pass; its text says what it was.
+
+    Attributes:
+        wait: Seconds that the other side asks to wait.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        self.wait = wait
+        super().__init__(message)
 
 
 class CorruptError(TransientError):
@@ -45,6 +54,7 @@ class Patience:
         total: Seconds after which no other attempt is made.
         first_wait: Upper limit, in seconds, of the random wait after the first attempt; it doubles each time.
         longest_wait: Where that ends, in seconds.
+        longest_asked: The most, in seconds, that is waited because the other side asks for it.
         corrupt: Attempts until data that does not fit its checksum is given up.
         grace: Seconds to go on once the job is asked to stop.
     """
@@ -54,6 +64,7 @@ class Patience:
     total: float = 120.0
     first_wait: float = 0.2
     longest_wait: float = 10.0
+    longest_asked: float = 60.0
     corrupt: int = 5
     grace: float = 0.0
 
@@ -106,10 +117,17 @@ def persist(operation: Callable[[Attempt], T], *, patience: Patience, stop: thre
         corrupt = isinstance(error, CorruptError) and state.attempt_number >= patience.corrupt
         return corrupt or stopped() or late(state)
 
+    backoff = tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.wait if isinstance(error, TransientError) else 0.0
+        return max(backoff(state), min(asked, patience.longest_asked))
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
         stop=over,
-        wait=tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait),
+        wait=wait,
         sleep=lambda seconds: time.sleep(min(seconds, _POLL_SECONDS)) if stop.wait(seconds) else None,
         before_sleep=_tell,
         reraise=True,
@@ -123,7 +141,7 @@ def persist(operation: Callable[[Attempt], T], *, patience: Patience, stop: thre
 
 
 class Requests:
-    """The requests to one store.
+    """The requests to one store or service.
 
     Args:
         patience: How long to try.
