@@ -7,6 +7,8 @@ import warnings
 from pythonjsonlogger.json import JsonFormatter
 from tqdm import tqdm
 
+from job.secret import hidden
+
 _LEVELS = {
     **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
     "torch.fx": logging.ERROR,  # detectron2 asks it a question that it warns about
@@ -15,10 +17,10 @@ _LEVELS = {
 
 
 class _Handler(logging.Handler):
-    """Writes to standard error without breaking a progress bar."""
+    """Writes to standard error, without secrets and without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(hidden(self.format(record)), file=sys.stderr)
 
 
 class _TextFormatter(logging.Formatter):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from job.secret import Secret
 from job.storage import read_file
 from job.storage.uris import Location
 
@@ -113,3 +114,46 @@ def names(text: str) -> tuple[str, ...]:
     if not stripped or len(set(stripped)) != len(stripped):
         raise ValueError("must be distinct class names with commas between them, or a file with one name a line")
     return tuple(stripped)
+
+
+def secret_file(text: str) -> Secret:
+    """A local file with a secret in it, as Kubernetes mounts them."""
+    try:
+        content = Path(text).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"cannot be read: {reason}") from None
+    if not content:
+        raise ValueError("is empty")
+    return Secret(content)
+
+
+def server(text: str) -> str:
+    """The address of a web service."""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("must be an address such as https://api.lightly.ai")
+    return text.rstrip("/")
+
+
+def dataset(text: str) -> str:
+    """Name or id of a dataset of Lightly."""
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9 _-]{2,}", text):
+        raise ValueError(
+            "must be an id, or a name of at least three letters, digits, spaces, - and _ that begins with one of the "
+            "first two"
+        )
+    return text
+
+
+def role_arn(text: str) -> str:
+    """The ARN of an AWS role."""
+    if not re.fullmatch(r"arn:aws:iam::\d{12}:role/.+", text):
+        raise ValueError("must look like arn:aws:iam::123456789012:role/name")
+    return text
+
+
+def external_id(text: str) -> Secret:
+    """The external id of an AWS role, in the characters that Lightly takes."""
+    if not re.fullmatch(r"[a-zA-Z0-9_+=,.@:/-]{10,}", text):
+        raise ValueError("must be at least 10 letters, digits and _+=,.@:/-")
+    return Secret(text)

@@ -12,14 +12,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from job import embed, finished, inputs, parts, previous
+import numpy as np
+import numpy.typing as npt
+
+from job import embed, finished, inputs, ledger, parts, previous
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
-from job.errors import TooManyFailedImages
+from job.errors import TooManyFailedImages, TryAgain
 from job.pool import Pool
-from job.publish import manifest, tables
+from job.publish import lightly_format, manifest, tables
 from job.publish.tables import Selected
 from job.retry import Patience
 from job.select import Selection, reasons
@@ -28,6 +32,9 @@ from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, Storage, open_folder, open_source, read_required
+
+if TYPE_CHECKING:
+    from job.lightly.api import Platform
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ class Run:
         settings: The settings.
         stop: Whether the job is asked to stop.
         output: Folder of the results.
+        platform: Lightly's, if it is uploaded to.
         detector: Once it is built.
         seconds: Spent in each stage.
     """
@@ -51,6 +59,7 @@ class Run:
     settings: Settings
     stop: Stop
     output: Storage
+    platform: "Platform | None" = None
     detector: Detector | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -129,9 +138,28 @@ def start(settings: Settings, stop: Stop) -> Run:
     next(output.list(parts.FOLDER), None)
     read_required(output, probe)
     output.delete(probe)
-    if settings.lightly_token:
-        logger.warning("LIGHTLY_TOKEN is set, but this version uploads nothing.")
-    return Run(settings, stop, output)
+    return Run(settings, stop, output, connect(settings, stop))
+
+
+def connect(settings: Settings, stop: Stop) -> "Platform | None":
+    """The Lightly platform, if there is a token, once it is sure that this is accepted.
+
+    Raises:
+        AccessDenied: It is not.
+        SettingsError: There is no such dataset, or its datasource cannot be set.
+    """
+    if settings.token is None:
+        return None
+    from job.lightly import upload as lightly_upload  # it takes seconds to import
+    from job.lightly.api import Platform
+    from job.lightly.transport import Transport
+
+    platform = Platform(Transport(settings.token, settings.lightly_server, stop.requested))
+    try:
+        lightly_upload.find(platform, settings)
+    except TryAgain as error:
+        logger.warning("%s The upload comes last: the job goes on.", error)
+    return platform
 
 
 def map_step(job: Run, shard: Shard) -> Listing:
@@ -166,7 +194,11 @@ def map_step(job: Run, shard: Shard) -> Listing:
 
 
 def reduce_step(job: Run, listing: Listing) -> list[Selected]:
-    """Scores, embeds and selects among the images of a listing, and writes the results; `_SUCCESS` comes last."""
+    """Scores, embeds and selects among the images of a listing, and writes the results.
+
+    `_SUCCESS` says that all files are there as they will stay. It comes before the upload, unless that decides which
+    images are picked.
+    """
     settings, output = job.settings, job.output
     labelled: list[str] = []
     if settings.labelled:
@@ -178,49 +210,132 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
     with job.stage("embed"):
-        embeddings, embedding = embed.embed(pool, settings, output, lambda: job.detector_of(pool))
+        embeddings, how = embed.embed(pool, settings, output, lambda: job.detector_of(pool))
     with job.stage("select"):
-        row = {key: index for index, key in enumerate(pool.keys)}
-        selection = choose(
-            *(embeddings, pool.scores[settings.score], settings.n_samples),
-            strategy=settings.strategy,
-            labelled=[row[name] for name in labelled if name in row],
-            score_strength=settings.score_strength,
-            diversity_strength=settings.diversity_strength,
-            min_distance=settings.min_distance,
-            seed=settings.seed,
-        )
+        selection = choose_among(settings, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
             "Only %d of %d images could be picked: no other is unlabelled, usable, and far enough from the rest.",
             *(len(selection.picks), settings.n_samples),
         )
-    selected = explain(job, pool, selection, set(labelled))
+    if settings.lightly_predictions:
+        with job.stage("write predictions"):
+            lightly_format.write(output, pool)
+    inputs_of_run = {
+        "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
+        "labelled_sha256": _sha256(labelled),
+    }
+    found = Found(pool, embeddings, how, labelled, inputs_of_run)
+    selected = publish(job, found, selection)
+    if job.platform is None:
+        logger.info("No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly.")
+        output.write(SUCCESS, b"")
+        return selected
+    if settings.lightly_select == "local":
+        output.write(SUCCESS, b"")
+        upload(job, job.platform, found, selected)
+        return selected
+    chosen = upload(job, job.platform, found, selected)
+    if chosen is not None:
+        selection = choose_among(settings, pool, embeddings, labelled, candidates=chosen)
+        selected = publish(job, found, selection, selected_by="platform")
+    output.write(SUCCESS, b"")
+    return selected
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the reduce step works out before it selects.
+
+    Attributes:
+        pool: The images.
+        embeddings: (n, d) in the order of the pool.
+        embedding: How they were made.
+        labelled: File names of the images that have labels.
+        inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
+    """
+
+    pool: Pool
+    embeddings: npt.NDArray[np.float32]
+    embedding: dict[str, Any]
+    labelled: list[str]
+    inputs: dict[str, str]
+
+    def run_id(self, settings: Settings) -> str:
+        """Names a selection: the same for the same images, detections, embeddings and settings of the selection."""
+        names = ("n_samples", "strategy", "score", "score_strength", "diversity_strength", "min_distance", "seed")
+        of_selection = {name: getattr(settings, name) for name in names}
+        return ledger.piece(self.inputs, self.pool.provenance.digest, self.embedding, of_selection)[:8]
+
+
+def choose_among(
+    settings: Settings,
+    pool: Pool,
+    embeddings: npt.NDArray[np.float32],
+    labelled: list[str],
+    candidates: list[str] | None = None,
+) -> Selection:
+    """Selects as the settings say, among the given images or all of them."""
+    row = {key: index for index, key in enumerate(pool.keys)}
+    return choose(
+        *(embeddings, pool.scores[settings.score], settings.n_samples),
+        strategy=settings.strategy,
+        labelled=[row[name] for name in labelled if name in row],
+        candidates=None if candidates is None else [row[name] for name in candidates],
+        score_strength=settings.score_strength,
+        diversity_strength=settings.diversity_strength,
+        min_distance=settings.min_distance if candidates is None else 0.0,
+        seed=settings.seed,
+    )
+
+
+def publish(job: Run, found: Found, selection: Selection, selected_by: str = "local") -> list[Selected]:
+    """Writes the lists of picks, the table of images and run.json."""
+    pool, output = found.pool, job.output
+    selected = explain(job, pool, selection, set(found.labelled), selected_by)
     tables.write_images(output, pool, selection)
     tables.write_selected(output, selected)
     counts = {
-        "images": len(listing),
+        "images": len(pool.keys) + len(pool.failures),
         "usable": len(pool.keys),
         "failed": len(pool.failures),
         "without_boxes": int((pool.num_boxes == 0).sum()),
         "boxes": int(pool.num_boxes.sum()),
-        "labelled": len(labelled),
+        "labelled": len(found.labelled),
         "selected": len(selected),
     }
-    digests = {
-        "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
-        "labelled_sha256": _sha256(labelled),
-    }
     manifest.write(
-        *(output, settings, pool.provenance),
+        *(output, job.settings, pool.provenance),
+        run_id=found.run_id(job.settings),
         device=job.detector.device if job.detector else None,
-        inputs=digests,
-        embedding=embedding,
+        inputs=found.inputs,
+        embedding=found.embedding,
+        selected_by=selected_by,
         counts=counts,
         timings=job.seconds,
     )
-    output.write(SUCCESS, b"")
     return selected
+
+
+def upload(job: Run, platform: "Platform", found: Found, selected: list[Selected]) -> list[str] | None:
+    """Uploads the run to Lightly; returns the platform's own picks if it was asked for them.
+
+    Raises:
+        JobError: It cannot be done now; all files of the run are written.
+    """
+    from job.lightly import upload as lightly_upload
+
+    settings = job.settings
+    source = open_source(settings.input, job.stop.requested) if settings.lightly_images == "full" else None
+    outcome = lightly_upload.Outcome(
+        *(found.pool, found.embeddings, found.embedding["space"], found.labelled),
+        picks=[each.file_name for each in selected],
+        run_id=found.run_id(settings),
+    )
+    try:
+        return lightly_upload.upload(platform, settings, job.stop, job.output, source, outcome)
+    except TryAgain as error:
+        raise TryAgain(f"{error} The results are in {job.output.uri}; start again to upload them.") from None
 
 
 def _sha256(lines: list[str]) -> str:
@@ -244,7 +359,7 @@ def check_failures(pool: Pool, max_failed: float) -> None:
         )
 
 
-def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str]) -> list[Selected]:
+def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str], selected_by: str) -> list[Selected]:
     """Puts each pick's rank and reason beside it."""
     settings = job.settings
     detections = pools.detections(job.output, pool, [pick.index for pick in selection.picks])
@@ -263,5 +378,7 @@ def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str]) -> l
             nearest_name=nearest,
             nearest_is_labelled=nearest in labelled,
         )
+        if selected_by != "local":
+            words = f"picked by Lightly; {words}"
         selected.append(Selected(rank, name, score, pick.value, pick.distance, nearest, words))
     return selected

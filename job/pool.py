@@ -1,6 +1,6 @@
 """The pool: what the parts say of all images, side by side."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Pool:
     Attributes:
         keys: File names of the n usable images, sorted bytewise; all arrays below follow this order.
         size: (n, 2) width and height in pixels.
+        byte_size: (n,) size of the files.
         num_boxes: (n,) boxes detected.
         scores: (n,) for each score of `job.scores`.
         features: (n, d) pooled features of the detector; None when its model has none.
@@ -34,6 +35,7 @@ class Pool:
 
     keys: list[str]
     size: npt.NDArray[np.int32]
+    byte_size: npt.NDArray[np.int64]
     num_boxes: npt.NDArray[np.int64]
     scores: dict[str, Floats]
     features: npt.NDArray[np.float32] | None
@@ -41,6 +43,13 @@ class Pool:
     part: list[str]
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
+
+    def rows_by_part(self) -> dict[str, list[int]]:
+        """The rows of each part that has some."""
+        rows: dict[str, list[int]] = {}
+        for row, part in enumerate(self.part):
+            rows.setdefault(part, []).append(row)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
     return Pool(
         keys=[columns["key"][i] for i in order],
         size=np.array([columns["size"][i] for i in order], np.int32).reshape(-1, 2),
+        byte_size=column("byte_size").astype(np.int64),
         num_boxes=column("num_boxes").astype(np.int64),
         scores=values,
         features=None if any(each is None for each in features) else np.array(features, np.float32),
@@ -103,8 +113,12 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
 
 def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, Detections]:
     """What was detected on some of the usable images, by file name."""
+    return {key: found for _, here in detections_by_part(output, pool, rows) for key, found in here.items()}
+
+
+def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iterator[tuple[str, dict[str, Detections]]]:
+    """Yields the name of each part that has some of these images, and what was detected on them, by file name."""
     wanted = {pool.keys[row]: pool.part[row] for row in rows}
-    found: dict[str, Detections] = {}
     names = ["boxes", "scores", "classes", "class_probabilities"]
     for part in parts.read(output, ["key", *names], names=set(wanted.values())):
         keys = part.table["key"].to_pylist()
@@ -112,9 +126,10 @@ def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, De
         taken = part.table.take(np.array(here, np.int64))
         ragged = [parts.ragged(taken[name]) for name in names]
         ends = np.cumsum(ragged[1][1])
+        found = {}
         for key, end, count in zip(taken["key"].to_pylist(), ends, ragged[1][1], strict=True):
             found[key] = Detections(*(values[end - count : end] for values, _ in ragged))
-    return found
+        yield part.name, found
 
 
 def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
@@ -128,7 +143,7 @@ def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
 
 
 _PER_IMAGE = ("objectness_least_confidence", *scores.UNCERTAINTIES)
-_COLUMNS = ("key", "size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
+_COLUMNS = ("key", "size", "byte_size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
 
 
 def _add(
@@ -151,6 +166,7 @@ def _add(
     probabilities = scores.normalised(parts.ragged(table["class_probabilities"])[0])
     columns["key"] += table["key"].to_pylist()
     columns["size"] += zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+    columns["byte_size"] += table["byte_size"].to_pylist()
     columns["num_boxes"] += counts.tolist()
     columns["thumbnail"] += table["thumbnail"].to_pylist()
     columns["part"] += [name] * len(table)

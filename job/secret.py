@@ -1,5 +1,10 @@
 """A text that must not be seen."""
 
+from urllib.parse import quote
+
+_SHORTEST = 6  # to look for shorter ones in a text would only garble it
+_seen: set[str] = set()
+
 
 class Secret:
     """Holds a token or key; every way to print it gives ``***``.
@@ -12,6 +17,8 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self.value = value
+        if len(value) >= _SHORTEST:
+            _seen.update((value, quote(value, safe="")))
 
     def __repr__(self) -> str:
         return "***"
@@ -26,3 +33,10 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret is not to be pickled")
+
+
+def hidden(text: str) -> str:
+    """A text with ``***`` in place of every secret that this process knows, however it got in there."""
+    for each in sorted(_seen, key=len, reverse=True):
+        text = text.replace(each, "***")
+    return text

@@ -10,7 +10,22 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from job.errors import SettingsError
-from job.parsers import auto_or, boolean, device, integer, names, number, one_of, uri, uri_or_url
+from job.parsers import (
+    auto_or,
+    boolean,
+    dataset,
+    device,
+    external_id,
+    integer,
+    names,
+    number,
+    one_of,
+    role_arn,
+    secret_file,
+    server,
+    uri,
+    uri_or_url,
+)
 from job.secret import Secret
 from job.storage.uris import Location
 from job.urls import redacted
@@ -28,6 +43,9 @@ Score = Literal[
     "uncertainty_entropy",
 ]
 
+LightlyImages = Literal["thumbnails", "full", "none"]
+LightlySelect = Literal["local", "platform"]
+
 _PREFIX = "CORAL_"
 
 
@@ -42,6 +60,7 @@ class Knob:
         parse: Turns the given text into the value; raises ValueError that says what is accepted.
         metavar: How its value is written in `--help`.
         shown_default: The default in words.
+        secret: Whether what is given must not be seen.
     """
 
     env: str
@@ -50,11 +69,14 @@ class Knob:
     parse: Callable[[str], Any]
     metavar: str
     shown_default: str
+    secret: bool
 
     @property
     def option(self) -> str | None:
         """The command-line flag; None for a secret, which others could read in the list of processes."""
-        return "--" + self.env.removeprefix(_PREFIX).lower().replace("_", "-") if self.env.startswith(_PREFIX) else None
+        if self.secret or not self.env.startswith(_PREFIX):
+            return None
+        return "--" + self.env.removeprefix(_PREFIX).lower().replace("_", "-")
 
 
 def _knob(
@@ -66,19 +88,21 @@ def _knob(
     group: str,
     metavar: str = "TEXT",
     shown_default: str | None = None,
+    secret: bool = False,
 ) -> Any:
     if shown_default is None:
         shown_default = f"{default:g}" if isinstance(default, float) else str(default)
-    return field(default=default, metadata={"knob": Knob(env, group, help, parse, metavar, shown_default)})
+    return field(default=default, metadata={"knob": Knob(env, group, help, parse, metavar, shown_default, secret)})
 
 
-_DATA, _MODEL, _MAP, _EMBED, _SELECT, _OTHER = (
+_DATA, _MODEL, _MAP, _EMBED, _SELECT, _LIGHTLY, _OTHER = (
     "Images in, results out",
     "Detector",
     "Running the detector",
     "Embeddings",
     "Selection",
-    "Lightly, logs, limits",
+    "Lightly",
+    "Logs",
 )
 
 
@@ -331,12 +355,95 @@ class Settings:
     lightly_token: Secret | None = _knob(
         "LIGHTLY_TOKEN",
         None,
-        "Token of the Lightly platform. Never printed or stored. This version does not upload.",
+        "Token of the Lightly platform: turns the upload on. Never printed or stored.",
         Secret,
-        group=_OTHER,
+        group=_LIGHTLY,
         metavar="TOKEN",
         shown_default="none",
+        secret=True,
     )
+    lightly_token_file: Secret | None = _knob(
+        "LIGHTLY_TOKEN_FILE",
+        None,
+        "File that holds the token, instead.",
+        secret_file,
+        group=_LIGHTLY,
+        metavar="PATH",
+        shown_default="none",
+    )
+    lightly_server: str = _knob(
+        "LIGHTLY_SERVER_LOCATION",
+        "https://api.lightly.ai",
+        "Address of the platform.",
+        server,
+        group=_LIGHTLY,
+        metavar="URL",
+    )
+    lightly_dataset: str | None = _knob(
+        "CORAL_LIGHTLY_DATASET",
+        None,
+        "Name or id (24 hex digits) of the dataset there; one of this name is made where there is none.",
+        dataset,
+        group=_LIGHTLY,
+        metavar="NAME|ID",
+        shown_default="required with a token",
+    )
+    lightly_images: LightlyImages | None = _knob(
+        "CORAL_LIGHTLY_IMAGES",
+        None,
+        "What of the images is uploaded: thumbnails, full (thumbnails and whole files) or none (names only).",
+        one_of(*get_args(LightlyImages)),
+        group=_LIGHTLY,
+        metavar="NAME",
+        shown_default="thumbnails; none with a datasource",
+    )
+    lightly_select: LightlySelect = _knob(
+        "CORAL_LIGHTLY_SELECT",
+        "local",
+        "local: the job's own selection. platform: the platform's, and ours where it refuses.",
+        one_of(*get_args(LightlySelect)),
+        group=_LIGHTLY,
+        metavar="NAME",
+    )
+    lightly_datasource: bool = _knob(
+        "CORAL_LIGHTLY_DATASOURCE",
+        False,
+        "Tell the platform to read the images from CORAL_INPUT on S3, and predictions from CORAL_OUTPUT if that is "
+        "there, by CORAL_LIGHTLY_ROLE_ARN; without one it is given the AWS keys of this process.",
+        boolean,
+        group=_LIGHTLY,
+        metavar="",
+        shown_default="0",
+    )
+    lightly_role_arn: str | None = _knob(
+        "CORAL_LIGHTLY_ROLE_ARN",
+        None,
+        "Role that the platform assumes to read the bucket.",
+        role_arn,
+        group=_LIGHTLY,
+        metavar="ARN",
+        shown_default="none",
+    )
+    lightly_external_id: Secret | None = _knob(
+        "CORAL_LIGHTLY_EXTERNAL_ID",
+        None,
+        "External id that this role asks for, at least 10 characters.",
+        external_id,
+        group=_LIGHTLY,
+        metavar="ID",
+        shown_default="none",
+        secret=True,
+    )
+    lightly_predictions: bool = _knob(
+        "CORAL_LIGHTLY_PREDICTIONS",
+        True,
+        "Write the detections to .lightly/predictions/ in Lightly's format, a file an image.",
+        boolean,
+        group=_LIGHTLY,
+        metavar="0|1",
+        shown_default="1",
+    )
+
     log_format: LogFormat = _knob(
         "CORAL_LOG_FORMAT",
         "auto",
@@ -345,6 +452,11 @@ class Settings:
         group=_OTHER,
         metavar="NAME",
     )
+
+    @property
+    def token(self) -> Secret | None:
+        """The token of the Lightly platform, however it was given."""
+        return self.lightly_token or self.lightly_token_file
 
 
 def knobs() -> Iterator[tuple[str, Knob]]:
@@ -379,7 +491,7 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
         try:
             values[name] = knob.parse(text)
         except ValueError as error:
-            shown = "***" if knob.parse is Secret else redacted(text)
+            shown = "***" if knob.secret else redacted(text)
             problems.append(f"{source}={shown!r} {error}.")
     if problems:
         raise SettingsError(*problems)
@@ -434,6 +546,28 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
     if settings.previous and _same(settings.previous, settings.output):
         yield f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: an output is continued without it."
+    yield from _lightly_contradictions(settings)
+
+
+def _lightly_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.lightly_token and settings.lightly_token_file:
+        yield "LIGHTLY_TOKEN and LIGHTLY_TOKEN_FILE are both set: leave one out."
+    if settings.token and not settings.lightly_dataset:
+        yield "A Lightly token is given, but CORAL_LIGHTLY_DATASET is not: say which dataset to upload to."
+    if not settings.token:
+        if settings.lightly_select == "platform":
+            yield "CORAL_LIGHTLY_SELECT='platform' needs a token: set LIGHTLY_TOKEN."
+        if settings.lightly_datasource:
+            yield "CORAL_LIGHTLY_DATASOURCE=1 needs a token: set LIGHTLY_TOKEN."
+    if settings.lightly_select == "platform" and (settings.score_strength, settings.diversity_strength) != (1, 1):
+        yield "CORAL_LIGHTLY_SELECT='platform' knows no strengths: leave CORAL_SCORE_STRENGTH and the like out."
+    if bool(settings.lightly_role_arn) != bool(settings.lightly_external_id):
+        yield "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID go together: set both or none."
+    if settings.lightly_datasource:
+        if Location.of(settings.input).scheme != "s3" or settings.input.endswith((".txt", ".jsonl")):
+            yield f"CORAL_LIGHTLY_DATASOURCE=1 needs a folder on S3, and CORAL_INPUT is {settings.input!r}."
+        if settings.lightly_images == "full":
+            yield "CORAL_LIGHTLY_IMAGES='full' uploads what CORAL_LIGHTLY_DATASOURCE=1 reads in place: leave one out."
 
 
 def _same(one: str, other: str) -> bool:

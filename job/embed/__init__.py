@@ -33,13 +33,14 @@ def embed(
         need_detector: Gives the detector, whose backbone simclr starts from.
 
     Returns:
-        (n, d) in the order of the pool, and how they were made.
+        (n, d) in the order of the pool, and how they were made; vectors of the same ``space`` may be compared.
 
     Raises:
         SettingsError: The detector has no feature to embed with.
     """
     if settings.embedding == "detector":
-        embeddings, how = _features(pool), {"method": "detector"}
+        embeddings = _features(pool)
+        how: dict[str, Any] = {"method": "detector", "space": pool.provenance.digest}
         tables.write_embeddings(output, pool.keys, embeddings, digest="")
     else:
         embeddings, how = _simclr(pool, settings, output, need_detector)
@@ -64,7 +65,7 @@ def _simclr(
         digest.update(key.encode() + b"\0" + thumbnail)
     if (found := tables.read_embeddings(output, digest.hexdigest())) is not None:
         logger.info("The embeddings are done already.")
-        return found, how
+        return found, how | {"space": digest.hexdigest()}
     detector = need_detector()
     encoder = simclr.encoder_of(detector)
     images = [read_thumbnail(each) for each in pool.thumbnails]
@@ -79,4 +80,4 @@ def _simclr(
         logger.info("Trained for %d epochs: the loss went from %.3f to %.3f.", len(losses), losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
     tables.write_embeddings(output, pool.keys, embeddings, digest.hexdigest())
-    return embeddings, how
+    return embeddings, how | {"space": digest.hexdigest()}

@@ -30,9 +30,11 @@ def write(
     settings: Settings,
     provenance: Provenance,
     *,
+    run_id: str,
     device: torch.device | None,
     inputs: dict[str, str],
     embedding: dict[str, Any],
+    selected_by: str,
     counts: dict[str, int],
     timings: dict[str, float],
 ) -> None:
@@ -42,18 +44,22 @@ def write(
         output: Where to.
         settings: Of this run.
         provenance: What the detections were made with.
+        run_id: Names the selection.
         device: Where the detector ran; None when this run did not need it.
         inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
         embedding: How the embeddings were made.
+        selected_by: ``local``, or ``platform`` for Lightly's.
         counts: Of images.
         timings: Seconds by stage.
     """
     content = {
         "coralpick": job.__version__,
+        "run_id": run_id,
         "settings": as_json(settings),
         "detector": json.loads(provenance.to_json()) | {"digest": provenance.digest},
         "inputs": inputs,
         "embedding": embedding,
+        "selected_by": selected_by,
         "counts": counts,
         "seconds": {stage: round(value, 3) for stage, value in timings.items()},
         "device": _device(device),

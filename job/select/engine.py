@@ -63,6 +63,7 @@ def select(
     *,
     strategy: str = "coral",
     labelled: Sequence[int] = (),
+    candidates: Sequence[int] | None = None,
     score_strength: float = 1.0,
     diversity_strength: float = 1.0,
     min_distance: float = 0.0,
@@ -76,6 +77,7 @@ def select(
         count: How many images to pick, besides the labelled ones.
         strategy: ``coral``, ``coreset``, ``active_learning`` or ``random``.
         labelled: Rows of images that already have labels; they are never picked.
+        candidates: Rows that may be picked; all by default.
         score_strength: Exponent b, for coral.
         diversity_strength: Exponent a, for coral.
         min_distance: No image is picked that is nearer than this to a labelled or picked one.
@@ -93,16 +95,25 @@ def select(
         raise ValueError("embeddings must be finite")
     if not ((scores >= 0) & (scores <= 1)).all():  # also false for NaN
         raise ValueError("scores must lie in [0, 1]")
+    allowed = np.ones(len(scores), bool)
+    if candidates is not None:
+        allowed[:] = False
+        allowed[list(candidates)] = True
+
+    def greedy(utility: Array, diversity_strength: float, utility_strength: float) -> Selection:
+        strengths = diversity_strength, utility_strength
+        return _greedy(embeddings, utility, *strengths, count, labelled, allowed, min_distance)
+
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
-        return _greedy(embeddings, utility, diversity_strength, score_strength, count, labelled, min_distance)
+        return greedy(utility, diversity_strength, score_strength)
     if strategy == "coreset":
-        return _greedy(embeddings, scores, 1, 0, count, labelled, min_distance)
+        return greedy(scores, 1, 0)
     if strategy == "active_learning":
-        return _greedy(embeddings, scores, 0, 1, count, labelled, min_distance)
+        return greedy(scores, 0, 1)
     if strategy == "random":
         order = np.random.default_rng(seed).permutation(len(scores)) / max(1, len(scores))
-        return _greedy(embeddings, order, 0, 1, count, labelled, min_distance)
+        return greedy(order, 0, 1)
     raise ValueError(f"unknown strategy {strategy!r}: use coral, coreset, active_learning or random")
 
 
@@ -134,12 +145,13 @@ def _greedy(
     utility_strength: float,
     count: int,
     labelled: Sequence[int],
+    allowed: npt.NDArray[np.bool_],
     min_distance: float,
 ) -> Selection:
     points = unit(embeddings)
     distance = np.full(len(points), np.inf)
     nearest = np.full(len(points), -1, np.int64)
-    available = np.ones(len(points), bool)
+    available = allowed.copy()
     weight = utility**utility_strength
 
     def take(row: int) -> None:

@@ -1,0 +1,1 @@
+"""The Lightly platform: its API, and the upload of a run's results to it."""

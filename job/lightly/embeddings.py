@@ -1,0 +1,104 @@
+"""Embeddings on the platform: one CSV file with a row for every sample of the dataset, in the platform's order."""
+
+import csv
+import hashlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from job import ledger
+from job.ledger import Ledger
+from job.lightly.api import Dataset, Platform
+from job.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+
+def upload(
+    platform: Platform, dataset: Dataset, output: Storage, order: list[str], vectors: dict[str, Floats], space: str
+) -> str | None:
+    """Uploads embeddings, unless they are there.
+
+    The platform wants them for every sample. Those of samples that this run does not know are taken from what an
+    earlier run uploaded, if its vectors can be compared with these.
+
+    Args:
+        platform: Where to.
+        dataset: Where there.
+        output: Folder of the results.
+        order: File names of all samples in the platform's order.
+        vectors: (d,) of each image of this run, by file name.
+        space: Digest of all that vectors must have in common to be comparable.
+
+    Returns:
+        Their id; None when some samples have none.
+    """
+    prefix = f"coralpick-{space[:8]}-"
+    name = prefix + _digest(order, vectors)
+    piece = ledger.piece(platform.server, dataset.id, name)
+    done = Ledger(output, "embedding", [piece])
+    present = platform.embeddings(dataset)
+    for each in present:
+        if each.name == name:
+            if each.is_processed or piece in done:
+                return each.id
+            platform.delete_embedding(dataset, each)  # our own, and perhaps without its file
+    missing = {each for each in order if each not in vectors}
+    for each in present:
+        if missing and each.name.startswith(prefix) and each.name != name:
+            vectors = _read(platform.read_embedding(dataset, each), missing) | vectors
+            missing -= vectors.keys()
+    if missing:
+        logger.warning(
+            "The embeddings are not uploaded: Lightly wants one for each sample, and its dataset %r has %d that are "
+            "not among the images of this run, such as %r. Use a dataset of its own.",
+            *(dataset.name, len(missing), min(missing)),
+        )
+        return None
+    with tempfile.TemporaryFile() as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        _write(text, order, vectors)
+        embedding, url = platform.create_embedding(dataset, name)
+        platform.put(url, file)
+        text.detach()
+    platform.project(dataset, embedding)
+    done.add(piece)
+    return embedding
+
+
+def _digest(order: list[str], vectors: dict[str, Floats]) -> str:
+    digest = hashlib.sha256()
+    for name in order:
+        digest.update(name.encode() + b"\0")
+        if name in vectors:
+            digest.update(vectors[name].tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _write(file: TextIO, order: list[str], vectors: dict[str, Floats]) -> None:
+    """Writes the file as lightly.utils.io.save_embeddings does, without its copies in memory."""
+    writer = csv.writer(file)
+    dimension = len(vectors[order[0]])
+    writer.writerow(["filenames", *(f"embedding_{number}" for number in range(dimension)), "labels"])
+    for name in order:
+        writer.writerow([name, *vectors[name].astype(str), 0])
+
+
+def _read(content: bytes, wanted: set[str]) -> dict[str, Floats]:
+    """The vectors of some samples in such a file."""
+
+    def rows() -> Iterator[tuple[str, Floats]]:
+        reader = csv.reader(io.StringIO(content.decode(), newline=""))
+        next(reader)
+        for name, *values, _ in reader:
+            if name in wanted:
+                yield name, np.array(values, np.float32)
+
+    return dict(rows())

@@ -1,0 +1,158 @@
+"""Images on the platform: samples, their files, and the predictions on them."""
+
+import io
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from job import ledger
+from job import pool as pools
+from job.errors import SettingsError, TooManyFailedImages
+from job.ledger import Ledger
+from job.lightly.api import Dataset, Platform
+from job.lightly.transport import SIMULTANEOUS, Refused
+from job.pool import Detections, Pool
+from job.prefetch import prefetch
+from job.progress import Progress
+from job.publish.predictions import categories, predictions, task_name
+from job.storage import Source, Storage
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 255  # lightly.api.utils.MAXIMUM_FILENAME_LENGTH
+_OF_ONE_SAMPLE = frozenset({400, 413, 422})
+
+
+def refused(names: list[str]) -> dict[str, str]:
+    """The names that the platform would refuse, or could not hold apart in its lists of one name a line, and why."""
+    reasons = {}
+    for name in names:
+        if len(name) > _LONGEST_NAME:
+            reasons[name] = f"its name has {len(name)} characters, and Lightly takes {_LONGEST_NAME}"
+        elif not name.isprintable():
+            reasons[name] = "its name has a line break or another character that cannot be printed"
+    return reasons
+
+
+def upload(
+    platform: Platform,
+    dataset: Dataset,
+    output: Storage,
+    pool: Pool,
+    source: Source | None,
+    mode: str,
+    max_failed: float,
+) -> dict[str, str]:
+    """Registers the images that are not there, and uploads their files and predictions.
+
+    Args:
+        platform: Where to.
+        dataset: Where there.
+        output: Folder of the results.
+        pool: The images.
+        source: Their files; needed for ``full``.
+        mode: ``thumbnails``, ``full``, or ``none`` for names only.
+        max_failed: Share of the images that may be refused.
+
+    Returns:
+        File name and reason of each image that could not be uploaded, or not all of it.
+
+    Raises:
+        SettingsError: The user's quota does not hold them.
+        TooManyFailedImages: More than `max_failed` were refused.
+    """
+    problems = refused(pool.keys)
+    task = task_name(pool.provenance)
+    known = platform.samples(dataset)
+    row_of = {name: row for row, name in enumerate(pool.keys) if name not in problems}
+    pieces = {
+        part: ledger.piece(platform.server, dataset.id, mode, task, part, [pool.keys[row] for row in rows])
+        for part, rows in pool.rows_by_part().items()
+    }
+    done = Ledger(output, "upload", pieces.values())
+    left = [row for name, row in row_of.items() if pieces[pool.part[row]] not in done or name not in known]
+    new = sum(pool.keys[row] not in known for row in left)
+    if problems:
+        name, reason = next(iter(problems.items()))
+        logger.warning("%d images cannot be uploaded to Lightly. The first is %r: %s.", len(problems), name, reason)
+    if not left:
+        logger.info("All images are in Lightly's dataset %r already.", dataset.name)
+        return problems
+    if new and len(known) + new > (quota := platform.quota()):
+        raise SettingsError(
+            f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(known)}, and {new} more would be "
+            "added: use a dataset of its own, a smaller CORAL_INPUT, or ask Lightly for more."
+        )
+    platform.register_upload(dataset, total=len(known) + new, processed=len(known))
+    platform.set_prediction_task(dataset, task, categories(pool.provenance))
+
+    def send(item: tuple[str, Detections]) -> tuple[str, str | None]:
+        name, found = item
+        try:
+            _send(platform, dataset, pool, row_of[name], known.get(name), found, mode, source)
+        except Refused as error:
+            if error.status not in _OF_ONE_SAMPLE:
+                raise
+            return name, str(error)
+        except OSError as error:
+            return name, f"its file cannot be read: {error.strerror}"
+        return name, None
+
+    with (
+        ThreadPoolExecutor(SIMULTANEOUS, thread_name_prefix="lightly") as executor,
+        Progress("upload to Lightly", len(left), "image") as progress,
+    ):
+        for part, found in pools.detections_by_part(output, pool, left):
+            failed: dict[str, str] = {}
+            for name, why_not in prefetch(executor, send, found.items(), ahead=2 * SIMULTANEOUS):
+                progress.add()
+                if why_not is not None:
+                    failed[name] = why_not
+            problems |= failed
+            if not failed:
+                done.add(pieces[part])
+            if len(problems) > max_failed * len(pool.keys):
+                name, reason = next(iter(problems.items()))
+                raise TooManyFailedImages(
+                    f"{len(problems)} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
+                    f"{max_failed:g} allows. The first is {name!r}: {reason}"
+                )
+    return problems
+
+
+def _send(
+    platform: Platform,
+    dataset: Dataset,
+    pool: Pool,
+    row: int,
+    sample: str | None,
+    found: Detections,
+    mode: str,
+    source: Source | None,
+) -> None:
+    """Uploads all of one image; each step may be repeated."""
+    name, urls = pool.keys[row], None
+    width, height = (int(each) for each in pool.size[row])
+    if sample is None:
+        # With its whole name: a.jpg and a.png must not share a thumbnail.
+        thumbnail = None if mode == "none" else f"{name}_thumb.jpg"
+        meta_data = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
+        sample, urls = platform.create_sample(dataset, name, thumbnail, meta_data)
+    if mode != "none":
+        urls = urls or platform.write_urls(dataset, sample)
+        platform.put(urls.thumbnail, io.BytesIO(pool.thumbnails[row]))
+    if mode == "full" and source and urls:
+        platform.put(urls.full, io.BytesIO(source.read(name)))
+    task = task_name(pool.provenance)
+    platform.set_predictions(dataset, sample, [_singleton(task, each) for each in predictions(found)])
+
+
+def _singleton(task: str, prediction: dict[str, object]) -> dict[str, object]:
+    """A prediction as the API names its fields."""
+    return {
+        "type": "OBJECT_DETECTION",
+        "taskName": task,
+        "categoryId": prediction["category_id"],
+        "score": prediction["score"],
+        "bbox": prediction["bbox"],
+        "probabilities": prediction["probabilities"],
+    }

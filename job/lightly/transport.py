@@ -1,0 +1,162 @@
+"""How the Lightly platform is called: through lightly's own client, with deadlines, and again where that may help.
+
+The client gives paths, authentication, TLS and the checks of requests and answers. What it lacks is here: it tries most
+calls only once, waits without a limit for some, and writes the token, which is part of every address, into its errors.
+So every call has a deadline, is tried again when it may succeed later, and fails with a `JobError` without an address.
+"""
+
+import email.utils
+import functools
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import urllib3
+from lightly.api import ApiWorkflowClient
+from lightly.api.swagger_rest_client import LightlySwaggerRESTClientObject
+from lightly.openapi_generated.swagger_client.exceptions import ApiException
+
+from job.errors import AccessDenied, JobError, ServiceUnavailable, TryAgain
+from job.retry import Attempt, Patience, Requests, TransientError
+from job.secret import Secret, hidden
+
+T = TypeVar("T")
+
+SIMULTANEOUS = 32
+TIMEOUT = (10, 55)  # seconds to connect, and between two pieces of an answer
+_PATIENCE = Patience(attempt=60.0, first_wait=0.5, longest_wait=20.0)
+_WORTH_ANOTHER = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
+_NOT_READY = "EMBEDDING_NOT_READY"
+
+
+class Refused(ServiceUnavailable):
+    """The platform refuses a request.
+
+    Attributes:
+        status: Of HTTP.
+        code: The platform's own word for the reason.
+    """
+
+    def __init__(self, what: str, status: int, code: str, message: str) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(f"Lightly refuses to {what}: {message} ({status} {code}).".replace(" )", ")"))
+
+
+class Transport:
+    """Calls to the platform, as one user.
+
+    Args:
+        token: Of the user.
+        server: Address of the platform.
+        stop: When set, the waiting ends.
+        patience: How long to try.
+
+    Attributes:
+        server: Address of the platform.
+        client: lightly's own.
+        files: For signed addresses, which are no place for the token.
+    """
+
+    def __init__(self, token: Secret, server: str, stop: threading.Event, patience: Patience = _PATIENCE) -> None:
+        self.server = server
+        self._requests = Requests(patience, stop)
+        self.client = ApiWorkflowClient(token=token.value)
+        configuration = self.client.api_client.configuration
+        configuration.host = server
+        configuration.retries = False
+        if urllib.request.proxy_bypass(urlsplit(server).hostname or ""):
+            configuration.proxy = None
+        self.client.api_client.rest_client = LightlySwaggerRESTClientObject(
+            configuration, timeout=TIMEOUT, maxsize=SIMULTANEOUS
+        )
+        self.files = requests.Session()
+        adapter = requests.adapters.HTTPAdapter(pool_connections=SIMULTANEOUS, pool_maxsize=SIMULTANEOUS)
+        self.files.mount("https://", adapter)
+        self.files.mount("http://", adapter)
+
+    def pages(self, what: str, get: Callable[..., list[T]], size: int, *arguments: Any, **options: Any) -> Iterator[T]:
+        offset = 0
+        while True:
+            here = functools.partial(get, *arguments, page_size=size, page_offset=offset, **options)
+            page = self.call(what, lambda _, here=here: here())  # type: ignore[misc]
+            yield from page
+            if len(page) < size:
+                return
+            offset += size
+
+    def call(self, what: str, request: Callable[[Attempt], T]) -> T:
+        """Makes a call.
+
+        Args:
+            what: What the platform is asked to do, for errors.
+            request: Makes it once.
+
+        Raises:
+            AccessDenied: The token is not accepted, or not for this.
+            Refused: Something else is wrong with the request.
+            TryAgain: The platform cannot be reached.
+        """
+        try:
+            return self._requests.send(lambda attempt: self._once(what, request, attempt))
+        except TransientError as error:
+            raise TryAgain(f"Lightly at {self.server} cannot be reached to {what}: {error}.") from None
+
+    def _once(self, what: str, request: Callable[[Attempt], T], attempt: Attempt) -> T:
+        # Errors of the libraries hold the address, and with it the token: none is let through, nor chained.
+        try:
+            return request(attempt)
+        except ApiException as error:
+            failure = _failure(what, error.status, error.reason, error.body, error.headers or {})
+        except requests.HTTPError as error:
+            answer = error.response
+            failure = _file_failure(what, answer)
+        except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
+            failure = TransientError(f"{type(error).__name__}")
+        except JobError:
+            raise
+        except Exception as error:
+            failure = JobError(hidden(f"Lightly was asked to {what}: {type(error).__name__}: {error}"))
+        raise failure
+
+
+def _failure(what: str, status: int | None, reason: str | None, body: Any, headers: Any) -> Exception:
+    code, message = _explained(body)
+    message = message or reason or "no reason given"
+    if status in (401, 403):
+        return AccessDenied(f"Lightly does not let this token {what}: {message} ({status} {code}).")
+    if status is None or status in _WORTH_ANOTHER or code == _NOT_READY:
+        return TransientError(f"{status or ''} {code or reason}".strip(), wait=_retry_after(headers))
+    return Refused(what, status, code, message)
+
+
+def _file_failure(what: str, answer: requests.Response) -> Exception:
+    status, reason = answer.status_code, answer.reason
+    if status in _WORTH_ANOTHER:
+        return TransientError(f"{status} {reason}", wait=_retry_after(answer.headers))
+    return Refused(what, status, "", f"the store of its files says {reason}")
+
+
+def _explained(body: Any) -> tuple[str, str]:
+    """The code and the message of an error, if the body holds them."""
+    try:
+        content = json.loads(body)
+        return str(content.get("code", "")), str(content.get("error", ""))
+    except (AttributeError, TypeError, ValueError):
+        return "", ""
+
+
+def _retry_after(headers: Any) -> float:
+    value = headers.get("Retry-After") or "0"
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

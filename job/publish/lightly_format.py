@@ -1,0 +1,127 @@
+"""The detections as files of LightlyOne's prediction format, so that it, LightlyStudio and labelformat read them.
+
+    .lightly/predictions/tasks.json
+    .lightly/predictions/<task>/schema.json
+    .lightly/predictions/<task>/<file name of the image, with its extension replaced>.json
+
+Two images whose names differ in their extension alone would share a file there. Then the first of them, bytewise, gets
+it, and the other one gets a file with its whole name, ``a.png.json``. Readers find the image by the ``file_name`` in
+it.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+from job import ledger
+from job import pool as pools
+from job.ledger import Ledger
+from job.parts import Provenance
+from job.pool import Detections, Pool
+from job.prefetch import prefetch
+from job.publish.predictions import categories, predictions, task_name
+from job.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+FOLDER = ".lightly/predictions/"
+_SIMULTANEOUS = 32
+# Readers take a file of this name for the schema, in whatever folder it lies.
+_SCHEMA = "schema.json"
+# Below the limits of file systems (255) and of S3 (1024), with room for the folders before and for temporary names.
+_LONGEST_ELEMENT, _LONGEST_PATH = 200, 800
+
+
+def write(output: Storage, pool: Pool) -> None:
+    """Writes the files of all usable images that are not there yet, and removes those that are not theirs.
+
+    Args:
+        output: Folder of the results.
+        pool: The images.
+    """
+    task = task_name(pool.provenance)
+    folder = f"{FOLDER}{task}/"
+    path = {name: folder + each for name, each in paths(pool.keys).items()}
+    pieces = {
+        part: ledger.piece(part, [(pool.keys[row], path[pool.keys[row]]) for row in rows])
+        for part, rows in pool.rows_by_part().items()
+    }
+    whole = ledger.piece(task, sorted(pieces.items()))
+    done = Ledger(output, "predictions", [whole, *pieces.values()])
+    if whole in done:
+        return
+    output.write(FOLDER + "tasks.json", _json([task]))
+    output.write(folder + _SCHEMA, _json(schema(pool.provenance)))
+
+    def put(item: tuple[str, Detections]) -> None:
+        name, found = item
+        output.write(path[name], _json({"file_name": name, "predictions": predictions(found)}))
+
+    left = [row for row, part in enumerate(pool.part) if pieces[part] not in done]
+    with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="predictions") as executor:
+        for part, found in pools.detections_by_part(output, pool, left):
+            _finish(prefetch(executor, put, found.items(), ahead=4 * _SIMULTANEOUS))
+            done.add(pieces[part])
+        expected = {FOLDER + "tasks.json", folder + _SCHEMA, *path.values()}
+        stale = [each.key for each in output.list(FOLDER) if each.key not in expected]
+        _finish(prefetch(executor, output.delete, stale, ahead=4 * _SIMULTANEOUS))
+    done.add(whole)
+
+
+def _finish(work: Iterator[None]) -> None:
+    for _ in work:
+        pass
+
+
+def schema(provenance: Provenance) -> dict[str, Any]:
+    """The content of schema.json."""
+    return {"task_type": "object-detection", "categories": categories(provenance)}
+
+
+def paths(names: Sequence[str]) -> dict[str, str]:
+    """Where the predictions on each image go, below the task's folder; no two images share a file.
+
+    Args:
+        names: File names of images, sorted bytewise.
+    """
+    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
+    taken: set[str] = set()
+    result: dict[str, str] = {}
+
+    def claim(name: str, path: str) -> None:
+        if name not in result and path not in taken and path not in folders and _usable(path):
+            taken.add(path)
+            result[name] = path
+
+    for name in names:
+        claim(name, _without_extension(name) + ".json")
+    for name in names:
+        claim(name, name + ".json")
+    for name in names:
+        claim(name, sha256(name.encode()).hexdigest() + ".json")
+    return result
+
+
+def _without_extension(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    stem, dot, _ = last.rpartition(".")
+    return folder + slash + (stem if dot and stem else last)
+
+
+def _usable(path: str) -> bool:
+    """Whether a path can be a file in every store, inside its folder, that readers take for predictions."""
+    elements = path.split("/")
+    return (
+        len(path.encode()) <= _LONGEST_PATH
+        and elements[-1] != _SCHEMA
+        and path.isprintable()
+        and all(each not in ("", ".", "..") and len(each.encode()) <= _LONGEST_ELEMENT for each in elements)
+    )
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
