@@ -40,7 +40,9 @@ def upload(
     pool: Pool,
     source: Source | None,
     mode: str,
+    *,
     max_failed: float,
+    simultaneous: int = SIMULTANEOUS,
 ) -> dict[str, str]:
     """Registers the images that are not there, and uploads their files and predictions.
 
@@ -52,6 +54,7 @@ def upload(
         source: Their files; needed for ``full``.
         mode: ``thumbnails``, ``full``, or ``none`` for names only.
         max_failed: Share of the images that may be refused.
+        simultaneous: How many images are sent at once.
 
     Returns:
         File name and reason of each image that could not be uploaded, or not all of it.
@@ -98,12 +101,12 @@ def upload(
         return name, None
 
     with (
-        ThreadPoolExecutor(SIMULTANEOUS, thread_name_prefix="lightly") as executor,
+        ThreadPoolExecutor(simultaneous, thread_name_prefix="lightly") as executor,
         Progress("upload to Lightly", len(left), "image") as progress,
     ):
         for part, found in pools.detections_by_part(output, pool, left):
             failed: dict[str, str] = {}
-            for name, why_not in prefetch(executor, send, found.items(), ahead=2 * SIMULTANEOUS):
+            for name, why_not in prefetch(executor, send, found.items(), ahead=2 * simultaneous):
                 progress.add()
                 if why_not is not None:
                     failed[name] = why_not

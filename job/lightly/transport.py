@@ -8,6 +8,7 @@ So every call has a deadline, is tried again when it may succeed later, and fail
 import email.utils
 import functools
 import json
+import os
 import threading
 import time
 import urllib.request
@@ -46,7 +47,7 @@ class Refused(ServiceUnavailable):
     def __init__(self, what: str, status: int, code: str, message: str) -> None:
         self.status = status
         self.code = code
-        super().__init__(f"Lightly refuses to {what}: {message} ({status} {code}).".replace(" )", ")"))
+        super().__init__(hidden(f"Lightly refuses to {what}: {message} ({status} {code})").rstrip() + ".")
 
 
 class Transport:
@@ -77,11 +78,14 @@ class Transport:
             configuration, timeout=TIMEOUT, maxsize=SIMULTANEOUS
         )
         self.files = requests.Session()
-        adapter = requests.adapters.HTTPAdapter(pool_connections=SIMULTANEOUS, pool_maxsize=SIMULTANEOUS)
+        self.files.trust_env = False
+        self.files.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        adapter = _Adapter(pool_connections=SIMULTANEOUS, pool_maxsize=SIMULTANEOUS)
         self.files.mount("https://", adapter)
         self.files.mount("http://", adapter)
 
     def pages(self, what: str, get: Callable[..., list[T]], size: int, *arguments: Any, **options: Any) -> Iterator[T]:
+        """Yields what a call returns in pages of the given size; raises as `call` does."""
         offset = 0
         while True:
             here = functools.partial(get, *arguments, page_size=size, page_offset=offset, **options)
@@ -126,11 +130,28 @@ class Transport:
         raise failure
 
 
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Sends requests with a timeout, and through the environment's proxies.
+
+    requests would look these up for every file, which takes as long as the rest of the request.
+    """
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        options["timeout"] = options.get("timeout") or TIMEOUT
+        options["proxies"] = _proxies(*urlsplit(str(request.url))[:2])
+        return super().send(request, *arguments, **options)
+
+
+@functools.cache
+def _proxies(scheme: str, host: str) -> dict[str, str]:
+    return requests.utils.get_environ_proxies(f"{scheme}://{host}")
+
+
 def _failure(what: str, status: int | None, reason: str | None, body: Any, headers: Any) -> Exception:
     code, message = _explained(body)
     message = message or reason or "no reason given"
     if status in (401, 403):
-        return AccessDenied(f"Lightly does not let this token {what}: {message} ({status} {code}).")
+        return AccessDenied(hidden(f"Lightly does not accept this token to {what}: {message} ({status} {code})."))
     if status is None or status in _WORTH_ANOTHER or code == _NOT_READY:
         return TransientError(f"{status or ''} {code or reason}".strip(), wait=_retry_after(headers))
     return Refused(what, status, code, message)

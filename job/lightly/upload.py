@@ -92,7 +92,7 @@ def upload(
     if settings.lightly_datasource:
         datasource.register(platform, dataset, datasource.configs(settings))
     mode = settings.lightly_images or ("none" if settings.lightly_datasource else "thumbnails")
-    problems = images.upload(platform, dataset, output, pool, source, mode, settings.max_failed)
+    problems = images.upload(platform, dataset, output, pool, source, mode, max_failed=settings.max_failed)
     order = platform.file_names(dataset)
     vectors = dict(zip(pool.keys, outcome.embeddings, strict=True))
     tags = _Tags(platform, dataset, order, _IMAGE_TYPE[mode])
