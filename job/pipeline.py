@@ -154,12 +154,12 @@ def connect(settings: Settings, stop: Stop) -> "Platform | None":
     from job.lightly.api import Platform
     from job.lightly.transport import Transport
 
-    platform = Platform(Transport(settings.token, settings.lightly_server, stop.requested))
     try:
-        lightly_upload.find(platform, settings)
+        trying_once = Transport(settings.token, settings.lightly_server, stop.requested, Patience(total=0))
+        lightly_upload.find(Platform(trying_once), settings)
     except TryAgain as error:
         logger.warning("%s The upload comes last: the job goes on.", error)
-    return platform
+    return Platform(Transport(settings.token, settings.lightly_server, stop.requested))
 
 
 def map_step(job: Run, shard: Shard) -> Listing:

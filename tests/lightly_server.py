@@ -74,6 +74,10 @@ class LightlyServer(Platform):
     def serve(self) -> None:
         self._http.serve_forever()
 
+    def unexpected(self) -> list[str]:
+        """What the server has refused, other than what it was made to fail, or what was not there."""
+        return [each for each in self.refusals if "made to fail" not in each]
+
     def fail(self, call: str, *faults: Fault) -> None:
         """Lets the next calls of a name fail."""
         self.faults.setdefault(call, []).extend(faults)

@@ -45,14 +45,17 @@ def upload(
     piece = ledger.piece(platform.server, dataset.id, name)
     done = Ledger(output, "embedding", [piece])
     present = platform.embeddings(dataset)
-    for each in present:
-        if each.name == name:
-            if each.is_processed or piece in done:
-                return each.id
-            platform.delete_embedding(dataset, each)  # our own, and perhaps without its file
+    ours = next((each for each in present if each.name == name), None)
+    if ours and (piece in done or ours.is_processed):
+        if piece not in done:
+            platform.project(dataset, ours.id)  # perhaps only some of the maps were begun
+            done.add(piece)
+        return ours.id
+    if ours:
+        platform.delete_embedding(dataset, ours)  # it may be without its file
     missing = {each for each in order if each not in vectors}
     for each in present:
-        if missing and each.name.startswith(prefix) and each.name != name:
+        if missing and each.name.startswith(prefix) and each != ours:
             vectors = _read(platform.read_embedding(dataset, each), missing) | vectors
             missing -= vectors.keys()
     if missing:

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from pathlib import PurePosixPath
 from typing import Any
 
 from job import ledger
@@ -88,12 +87,11 @@ def paths(names: Sequence[str]) -> dict[str, str]:
     Args:
         names: File names of images, sorted bytewise.
     """
-    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     taken: set[str] = set()
     result: dict[str, str] = {}
 
     def claim(name: str, path: str) -> None:
-        if name not in result and path not in taken and path not in folders and _usable(path):
+        if name not in result and path not in taken and _usable(path):
             taken.add(path)
             result[name] = path
 
@@ -115,6 +113,8 @@ def _without_extension(name: str) -> str:
 def _usable(path: str) -> bool:
     """Whether a path can be a file in every store, inside its folder, that readers take for predictions."""
     elements = path.split("/")
+    if any(each.endswith(".json") for each in elements[:-1]):
+        return False  # readers would take such a folder for a file
     return (
         len(path.encode()) <= _LONGEST_PATH
         and elements[-1] != _SCHEMA
