@@ -22,7 +22,7 @@ from job.stopping import Stop
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, start_job
 
 FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
-RESULTS = FILES | {"run.json", "_SUCCESS", "parts"}
+RESULTS = FILES | {"run.json", "_SUCCESS", "parts", ".lightly"}
 
 
 def content(output: Path, *more: str) -> dict[str, bytes]:
@@ -318,15 +318,18 @@ def test_what_is_wrong_is_one_sentence_and_the_right_exit_code(few_frames: Path,
         assert len(errors) == (2 if "CORAL_SEEED" in changed else 1)
 
 
-def test_a_token_is_nowhere(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
+def test_without_a_token_one_line_says_that_nothing_is_uploaded(done: dict[str, Any]) -> None:
+    assert [line for line in done["text"].splitlines() if "Lightly" in line] == [
+        "No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly."
+    ]
+
+
+def test_the_prediction_format_can_be_left_out(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(done["output"] / "parts", output / "parts")
-    variables = done["variables"] | {"CORAL_OUTPUT": output, "LIGHTLY_TOKEN": "t0ken-to-hide"}
-    ran = job("select", **variables)
-    assert ran.returncode == 0
-    assert "t0ken" not in ran.stdout + ran.stderr and "uploads nothing" in ran.stderr
-    assert not [path for path in output.rglob("*") if path.is_file() and b"t0ken" in path.read_bytes()]
-    assert json.loads((output / "run.json").read_text())["settings"]["LIGHTLY_TOKEN"] == "***"
+    ran = job("select", **done["variables"] | {"CORAL_OUTPUT": output, "CORAL_LIGHTLY_PREDICTIONS": 0})
+    assert ran.returncode == 0, ran.stderr
+    assert not (output / ".lightly").exists() and content(output) == content(done["output"])
 
 
 def test_json_logs_are_one_object_a_line(small_rcnn: tuple[Path, Path], few_frames: Path, job: Job) -> None:

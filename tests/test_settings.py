@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -88,18 +89,56 @@ def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no
     assert resolve({}, GIVEN | {"CORAL_CLASSES": ",".join(many)}).classes == many
 
 
+TOKEN = GIVEN | {"LIGHTLY_TOKEN": "s3cret", "CORAL_LIGHTLY_DATASET": "set"}
+
+
 def test_a_secret_is_seen_nowhere() -> None:
-    settings = resolve({}, GIVEN | {"LIGHTLY_TOKEN": "s3cret"})
-    assert settings.lightly_token == Secret("s3cret")
-    assert settings.lightly_token is not None and settings.lightly_token.value == "s3cret"
+    settings = resolve({}, TOKEN)
+    assert settings.token is not None and settings.token.value == "s3cret"
     shown = f"{settings} {settings!r} {json.dumps(as_json(settings))} %s" % (settings.lightly_token,)
     assert "s3cret" not in shown and "***" in shown
     with pytest.raises(TypeError):
         pickle.dumps(settings.lightly_token)
+    (problem,) = problems(CORAL_LIGHTLY_EXTERNAL_ID="s3cret")
+    assert "s3cret" not in problem and "***" in problem
 
 
 def test_a_secret_has_no_flag() -> None:
-    assert [knob.option for _, knob in knobs() if knob.env == "LIGHTLY_TOKEN"] == [None]
+    secrets = {knob.env for _, knob in knobs() if knob.secret}
+    assert secrets == {"LIGHTLY_TOKEN", "CORAL_LIGHTLY_EXTERNAL_ID"}
+    assert all(knob.option is None for _, knob in knobs() if knob.secret)
+
+
+def test_a_token_may_lie_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    given = {"LIGHTLY_TOKEN_FILE": str(file), "CORAL_LIGHTLY_DATASET": "set"}
+    assert resolve({}, GIVEN | given).token == Secret("s3cret")
+    file.write_text(" \n")
+    assert "is empty" in problems(**given)[0]
+    assert "No such file" in problems(**given | {"LIGHTLY_TOKEN_FILE": str(tmp_path / "none")})[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"CORAL_LIGHTLY_DATASET": ""}, "CORAL_LIGHTLY_DATASET is not: say which"),
+        ({"CORAL_LIGHTLY_DATASET": "ab"}, "at least three letters"),
+        ({"CORAL_LIGHTLY_DATASET": "my/set"}, "at least three letters"),
+        ({"LIGHTLY_SERVER_LOCATION": "api.lightly.ai"}, "must be an address"),
+        ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_SELECT": "platform"}, "needs a token"),
+        ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x"}, "needs a token"),
+        ({"CORAL_LIGHTLY_DATASOURCE": "1"}, "needs a folder on S3"),
+        ({"CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x", "CORAL_LIGHTLY_IMAGES": "full"}, "leave one out"),
+        ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_SCORE_STRENGTH": "2"}, "knows no strengths"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "go together"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "role/x"}, "must look like arn:aws:iam"),
+        ({"CORAL_LIGHTLY_IMAGES": "big"}, "must be one of"),
+    ],
+)
+def test_contradictions_about_lightly(changed: dict[str, str], says: str) -> None:
+    (problem,) = problems(**TOKEN | changed)
+    assert says in problem
 
 
 def test_a_url_loses_its_password_and_signature() -> None:

@@ -65,9 +65,9 @@ class Transport:
         files: For signed addresses, which are no place for the token.
     """
 
-    def __init__(self, token: Secret, server: str, stop: threading.Event, patience: Patience = _PATIENCE) -> None:
+    def __init__(self, token: Secret, server: str, stop: threading.Event, patience: Patience | None = None) -> None:
         self.server = server
-        self._requests = Requests(patience, stop)
+        self._requests = Requests(patience or _PATIENCE, stop)
         self.client = ApiWorkflowClient(token=token.value)
         configuration = self.client.api_client.configuration
         configuration.host = server
