@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format readme bench bench-storage bench-embedding clean
+.PHONY: help setup demo test soak check format readme bench bench-storage bench-lightly bench-embedding clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -60,7 +60,11 @@ soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and 
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest -m soak -s tests/test_soak.py
 
-bench: bench-storage bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-lightly bench-embedding ## Runs all benchmarks.
+
+bench-lightly: $(VENV)/.dev ## Measures the upload to Lightly beside one call after the other (five minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.lightly_upload --json benchmarks/results/lightly_upload.json
 
 bench-storage: $(VENV)/.dev ## Measures listing and reading of a bucket beside boto3 and obstore (a minute).
 	@mkdir -p benchmarks/results

@@ -21,7 +21,7 @@ from job import embed, finished, inputs, ledger, parts, previous
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
-from job.errors import TooManyFailedImages, TryAgain
+from job.errors import SettingsError, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.publish import lightly_format, manifest, tables
 from job.publish.tables import Selected
@@ -104,6 +104,11 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
     Raises:
         JobError: See `job.errors`; what was finished is saved.
     """
+    if shard.count > 1 and settings.token:
+        raise SettingsError(
+            f"`run` in {shard.count} shards does not upload to Lightly, since two of them may finish last: "
+            "use `predict` in the shards and `select` after them, or leave the token out."
+        )
     job = start(settings, stop)
     listing = map_step(job, shard)
     if shard.count > 1:
