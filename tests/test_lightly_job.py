@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,19 @@ def test_killed_at_five_points_and_disturbed_it_ends_the_same(
     output, shown = fresh(done, tmp_path / "out"), []
     rng = random.Random(5)
     total = done["server"].calls.total()
-    for point in [*sorted(rng.sample(range(5, total), 4)), total]:
+    for number, point in enumerate([*sorted(rng.sample(range(5, total), 4)), total]):
         process = start_job("select", **variables(output, server))
 
-        def kill(_: str, point: int = point) -> None:
+        with_, code = (signal.SIGTERM, 143) if number == 2 else (signal.SIGKILL, -9)
+
+        def kill(_: str, point: int = point, with_: signal.Signals = with_) -> None:
             if server.calls.total() >= point:
-                process.kill()  # noqa: B023  # it is set before the server is called
+                process.send_signal(with_)  # noqa: B023  # it is set before the server is called
 
         server.on_call = kill
         text, _ = process.communicate(timeout=120)
         shown.append(text)
-        assert process.returncode == -9, text
+        assert process.returncode == code, text
     server.on_call = lambda name: None
     server.fail("set_predictions", Fault("reset", 3), Fault(500, 3), Fault(429, 1))
     server.fail("list_mappings", Fault("lost", 1), Fault(503, 1))
