@@ -1,21 +1,22 @@
 # Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format readme bench bench-storage bench-lightly bench-embedding clean
+.PHONY: help setup demo studio test test-studio soak check format readme bench bench-storage bench-lightly bench-embedding clean
 
 PYTHON ?= python3
 VENV := .venv
+STUDIO := .studio
 RUN := $(VENV)/bin/python
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(STUDIO)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 (Debian: apt-get install python3 python3-venv)."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed, and $(PYTHON) is $$($(PYTHON) --version): set PYTHON, as in make PYTHON=python3.11 demo."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python cannot make virtual environments here: apt-get install python3-venv"; exit 1; }
-	@echo "Making a virtual environment in $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(@:/bin/python=) ..."
+	@$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt scripts/install.sh | $(VENV)/bin/python
 	@echo "Installing the job's packages ..."
@@ -32,6 +33,23 @@ setup: $(VENV)/.dev ## Installs everything, pinned, into .venv.
 demo: $(VENV)/.runtime ## Runs the whole job on 250 real street frames with a real COCO detector.
 	@$(RUN) -m demo.run
 
+# Every requirement is pinned and comes as a wheel: nothing is looked for beyond the list, and nothing is built.
+INSTALL_STUDIO := $(STUDIO)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all:
+
+$(STUDIO)/.runtime: requirements/studio.txt | $(STUDIO)/bin/python
+	@echo "Installing LightlyStudio (1.2 GB; some minutes) ..."
+	@$(INSTALL_STUDIO) --requirement $<
+	@touch $@
+
+$(STUDIO)/.dev: requirements/studio-dev.txt $(STUDIO)/.runtime
+	@echo "Installing what its tests need ..."
+	@$(INSTALL_STUDIO) --requirement $<
+	@touch $@
+
+studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Shows results in LightlyStudio: make studio OUTPUT=demo/output (INPUT and PORT, if need be).
+	@test -n "$$OUTPUT" || { echo "Say whose results, as in make studio OUTPUT=demo/output."; exit 64; }
+	@$(STUDIO)/bin/python -m studio --output "$$OUTPUT" --input "$$INPUT" --port "$$PORT"
+
 # Azure's emulator comes from npm, and is large: without npm its tests are skipped, and say so.
 AZURITE := .cache/azurite/node_modules/azurite
 $(AZURITE):
@@ -43,6 +61,10 @@ test: $(VENV)/.dev $(AZURITE) ## Runs all tests.
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
+
+test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Runs the tests of `make studio`, in a browser if Debian's chromium is there (2 minutes).
+	@$(RUN) -m demo.fetch
+	@$(STUDIO)/bin/python -m pytest -c tests/studio/pytest.ini tests/studio
 
 check: $(VENV)/.dev ## Lints, checks the format and the types.
 	@$(RUN) -m ruff check .
@@ -75,4 +97,4 @@ bench-embedding: $(VENV)/.dev ## Measures the embeddings: which one keeps the sh
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
 
 clean: ## Removes the environment, the caches and the demo's output.
-	rm -rf $(VENV) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(STUDIO) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,6 +5,7 @@ every name survives. All others stand as they are.
 """
 
 import json
+import unicodedata
 
 
 def dump(names: list[str]) -> str:
@@ -26,3 +27,8 @@ def parse(text: str) -> list[str]:
 def _quoted(name: str) -> str:
     plain = not name.startswith('"') and not {"\n", "\r"} & set(name) and not name.startswith("\ufeff")
     return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def is_one_line(name: str) -> bool:
+    """Whether a name has no line break, no other control character and no half of a character in it."""
+    return not any(unicodedata.category(each) in ("Cc", "Zl", "Zp", "Cs") for each in name)

@@ -21,7 +21,7 @@ from job import embed, finished, inputs, ledger, parts, previous
 from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
-from job.errors import SettingsError, TooManyFailedImages, TryAgain
+from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.publish import lightly_format, manifest, tables
 from job.publish.tables import Selected
@@ -174,6 +174,10 @@ def map_step(job: Run, shard: Shard) -> Listing:
         source = open_source(settings.input, job.stop.requested)
         listing = inputs.list_images(settings, source, shard)
         inputs.probe(source, listing)
+        if job.platform:
+            from job.lightly import images as lightly_images
+
+            lightly_images.refused((each.key for each in listing), settings.max_failed)
         if settings.labelled:
             inputs.read_labelled(settings.labelled, listing, shard)
     earlier = previous.open_output(settings.previous) if settings.previous else None
@@ -226,25 +230,21 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     if settings.lightly_predictions:
         with job.stage("write predictions"):
             lightly_format.write(output, pool)
-    inputs_of_run = {
+    digests = {
         "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
         "labelled_sha256": _sha256(labelled),
     }
-    found = Found(pool, embeddings, how, labelled, inputs_of_run)
+    found = Found(pool, embeddings, how, labelled, digests, run_id(settings, pool, how, digests, selection))
+    if job.platform and settings.lightly_select == "platform":
+        selected = publish_platforms(job, job.platform, found, selection)
+        output.write(SUCCESS, b"")
+        return selected
     selected = publish(job, found, selection)
-    if job.platform is None:
-        logger.info("No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly.")
-        output.write(SUCCESS, b"")
-        return selected
-    if settings.lightly_select == "local":
-        output.write(SUCCESS, b"")
-        upload(job, job.platform, found, selected)
-        return selected
-    chosen = upload(job, job.platform, found, selected)
-    if chosen is not None:
-        selection = choose_among(settings, pool, embeddings, labelled, candidates=chosen)
-        selected = publish(job, found, selection, selected_by="platform")
     output.write(SUCCESS, b"")
+    if job.platform:
+        upload(job, job.platform, found, selection)
+    else:
+        logger.info("No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly.")
     return selected
 
 
@@ -258,6 +258,7 @@ class Found:
         embedding: How they were made.
         labelled: File names of the images that have labels.
         inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
+        run_id: Names the job's own selection.
     """
 
     pool: Pool
@@ -265,12 +266,20 @@ class Found:
     embedding: dict[str, Any]
     labelled: list[str]
     inputs: dict[str, str]
+    run_id: str
 
-    def run_id(self, settings: Settings) -> str:
-        """Names a selection: the same for the same images, detections, embeddings and settings of the selection."""
-        names = ("n_samples", "strategy", "score", "score_strength", "diversity_strength", "min_distance", "seed")
-        of_selection = {name: getattr(settings, name) for name in names}
-        return ledger.piece(self.inputs, self.pool.provenance.digest, self.embedding, of_selection)[:8]
+
+def run_id(
+    settings: Settings, pool: Pool, embedding: dict[str, Any], digests: dict[str, str], selection: Selection
+) -> str:
+    """Names a selection: the same for the same images, detections, embeddings, settings of the selection, and picks."""
+    names = ("n_samples", "strategy", "score", "score_strength", "diversity_strength", "min_distance", "seed")
+    of_selection = {name: getattr(settings, name) for name in names}
+    return ledger.piece(digests, pool.provenance.digest, embedding, of_selection, _names(pool, selection))[:8]
+
+
+def _names(pool: Pool, selection: Selection) -> list[str]:
+    return [pool.keys[pick.index] for pick in selection.picks]
 
 
 def choose_among(
@@ -311,7 +320,7 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
     }
     manifest.write(
         *(output, job.settings, pool.provenance),
-        run_id=found.run_id(job.settings),
+        run_id=found.run_id,
         device=job.detector.device if job.detector else None,
         inputs=found.inputs,
         embedding=found.embedding,
@@ -322,7 +331,22 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
     return selected
 
 
-def upload(job: Run, platform: "Platform", found: Found, selected: list[Selected]) -> list[str] | None:
+def publish_platforms(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[Selected]:
+    """Uploads the run, and writes the platform's picks, or ours where it refuses.
+
+    Ours are also written before, in case the platform cannot be reached, unless its answer is there already.
+    """
+    there = manifest.read(job.output)
+    if (there.get("run_id"), there.get("selected_by")) != (found.run_id, "platform"):
+        publish(job, found, selection)
+    chosen = upload(job, platform, found, selection)
+    if chosen is None:
+        return publish(job, found, selection)
+    theirs = choose_among(job.settings, found.pool, found.embeddings, found.labelled, candidates=chosen)
+    return publish(job, found, theirs, selected_by="platform")
+
+
+def upload(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[str] | None:
     """Uploads the run to Lightly; returns the platform's own picks if it was asked for them.
 
     Raises:
@@ -334,13 +358,16 @@ def upload(job: Run, platform: "Platform", found: Found, selected: list[Selected
     source = open_source(settings.input, job.stop.requested) if settings.lightly_images == "full" else None
     outcome = lightly_upload.Outcome(
         *(found.pool, found.embeddings, found.embedding["space"], found.labelled),
-        picks=[each.file_name for each in selected],
-        run_id=found.run_id(settings),
+        picks=_names(found.pool, selection),
+        run_id=found.run_id,
     )
     try:
         return lightly_upload.upload(platform, settings, job.stop, job.output, source, outcome)
-    except TryAgain as error:
-        raise TryAgain(f"{error} The results are in {job.output.uri}; start again to upload them.") from None
+    except Stopped:
+        raise
+    except JobError:
+        logger.warning("All results are in %s. Start again to upload them to Lightly.", job.output.uri)
+        raise
 
 
 def _sha256(lines: list[str]) -> str:

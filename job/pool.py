@@ -23,6 +23,7 @@ class Pool:
     Attributes:
         keys: File names of the n usable images, sorted bytewise; all arrays below follow this order.
         size: (n, 2) width and height in pixels.
+        etag: Of the files when they were read.
         byte_size: (n,) size of the files.
         num_boxes: (n,) boxes detected.
         scores: (n,) for each score of `job.scores`.
@@ -35,6 +36,7 @@ class Pool:
 
     keys: list[str]
     size: npt.NDArray[np.int32]
+    etag: list[str]
     byte_size: npt.NDArray[np.int64]
     num_boxes: npt.NDArray[np.int64]
     scores: dict[str, Floats]
@@ -100,6 +102,7 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
     return Pool(
         keys=[columns["key"][i] for i in order],
         size=np.array([columns["size"][i] for i in order], np.int32).reshape(-1, 2),
+        etag=[columns["etag"][i] for i in order],
         byte_size=column("byte_size").astype(np.int64),
         num_boxes=column("num_boxes").astype(np.int64),
         scores=values,
@@ -143,7 +146,7 @@ def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
 
 
 _PER_IMAGE = ("objectness_least_confidence", *scores.UNCERTAINTIES)
-_COLUMNS = ("key", "size", "byte_size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
+_COLUMNS = ("key", "etag", "size", "byte_size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
 
 
 def _add(
@@ -166,6 +169,7 @@ def _add(
     probabilities = scores.normalised(parts.ragged(table["class_probabilities"])[0])
     columns["key"] += table["key"].to_pylist()
     columns["size"] += zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+    columns["etag"] += table["etag"].to_pylist()
     columns["byte_size"] += table["byte_size"].to_pylist()
     columns["num_boxes"] += counts.tolist()
     columns["thumbnail"] += table["thumbnail"].to_pylist()

@@ -1,6 +1,7 @@
 """A text that must not be seen."""
 
-from urllib.parse import quote
+import json
+from urllib.parse import quote, quote_plus
 
 _SHORTEST = 6  # to look for shorter ones in a text would only garble it
 _seen: set[str] = set()
@@ -18,7 +19,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self.value = value
         if len(value) >= _SHORTEST:
-            _seen.update((value, quote(value, safe="")))
+            _seen.update((value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
 
     def __repr__(self) -> str:
         return "***"

@@ -563,6 +563,8 @@ def _lightly_contradictions(settings: Settings) -> Iterator[str]:
         yield "CORAL_LIGHTLY_SELECT='platform' knows no strengths: leave CORAL_SCORE_STRENGTH and the like out."
     if bool(settings.lightly_role_arn) != bool(settings.lightly_external_id):
         yield "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID go together: set both or none."
+    if settings.lightly_role_arn and not settings.lightly_datasource:
+        yield "CORAL_LIGHTLY_ROLE_ARN is for CORAL_LIGHTLY_DATASOURCE=1: set that, or leave the role out."
     if settings.lightly_datasource:
         if Location.of(settings.input).scheme != "s3" or settings.input.endswith((".txt", ".jsonl")):
             yield f"CORAL_LIGHTLY_DATASOURCE=1 needs a folder on S3, and CORAL_INPUT is {settings.input!r}."

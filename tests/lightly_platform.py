@@ -48,6 +48,7 @@ class Embedding:
     created: int
     data: bytes | None = None
     processed: bool = False
+    polls: int = 0
     maps: list[str] = field(default_factory=list)
 
 
@@ -114,6 +115,7 @@ class Platform:
         self.datasets: dict[str, Dataset] = {}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.polls_until_done = 2
+        self.polls_until_read = 2
         self._signed: dict[str, tuple[str, str, str]] = {}
         self._random = random.Random(0)
 
@@ -228,6 +230,7 @@ class Platform:
         return 200, embedding.data
 
     def list_tags(self, query: Query, body: Any, dataset: Dataset) -> Answer:
+        self._advance()
         return 200, dataset.tags
 
     def get_tag(self, query: Query, body: Any, dataset: Dataset, tag: str) -> Answer:
@@ -255,10 +258,12 @@ class Platform:
 
     def create_tag(self, query: Query, body: Any, dataset: Dataset) -> Answer:
         self._new_tag_name(dataset, body["name"])
-        dataset.tag(body["prevTagId"])
+        parent = int(dataset.tag(body["prevTagId"])["bitMaskData"], 16)
         mask, size = int(body["bitMaskData"], 16), len(dataset.samples)
         if body["totSize"] != size or not 0 < mask < 1 << size or any(tag["totSize"] != size for tag in dataset.tags):
             raise Refusal(400, "DATASET_TAG_INVALID", f"{body['totSize']} of {size}")
+        if any(mask & int(tag["bitMaskData"], 16) == mask for tag in dataset.tags) and parent & mask != mask:
+            raise Refusal(400, "TAG_PREVTAG_NOT_IN_DATASET", "the parent is no superset")
         dataset.tags.append(self._tag(dataset, body["name"], body["prevTagId"], body["bitMaskData"]))
         return 201, {"id": dataset.tags[-1]["id"]}
 
@@ -266,9 +271,16 @@ class Platform:
         if any(each["name"] == name for each in dataset.tags):
             raise Refusal(400, "TAG_NAME_EXISTS")
 
+    def _read(self, embedding: Embedding) -> bool:
+        """Whether the platform has read embeddings, which takes a while after their jobs have begun."""
+        if embedding.maps and not embedding.processed:
+            embedding.polls += 1
+            embedding.processed = embedding.polls > self.polls_until_read
+        return embedding.processed
+
     def list_embeddings(self, query: Query, body: Any, dataset: Dataset) -> Answer:
         return 200, [
-            {"id": each.id, "name": each.name, "isProcessed": each.processed, "createdAt": each.created}
+            {"id": each.id, "name": each.name, "isProcessed": self._read(each), "createdAt": each.created}
             for each in reversed(dataset.embeddings)
         ]
 
@@ -303,7 +315,6 @@ class Platform:
         for row in rows[1:]:
             if not np.isfinite(np.array(row[1:-1], float)).all() or len(row) != len(header):
                 raise Refusal(400, "EMBEDDING_INVALID", "values")
-        found.processed = True
         found.maps.append(body["dimensionalityReductionMethod"])
         return 200, None
 
@@ -323,7 +334,8 @@ class Platform:
             fits = each["categoryId"] in ids and len(each["probabilities"]) == len(ids)
             if not fits or abs(sum(each["probabilities"]) - 1) > 1e-9:
                 raise Refusal(400, "BAD_REQUEST", "probabilities")
-        found.predictions = body
+        tasks = {each["taskName"] for each in body}
+        found.predictions = [each for each in found.predictions or [] if each["taskName"] not in tasks] + body
         return 201, {"id": _id()}
 
     def list_scores(self, query: Query, body: Any, dataset: Dataset, tag: str) -> Answer:
@@ -376,23 +388,38 @@ class Platform:
         count = int(body["config"]["stoppingCondition"]["nSamples"]) - len(before)
         picked = {*before, *fresh[:count]}
         mask = sum(1 << number for number, name in enumerate(dataset.names()) if name in picked)
-        job = {"id": _id(), "polls": 0, "dataset": dataset, "name": body["newTagName"], "mask": hex(mask)}
+        job = {
+            "id": _id(),
+            "polls": 0,
+            "state": "RUNNING",
+            "dataset": dataset,
+            "name": body["newTagName"],
+            "mask": hex(mask),
+        }
         self.jobs[job["id"]] = job
         return 200, {"jobId": job["id"]}
 
     def get_job(self, query: Query, body: Any, job: str) -> Answer:
         if job not in self.jobs:
             raise Refusal(404, "JOB_UNKNOWN")
+        self._advance()
         found = self.jobs[job]
-        found["polls"] += 1
-        content = {"id": job, "waitTimeTillNextPoll": 0, "createdAt": 1}
-        if found["polls"] <= self.polls_until_done:
-            return 200, content | {"status": "WAITING" if found["polls"] == 1 else "RUNNING"}
-        if "tag" not in found:
-            dataset = found["dataset"]
-            dataset.tags.append(self._tag(dataset, found["name"], dataset.tags[0]["id"], found["mask"]))
-            found["tag"] = dataset.tags[-1]["id"]
-        return 200, content | {"status": "FINISHED", "result": {"type": "SAMPLING", "data": found["tag"]}}
+        content = {"id": job, "waitTimeTillNextPoll": 0, "createdAt": 1, "status": found["state"]}
+        if "tag" in found:
+            content["result"] = {"type": "SAMPLING", "data": found["tag"]}
+        return 200, content
+
+    def _advance(self) -> None:
+        """Lets all jobs come nearer to their ends, whoever looks."""
+        for job in self.jobs.values():
+            job["polls"] += 1
+            if job["state"] not in ("WAITING", "RUNNING") or job["polls"] <= self.polls_until_done:
+                continue
+            dataset = job["dataset"]
+            job["state"] = "FAILED" if any(tag["name"] == job["name"] for tag in dataset.tags) else "FINISHED"
+            if job["state"] == "FINISHED":
+                dataset.tags.append(self._tag(dataset, job["name"], dataset.tags[0]["id"], job["mask"]))
+                job["tag"] = dataset.tags[-1]["id"]
 
     def _data(self, dataset: Dataset) -> dict[str, Any]:
         return {

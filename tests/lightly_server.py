@@ -33,10 +33,12 @@ class Fault:
     Attributes:
         kind: ``reset`` (before anything is done), ``lost`` (done, but the answer is cut), or a status of HTTP.
         times: How often.
+        code: The platform's own word, for a status.
     """
 
     kind: str | int
     times: int = 1
+    code: str = "BAD_REQUEST"
 
 
 class LightlyServer(Platform):
@@ -136,11 +138,11 @@ class LightlyServer(Platform):
             self.on_call(name)
             fault = self._next_fault(name)
         time.sleep(self.latency)
-        if fault == "reset":
+        if fault and fault.kind == "reset":
             return None
-        if isinstance(fault, int):
-            headers = {"Retry-After": "1"} if fault == 429 else {}
-            return fault, headers, b'{"code": "BAD_REQUEST", "error": "made to fail"}'
+        if fault and isinstance(fault.kind, int):
+            headers = {"Retry-After": "1"} if fault.kind == 429 else {}
+            return fault.kind, headers, json.dumps({"code": fault.code, "error": "made to fail"}).encode()
         try:
             token = query.pop("token", None)
             if route.open and token is not None and "X-Amz-Signature" in query:
@@ -156,7 +158,7 @@ class LightlyServer(Platform):
             if error.status != 404:
                 self.refusals.append(f"{name}: {error}")
             return _error(error)
-        if fault == "lost":
+        if fault:  # the answer is lost
             return None
         if self.checks and route.answer:
             for each in result if isinstance(result, list) else [result]:
@@ -167,14 +169,14 @@ class LightlyServer(Platform):
             result if isinstance(result, bytes) else b"" if result is None else json.dumps(result).encode(),
         )
 
-    def _next_fault(self, name: str) -> str | int | None:
+    def _next_fault(self, name: str) -> Fault | None:
         waiting = self.faults.get(name, [])
         while waiting and waiting[0].times == 0:
             waiting.pop(0)
         if not waiting:
             return None
         waiting[0].times -= 1
-        return waiting[0].kind
+        return waiting[0]
 
     def _resolved(self, route: "Route", path: list[str]) -> list[Any]:
         if not route.path.pattern.startswith(_DATASET):

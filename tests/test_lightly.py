@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from lightly.api.bitmask import BitMask
 
 from job import secret
-from job.errors import AccessDenied, SettingsError, TooManyFailedImages, TryAgain
+from job.errors import AccessDenied, JobError, SettingsError, TooManyFailedImages, TryAgain
 from job.lightly import api, datasource, masks, transport
 from job.lightly.api import Platform
 from job.lightly.transport import Transport
@@ -33,7 +33,7 @@ from job.retry import Patience, Requests
 from job.secret import Secret
 from job.settings import Settings
 from job.stopping import Stop
-from job.storage import Storage, open_folder
+from job.storage import Storage
 from job.storage.local import LocalFolder
 from tests.conftest import ROOT, clean_environment
 from tests.lightly_platform import Dataset
@@ -44,7 +44,7 @@ from tests.test_parts import MADE_WITH, row
 NAMES = ["a.jpg", "a.png", "b c,d.jpg", "sub/ä.jpg", "sub/e.jpg", "t.jpg", "u.jpg", "v.jpg"]
 PICKS = ["sub/ä.jpg", "a.png", "u.jpg"]
 TASK = task_name(MADE_WITH)
-IMPATIENT = Patience(attempt=5.0, total=5.0, first_wait=0.01, longest_wait=0.05, longest_asked=0.05)
+IMPATIENT = Patience(attempt=5.0, total=2.0, first_wait=0.01, longest_wait=0.05, longest_asked=0.05)
 READING = ("list_", "find_", "get_", "minimum_", "embedding_read_url")
 
 
@@ -93,9 +93,7 @@ def state(dataset: Dataset) -> dict[str, Any]:
         ),
         "tags": {tag["name"]: (sorted(dataset.in_tag(tag)), tag["totSize"]) for tag in dataset.tags},
         "embeddings": {
-            (each.processed, tuple(sorted(set(each.maps)))): {
-                name: vector.tolist() for name, vector in dataset.vectors(each).items()
-            }
+            tuple(sorted(set(each.maps))): {name: vector.tolist() for name, vector in dataset.vectors(each).items()}
             for each in dataset.embeddings
         },
         "scores": {
@@ -120,7 +118,7 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
     (embedding,) = dataset.embeddings
     for name, vector in dataset.vectors(embedding).items():
         np.testing.assert_array_equal(vector, embeddings(pool)[pool.keys.index(name)])
-    assert embedding.processed and embedding.maps == ["PCA", "TSNE", "UMAP"]
+    assert embedding.maps == ["PCA", "TSNE", "UMAP"]
     held = state(dataset)
     assert held["tags"] == {"initial-tag": (sorted(NAMES), 8), "coral-3-0123abcd": (sorted(PICKS), 8)}
     assert held["scores"] == {
@@ -173,7 +171,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 CALLS = [
-    "find_datasets", "create_dataset", "list_samples", "get_quota", "register_upload", "set_task",
+    "find_datasets", "create_dataset", "list_datasources", "list_samples", "get_quota", "register_upload", "set_task",
     "create_sample_with_urls", "put_file", "set_predictions", "list_mappings", "list_tags", "create_initial_tag",
     "list_embeddings", "create_embedding", "map_embedding", "list_scores", "set_scores", "create_tag",
 ]  # fmt: skip
@@ -242,12 +240,16 @@ def test_a_dataset_of_others_is_added_to(
 ) -> None:
     theirs = server.add_dataset("the set", ("z.jpg", "a.jpg", "y.jpg"))
     theirs.scores[theirs.tags[0]["id"]] = {"uncertainty_margin": [0.1, 0.2, 0.3]}
-    theirs.samples[1].predictions = None
+    theirs.samples[1].files = {"thumb": b"THEIRS"}
+    theirs.samples[1].predictions = [{"taskName": "theirs"}]
     send(server, *small)
+    assert theirs.samples[1].files == {"thumb": b"THEIRS"}
+    assert {each["taskName"] for each in theirs.samples[1].predictions} >= {"theirs"}
     held = state(theirs)
     assert theirs.names()[:3] == ["z.jpg", "a.jpg", "y.jpg"] and len(theirs.names()) == 10
     assert held["tags"]["initial-tag"] == (["a.jpg", "y.jpg", "z.jpg"], 10)
-    assert held["tags"]["coral-added-10"] == (sorted(set(NAMES) - {"a.jpg"}), 10)
+    (added,) = [name for name in held["tags"] if name.startswith("coral-added-10-")]
+    assert held["tags"][added] == (sorted(set(NAMES) - {"a.jpg"}), 10)
     assert held["tags"]["coral-3-0123abcd"] == (sorted(PICKS), 10)
     (own,) = [name for name in held["tags"] if name.startswith("coral-pool-")]
     assert held["tags"][own] == (sorted(NAMES), 10)
@@ -279,6 +281,7 @@ def test_the_next_round_knows_fewer_and_more_images(server: LightlyServer, tmp_p
     rows = [row(name, seed=number) for number, name in enumerate(NAMES)]
     output, pool = filled(tmp_path / "one", NAMES)
     send(server, output, pool)
+    server.polls_until_read = 0
     later = [*NAMES[2:], "w.jpg", "x.jpg"]
     rows = [row(name, boxes=1, seed=10 + number) for number, name in enumerate(later)]
     second = LocalFolder(str(tmp_path / "two"))
@@ -374,9 +377,14 @@ def test_a_token_that_is_not_accepted(server: LightlyServer) -> None:
 
 
 def test_whole_files_and_names_only(server: LightlyServer, small: tuple[LocalFolder, Pool], tmp_path: Path) -> None:
+    class Files(LocalFolder):
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            assert etag == "e", "a file that has changed since is not to be uploaded"
+            return super().read(key)
+
+    source = Files(str(tmp_path / "in"))
     for name in NAMES[:-1]:
-        LocalFolder(str(tmp_path / "in")).write(name, b"file of " + name.encode())
-    source = open_folder(str(tmp_path / "in"))
+        source.write(name, b"file of " + name.encode())
     send(server, *small, lightly_images="full", source=source, lightly_dataset="full", max_failed=0.2)
     dataset = server.dataset("full")
     assert dataset.image_type == "full"
@@ -399,7 +407,10 @@ def test_the_platform_selects(server: LightlyServer, small: tuple[LocalFolder, P
     answer = send(server, output, pool, lightly_select="platform", labelled=labelled)
     assert answer is not None and sorted(answer) == sorted(lowest)
     held = state(server.dataset("the set"))
-    assert held["tags"]["coral-3-0123abcd-platform"][0] == sorted([*lowest, "t.jpg"])
+    assert held["tags"]["coral-3-0123abcd"][0] == sorted(lowest)
+    assert held["tags"]["coral-3-0123abcd-platform"][0] == sorted([*lowest, "t.jpg"]), (
+        "the platform counts the labelled"
+    )
     assert json.loads(output.read("lightly.json"))["selected_by"] == "platform"
     again = send(server, output, pool, lightly_select="platform", labelled=labelled)
     assert again == answer and state(server.dataset("the set")) == held and server.calls["select"] == 1
@@ -414,7 +425,6 @@ def test_a_selection_that_was_begun_is_waited_for(
     server.faults.clear()
     assert send(server, *small, lightly_select="platform") is not None
     assert server.calls["select"] == 1
-    assert not list(Path(small[0].uri).glob("parts/lightly-selection-*"))
 
 
 def test_a_platform_that_no_longer_selects(
@@ -425,6 +435,123 @@ def test_a_platform_that_no_longer_selects(
     assert "Lightly refuses to select: selection is gone (410 NOT_IMPLEMENTED). The job's own" in caplog.text
     assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
     server.refusals.clear()
+
+
+@pytest.mark.parametrize("status", [403, 410, 500])
+def test_a_platform_that_does_not_select_for_this_account(
+    status: int, server: LightlyServer, small: tuple[LocalFolder, Pool], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.fail("select", Fault(status, 1000, code="ACCOUNT_SUBSCRIPTION_INSUFFICIENT"))
+    assert send(server, *small, lightly_select="platform") is None
+    assert "The job's own selection is taken." in caplog.text
+    assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
+
+
+def test_a_selection_whose_answer_is_lost_is_found(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
+    server.fail("select", Fault("lost", 1))
+    answer = send(server, *small, lightly_select="platform")
+    assert answer is not None and len(answer) == 3
+    held = state(server.dataset("the set"))["tags"]
+    assert held["coral-3-0123abcd"][0] == held["coral-3-0123abcd-platform"][0] == sorted(answer)
+
+
+LATER_CALLS = [
+    "get_dataset", "list_datasources", "set_datasource", "get_write_urls", "embedding_read_url", "get_file",
+    "delete_embedding", "enlarge_tags", "select", "get_job", "list_scores", "get_scores", "create_tag",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize("kind", ["reset", "lost", 409, 520])
+def test_the_other_calls_are_made_again_as_well(kind: str | int, server: LightlyServer, tmp_path: Path) -> None:
+    """A second round: more images, an upload that broke off, a datasource, and the platform's selection."""
+    server.polls_until_read = 0
+    one, first = filled(tmp_path / "one", NAMES[:5])
+    made = server.add_dataset("the set")
+    send(server, one, first, lightly_dataset=made.id)
+    both, second = filled(tmp_path / "two", NAMES, per_part=8)
+    server.fail("set_predictions", Fault("reset", 1000))
+    with pytest.raises(TryAgain):
+        send(server, both, second, run_id="00000002", lightly_dataset=made.id)
+    server.faults.clear()
+    server.calls.clear()
+    for call in LATER_CALLS:
+        server.fail(call, Fault(kind, 1))
+    more: dict[str, Any] = {"lightly_datasource": True, "input": "s3://images/a", **ROLE}
+    more |= {"lightly_images": "thumbnails", "lightly_select": "platform", "lightly_dataset": made.id}
+    answer = send(server, both, second, run_id="00000002", **more)
+    assert answer is not None and len(answer) == 3
+    rarely = {"embedding_read_url", "get_file", "delete_embedding", "list_scores", "get_scores"}
+    assert set(LATER_CALLS) - server.calls.keys() <= rarely
+    held = state(made)
+    assert [each[0] for each in held["samples"]] == sorted(NAMES)
+    for each in made.samples:
+        assert each.files == {"thumb": second.thumbnails[second.keys.index(each.body["fileName"])]}
+    assert held["tags"]["coral-3-00000002"] == (sorted(answer), 8)
+    assert len([name for name in held["tags"] if name.startswith("coral-3")]) == 3
+
+
+def test_an_embedding_without_its_file_does_not_block_later_ones(server: LightlyServer, tmp_path: Path) -> None:
+    output, pool = filled(tmp_path / "one", NAMES)
+    send(server, output, pool)
+    dataset = server.dataset("the set")
+    dataset.embeddings[0].data, dataset.embeddings[0].processed, dataset.embeddings[0].maps = None, False, []
+    fewer, rest = filled(tmp_path / "two", NAMES[:6])
+    send(server, fewer, rest, picks=["a.png"])
+    assert json.loads(fewer.read("lightly.json"))["embedding"] is None
+
+
+def test_nothing_to_pick(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
+    send(server, *small, picks=[])
+    assert json.loads(small[0].read("lightly.json"))["tag"] is None
+    assert state(server.dataset("the set"))["tags"].keys() == {"initial-tag"}
+
+
+def test_too_many_bad_names_are_said_before_anything_is_sent(server: LightlyServer, tmp_path: Path) -> None:
+    output, pool = filled(tmp_path, sorted([*NAMES, "line\nbreak.jpg"], key=str.encode))
+    for _ in range(2):
+        with pytest.raises(TooManyFailedImages, match="line break"):
+            send(server, output, pool)
+    assert server.dataset("the set").samples == []
+
+
+def test_a_tag_of_that_name_with_other_images_stays(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
+    send(server, *small)
+    send(server, *small, picks=["v.jpg", "t.jpg", "a.jpg"])
+    send(server, *small, picks=["v.jpg", "t.jpg", "a.jpg"])
+    held = state(server.dataset("the set"))["tags"]
+    assert held["coral-3-0123abcd"][0] == sorted(PICKS)
+    report = json.loads(small[0].read("lightly.json"))
+    assert held[report["tag"]["name"]][0] == ["a.jpg", "t.jpg", "v.jpg"] and len(held) == 3
+
+
+def test_files_are_not_written_into_somebodys_bucket(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
+    theirs = server.add_dataset("the set")
+    theirs.datasources["INPUT"] = {
+        "purpose": "INPUT", "type": "S3DelegatedAccess", "fullPath": "s3://theirs", "s3Region": "eu-central-1",
+        "s3ARN": ROLE["lightly_role_arn"], "s3ExternalId": "of-somebody",
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match="could overwrite them"):
+        send(server, *small, lightly_images="full")
+    send(server, *small)
+    assert len(theirs.samples) == 8 and all(each.files == {} for each in theirs.samples)
+
+
+def test_names_that_are_twice_in_a_dataset_are_told_of(
+    server: LightlyServer, small: tuple[LocalFolder, Pool], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.add_dataset("the set", ("a.jpg", "a.jpg"))
+    send(server, *small)
+    assert "has 1 file names more than once" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["DATASET_AT_MAX_CAPACITY", "TEAM_ACCOUNT_PLAN_INSUFFICIENT"])
+def test_a_limit_of_the_account_is_not_blamed_on_the_token(
+    code: str, server: LightlyServer, small: tuple[LocalFolder, Pool]
+) -> None:
+    server.fail("create_sample_with_urls", Fault(403, 1000, code=code))
+    with pytest.raises(transport.Refused, match=f"refuses to add a sample: made to fail .403 {code}"):
+        send(server, *small)
 
 
 ROLE = {"lightly_role_arn": "arn:aws:iam::123456789012:role/reader", "lightly_external_id": Secret("an-external-id")}
@@ -451,8 +578,9 @@ def test_a_datasource_by_a_role(server: LightlyServer, small: tuple[LocalFolder,
         "LIGHTLY": {"purpose": "LIGHTLY", "fullPath": "s3://results/b", **role},
     }
     assert all(each.files == {} for each in dataset.samples), "the platform reads the images itself"
-    send(server, *small, **more)
-    assert server.calls["set_datasource"] == 2
+    changed = more | {"lightly_external_id": Secret("another-external-id")}
+    send(server, *small, **changed)
+    assert {each["s3ExternalId"] for each in dataset.datasources.values()} == {"another-external-id"}
     with pytest.raises(SettingsError, match=r"reads its INPUT files from 's3://images/a', not 's3://images/c'"):
         send(server, *small, **more | {"input": "s3://images/c"})
 
@@ -510,14 +638,16 @@ def test_embeddings_are_read_as_lightly_reads_them(
 def test_the_token_is_in_no_error(kind: str | int, server: LightlyServer, caplog: pytest.LogCaptureFixture) -> None:
     server.fail("get_quota", Fault(kind, 1000))
     caplog.set_level(logging.DEBUG)
-    transport.Transport(Secret(TOKEN), server.url, threading.Event())
+    platform = connect(server)
     try:
-        connect(server).quota()
-    except Exception as error:
+        with pytest.raises(JobError) as caught:
+            platform.quota()
+        raise caught.value
+    except JobError as error:
         logging.getLogger("job").exception("as at the top")
-        seen = [error]
-        while seen[-1].__cause__ or seen[-1].__context__:
-            seen.append(seen[-1].__cause__ or seen[-1].__context__)  # type: ignore[arg-type]
+        seen: list[BaseException] = [error]
+        while after := seen[-1].__cause__ or seen[-1].__context__:
+            seen.append(after)
         assert not any(TOKEN in repr(each) + str(each) for each in seen)
     ours = [each.getMessage() + (each.exc_text or "") for each in caplog.records if not each.name.startswith("urllib3")]
     assert len(ours) > 0 and not any(TOKEN in each for each in ours)

@@ -168,11 +168,26 @@ def test_only_what_has_changed_is_written_again(tmp_path: Path, monkeypatch: pyt
     lightly_format.write(output, load(output, rows[3:]))
     assert written(tmp_path).keys() == set(names[3:])
     assert {each.rsplit("/", 1)[-1] for each in writes if each.startswith(".lightly")} == {
-        "tasks.json", "schema.json", "03.json",
+        "schema.json", "03.json",
     }  # fmt: skip
     # And they come back.
     lightly_format.write(output, load(output, rows))
     assert written(tmp_path) == before
+
+
+def test_predictions_of_others_stay(tmp_path: Path) -> None:
+    output, images = filled(tmp_path, ["a.jpg"])
+    theirs = {".lightly/predictions/theirs/a.json": b"{}", ".lightly/predictions/tasks.json": b'["theirs"]'}
+    for key, data in theirs.items():
+        output.write(key, data)
+    lightly_format.write(output, images)
+    assert output.read(".lightly/predictions/theirs/a.json") == b"{}"
+    assert json.loads(output.read(".lightly/predictions/tasks.json")) == ["theirs", TASK]
+
+
+def test_names_in_any_script_are_found_where_lightly_looks(tmp_path: Path) -> None:
+    names = ["Screenshot 9.41\u202fAM.jpg", "a\u00a0b.jpg", "\u3000.jpg", "\U0001f468\u200d\U0001f4bb.jpg"]
+    assert all(where == name[:-4] + ".json" for name, where in lightly_format.paths(sorted(names)).items())
 
 
 def test_killed_anywhere_the_next_start_completes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

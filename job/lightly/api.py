@@ -7,7 +7,8 @@ platform is asked whether the thing is there.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 from lightly.api import utils as lightly_utils
 from lightly.openapi_generated.swagger_client import api as endpoints
@@ -123,8 +124,11 @@ class Platform:
         return Dataset(found.id, found.name)
 
     def dataset_of_name(self, name: str) -> Dataset | None:
-        """A dataset by its name: the user's own, or else the team's or a shared one; None if there is none."""
-        for whose in ({"shared": False}, {"get_assets_of_team": True}, {"shared": True}):
+        """A dataset by its name: the user's own, or else the team's; None if there is none.
+
+        One that somebody else shares is found by its id alone, lest images go there by a coincidence of names.
+        """
+        for whose in ({"shared": False}, {"get_assets_of_team": True}):
             if found := self._find_dataset(name, **whose):
                 return found
         return None
@@ -232,19 +236,19 @@ class Platform:
         urls = self._call("tell where files go", lambda _: get(dataset.id, sample))
         return WriteUrls(urls.full, urls.thumb)
 
-    def put(self, url: str, file: BinaryIO) -> None:
-        """Uploads a file to a signed address."""
-        size = file.seek(0, io.SEEK_END)
+    def put(self, url: str, content: bytes | Path) -> None:
+        """Uploads a file, given by its content or its place, to a signed address."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
         headers = {}
         if lightly_utils.get_signed_url_destination(url) == lightly_utils.DatasourceType.AZURE:
             headers = lightly_utils.build_azure_signed_url_write_headers(str(size))
+        upload = self._transport.client.upload_file_with_signed_url
 
         def put(attempt: Attempt) -> None:
             attempt.expect(size)
-            file.seek(0)
-            self._transport.client.upload_file_with_signed_url(
-                file, url, headers=headers, session=self._transport.files
-            )
+            # Each attempt reads for itself: one that took too long may still be reading.
+            with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+                upload(file, url, headers=headers, session=self._transport.files)
 
         self._call("take a file", put)
 

@@ -12,9 +12,11 @@ from job.secret import Secret
 from job.settings import Settings
 from job.storage.uris import Location
 
+_BOTH = "INPUT_OUTPUT"
+
 
 def register(platform: Platform, dataset: Dataset, configs: dict[str, dict[str, Any]]) -> None:
-    """Sets the datasources of a dataset, unless it has them.
+    """Sets the datasources of a dataset; one that serves both purposes is left as it is.
 
     Args:
         platform: Where.
@@ -25,15 +27,17 @@ def register(platform: Platform, dataset: Dataset, configs: dict[str, dict[str, 
         SettingsError: It has others.
     """
     present = platform.datasources(dataset)
+    both = present.get(_BOTH)
     for purpose, config in configs.items():
-        path = present.get(purpose)
-        if path is None:
-            platform.set_datasource(dataset, config)
-        elif path.rstrip("/") != config["fullPath"].rstrip("/"):
+        path = present.get(purpose, both)
+        if path is not None and path.rstrip("/") != config["fullPath"].rstrip("/"):
             raise SettingsError(
                 f"Lightly's dataset {dataset.name!r} reads its {purpose} files from {path!r}, not "
                 f"{config['fullPath']!r}: set CORAL_LIGHTLY_DATASET to another, or leave CORAL_LIGHTLY_DATASOURCE out."
             )
+    for config in configs.values():
+        if both is None:
+            platform.set_datasource(dataset, config)  # again, too: keys and roles change
 
 
 def configs(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,8 @@ import io
 import logging
 import tempfile
 from collections.abc import Iterator
-from typing import TextIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,11 +52,9 @@ def upload(
             platform.project(dataset, ours.id)  # perhaps only some of the maps were begun
             done.add(piece)
         return ours.id
-    if ours:
-        platform.delete_embedding(dataset, ours)  # it may be without its file
     missing = {each for each in order if each not in vectors}
     for each in present:
-        if missing and each.name.startswith(prefix) and each != ours:
+        if missing and each.name.startswith(prefix) and each.is_processed:
             vectors = _read(platform.read_embedding(dataset, each), missing) | vectors
             missing -= vectors.keys()
     if missing:
@@ -65,12 +64,13 @@ def upload(
             *(dataset.name, len(missing), min(missing)),
         )
         return None
-    with tempfile.TemporaryFile() as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        _write(text, order, vectors)
+    if ours:
+        platform.delete_embedding(dataset, ours)  # it may be without its file
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", suffix=".csv") as file:
+        _write(file, order, vectors)
+        file.flush()
         embedding, url = platform.create_embedding(dataset, name)
-        platform.put(url, file)
-        text.detach()
+        platform.put(url, Path(file.name))
     platform.project(dataset, embedding)
     done.add(piece)
     return embedding
@@ -85,7 +85,7 @@ def _digest(order: list[str], vectors: dict[str, Floats]) -> str:
     return digest.hexdigest()[:8]
 
 
-def _write(file: TextIO, order: list[str], vectors: dict[str, Floats]) -> None:
+def _write(file: Any, order: list[str], vectors: dict[str, Floats]) -> None:
     """Writes the file as lightly.utils.io.save_embeddings does, without its copies in memory."""
     writer = csv.writer(file)
     dimension = len(vectors[order[0]])

@@ -1,7 +1,7 @@
 """Images on the platform: samples, their files, and the predictions on them."""
 
-import io
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from job import ledger
@@ -10,6 +10,7 @@ from job.errors import SettingsError, TooManyFailedImages
 from job.ledger import Ledger
 from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
+from job.names import is_one_line
 from job.pool import Detections, Pool
 from job.prefetch import prefetch
 from job.progress import Progress
@@ -22,15 +23,34 @@ _LONGEST_NAME = 255  # lightly.api.utils.MAXIMUM_FILENAME_LENGTH
 _OF_ONE_SAMPLE = frozenset({400, 413, 422})
 
 
-def refused(names: list[str]) -> dict[str, str]:
-    """The names that the platform would refuse, or could not hold apart in its lists of one name a line, and why."""
-    reasons = {}
+def refused(names: Iterable[str], max_failed: float) -> dict[str, str]:
+    """The names that the platform would refuse, or could not hold apart in its lists of one name a line, and why.
+
+    Args:
+        names: File names of all images.
+        max_failed: Share of them that may be refused.
+
+    Raises:
+        TooManyFailedImages: More are.
+    """
+    reasons, total = {}, 0
     for name in names:
+        total += 1
         if len(name) > _LONGEST_NAME:
             reasons[name] = f"its name has {len(name)} characters, and Lightly takes {_LONGEST_NAME}"
-        elif not name.isprintable():
-            reasons[name] = "its name has a line break or another character that cannot be printed"
+        elif not is_one_line(name):
+            reasons[name] = "its name has a line break or another control character"
+    _check(reasons, total, max_failed)
     return reasons
+
+
+def _check(problems: dict[str, str], total: int, max_failed: float) -> None:
+    if len(problems) > max_failed * total:
+        name, reason = next(iter(problems.items()))
+        raise TooManyFailedImages(
+            f"{len(problems)} of {total} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
+            f"{max_failed:g} allows. The first is {name!r}: {reason}"
+        )
 
 
 def upload(
@@ -45,6 +65,9 @@ def upload(
     simultaneous: int = SIMULTANEOUS,
 ) -> dict[str, str]:
     """Registers the images that are not there, and uploads their files and predictions.
+
+    Of samples that were there before this output's first upload, only the predictions are uploaded: their files are
+    those of others.
 
     Args:
         platform: Where to.
@@ -63,35 +86,45 @@ def upload(
         SettingsError: The user's quota does not hold them.
         TooManyFailedImages: More than `max_failed` were refused.
     """
-    problems = refused(pool.keys)
-    task = task_name(pool.provenance)
-    known = platform.samples(dataset)
-    row_of = {name: row for row, name in enumerate(pool.keys) if name not in problems}
-    pieces = {
-        part: ledger.piece(platform.server, dataset.id, mode, task, part, [pool.keys[row] for row in rows])
-        for part, rows in pool.rows_by_part().items()
-    }
-    done = Ledger(output, "upload", pieces.values())
-    left = [row for name, row in row_of.items() if pieces[pool.part[row]] not in done or name not in known]
-    new = sum(pool.keys[row] not in known for row in left)
+    problems = refused(pool.keys, max_failed)
     if problems:
         name, reason = next(iter(problems.items()))
         logger.warning("%d images cannot be uploaded to Lightly. The first is %r: %s.", len(problems), name, reason)
+    known = platform.samples(dataset)
+    row_of = {name: row for row, name in enumerate(pool.keys) if name not in problems}
+    where = platform.server, dataset.id
+    task = task_name(pool.provenance)
+    pieces = {
+        part: ledger.piece(*where, mode, task, part, [pool.keys[row] for row in rows])
+        for part, rows in pool.rows_by_part().items()
+    }
+    done = Ledger(output, "upload", pieces.values())
+    again = {name for each in pieces.values() for name in done.names(each)}
+    left = [
+        row for name, row in row_of.items() if pieces[pool.part[row]] not in done or name not in known or name in again
+    ]
     if not left:
         logger.info("All images are in Lightly's dataset %r already.", dataset.name)
         return problems
-    if new and len(known) + new > (quota := platform.quota()):
+    new = {pool.keys[row] for row in left} - known.keys()
+    if new and len(known) + len(new) > (quota := platform.quota()):
         raise SettingsError(
-            f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(known)}, and {new} more would be "
-            "added: use a dataset of its own, a smaller CORAL_INPUT, or ask Lightly for more."
+            f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(known)}, and {len(new)} more "
+            "would be added: use a dataset of its own, a smaller CORAL_INPUT, or ask Lightly for more."
         )
-    platform.register_upload(dataset, total=len(known) + new, processed=len(known))
+    # Written down before they are made: after a kill they are known from those of others.
+    created = Ledger(output, f"created-{ledger.piece(*where)}")
+    ours = created.all_names() | new
+    if new:
+        created.add(ledger.piece(sorted(new)), new)
+    platform.register_upload(dataset, total=len(known) + len(new), processed=len(known))
     platform.set_prediction_task(dataset, task, categories(pool.provenance))
 
     def send(item: tuple[str, Detections]) -> tuple[str, str | None]:
         name, found = item
+        with_files = mode if name in ours else "none"
         try:
-            _send(platform, dataset, pool, row_of[name], known.get(name), found, mode, source)
+            _send(platform, dataset, pool, row_of[name], known.get(name), found, with_files, source)
         except Refused as error:
             if error.status not in _OF_ONE_SAMPLE:
                 raise
@@ -111,14 +144,8 @@ def upload(
                 if why_not is not None:
                     failed[name] = why_not
             problems |= failed
-            if not failed:
-                done.add(pieces[part])
-            if len(problems) > max_failed * len(pool.keys):
-                name, reason = next(iter(problems.items()))
-                raise TooManyFailedImages(
-                    f"{len(problems)} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
-                    f"{max_failed:g} allows. The first is {name!r}: {reason}"
-                )
+            done.add(pieces[part], failed)
+            _check(problems, len(pool.keys), max_failed)
     return problems
 
 
@@ -142,9 +169,9 @@ def _send(
         sample, urls = platform.create_sample(dataset, name, thumbnail, meta_data)
     if mode != "none":
         urls = urls or platform.write_urls(dataset, sample)
-        platform.put(urls.thumbnail, io.BytesIO(pool.thumbnails[row]))
+        platform.put(urls.thumbnail, pool.thumbnails[row])
     if mode == "full" and source and urls:
-        platform.put(urls.full, io.BytesIO(source.read(name)))
+        platform.put(urls.full, source.read(name, pool.etag[row]))
     task = task_name(pool.provenance)
     platform.set_predictions(dataset, sample, [_singleton(task, each) for each in predictions(found)])
 

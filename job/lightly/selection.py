@@ -3,22 +3,22 @@
 Its call is deprecated, so the platform may refuse it. Which of the uploaded scores it uses is named in the request.
 """
 
-import json
 import logging
 import threading
 import time
 from typing import Any
 
 from job import ledger
-from job.errors import TryAgain
+from job.errors import AccessDenied, TryAgain
+from job.ledger import Ledger
 from job.lightly.api import Dataset, Platform, Tag, Task
 from job.lightly.transport import Refused
 from job.settings import Settings
-from job.storage import Storage, read_required
+from job.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 3600.0  # seconds for the platform to select
+_PATIENCE = 3600.0  # seconds for the platform to read embeddings, and to select
 _LONGEST_WAIT = 10.0
 
 
@@ -30,7 +30,7 @@ def select(
     *,
     request: dict[str, Any],
     embedding: str,
-) -> str | None:
+) -> Tag | None:
     """Lets the platform select, and waits for the tag that it makes.
 
     A job that was started earlier is waited for, rather than started twice.
@@ -44,45 +44,60 @@ def select(
         embedding: Id of the embeddings.
 
     Returns:
-        The id of the tag; None when the platform refuses.
+        The tag; None when the platform refuses, or fails.
 
     Raises:
         TryAgain: It takes too long.
     """
-    key = f"parts/lightly-selection-{ledger.piece(platform.server, dataset.id, embedding, request)}"
-    try:
-        if (task := _task(platform, output, key)) is None:
+    piece = ledger.piece(platform.server, dataset.id, embedding, request)
+    begun = Ledger(output, "selection", [piece])
+    task = _begun(platform, begun.names(piece))
+    if task is None:
+        _wait_until_read(platform, dataset, embedding, stop)
+        try:
             job = platform.start_selection(dataset, embedding, request)
-            output.write(key, json.dumps({"job": job}).encode())
-            task = platform.task(job)
-    except Refused as error:
-        logger.warning("%s The job's own selection is taken.", error)
-        return None
+        except (Refused, AccessDenied, TryAgain) as error:
+            return _tag(platform, dataset, request, str(error))
+        begun.add(piece, [job])
+        task = platform.task(job)
     deadline = time.monotonic() + _PATIENCE
     while task.state not in ("FINISHED", "FAILED"):
-        if time.monotonic() > deadline:
-            raise TryAgain("Lightly is still selecting. Start again to wait for it.")
-        stop.wait(min(max(task.wait, 0.1), _LONGEST_WAIT))
+        _pause(stop, task.wait, deadline, "selecting")
         task = platform.task(task.id)
-    output.delete(key)
-    if task.state == "FAILED" or not task.result:
-        logger.warning(
-            "Lightly's selection failed: %s. The job's own selection is taken.", task.error or "no reason given"
-        )
-        return None
-    return str(task.result)
+    return _tag(platform, dataset, request, task.error or "The selection made no tag.")
 
 
-def _task(platform: Platform, output: Storage, key: str) -> Task | None:
+def _begun(platform: Platform, jobs: set[str]) -> Task | None:
     """The selection that an earlier start of the job began; None if there is none, or Lightly has forgotten it."""
-    if output.stat(key) is None:
-        return None
-    try:
-        return platform.task(json.loads(read_required(output, key))["job"])
-    except Refused as error:
-        if error.status != 404:
-            raise
-        return None
+    for job in jobs:
+        try:
+            return platform.task(job)
+        except Refused as error:
+            if error.status != 404:
+                raise
+    return None
+
+
+def _wait_until_read(platform: Platform, dataset: Dataset, embedding: str, stop: threading.Event) -> None:
+    deadline, wait = time.monotonic() + _PATIENCE, 0.25
+    while not any(each.is_processed for each in platform.embeddings(dataset) if each.id == embedding):
+        _pause(stop, wait, deadline, "reading the embeddings")
+        wait *= 2
+
+
+def _pause(stop: threading.Event, seconds: float, deadline: float, what: str) -> None:
+    if time.monotonic() > deadline:
+        raise TryAgain(f"Lightly is still {what}.")
+    stop.wait(min(max(seconds, 0.1), _LONGEST_WAIT))
+
+
+def _tag(platform: Platform, dataset: Dataset, request: dict[str, Any], problem: str) -> Tag | None:
+    """The tag, which may be there even where the answer was lost, or another start of the job has asked for it."""
+    for tag in platform.tags(dataset):
+        if tag.name == request["newTagName"]:
+            return tag
+    logger.warning("%s The job's own selection is taken.", problem)
+    return None
 
 
 def request(

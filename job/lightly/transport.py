@@ -9,9 +9,9 @@ import email.utils
 import functools
 import json
 import os
+import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,16 +23,18 @@ from lightly.api import ApiWorkflowClient
 from lightly.api.swagger_rest_client import LightlySwaggerRESTClientObject
 from lightly.openapi_generated.swagger_client.exceptions import ApiException
 
-from job.errors import AccessDenied, JobError, ServiceUnavailable, TryAgain
+from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, TryAgain
 from job.retry import Attempt, Patience, Requests, TransientError
 from job.secret import Secret, hidden
 
 T = TypeVar("T")
 
 SIMULTANEOUS = 32
-TIMEOUT = (10, 55)  # seconds to connect, and between two pieces of an answer
+TIMEOUT = (10, 45)  # seconds to connect, and between two pieces of an answer
 _PATIENCE = Patience(attempt=60.0, first_wait=0.5, longest_wait=20.0)
-_WORTH_ANOTHER = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
+_FOR_GOOD = frozenset({501, 505})  # of the server errors
+# What 403 may say besides "this token is not accepted" is a limit of the account, or of a feature.
+_ABOUT_THE_TOKEN = re.compile(r"|FORBIDDEN|UNAUTHORIZED|JWT_.*|USER_.*")
 _NOT_READY = "EMBEDDING_NOT_READY"
 
 
@@ -72,8 +74,8 @@ class Transport:
         configuration = self.client.api_client.configuration
         configuration.host = server
         configuration.retries = False
-        if urllib.request.proxy_bypass(urlsplit(server).hostname or ""):
-            configuration.proxy = None
+        # The client knows neither NO_PROXY nor the names in small letters.
+        configuration.proxy = _proxies(*urlsplit(server)[:2]).get(urlsplit(server).scheme)
         self.client.api_client.rest_client = LightlySwaggerRESTClientObject(
             configuration, timeout=TIMEOUT, maxsize=SIMULTANEOUS
         )
@@ -119,10 +121,9 @@ class Transport:
         except ApiException as error:
             failure = _failure(what, error.status, error.reason, error.body, error.headers or {})
         except requests.HTTPError as error:
-            answer = error.response
-            failure = _file_failure(what, answer)
+            failure = _file_failure(what, error.response)
         except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
-            failure = TransientError(f"{type(error).__name__}")
+            failure = _not_reached(what, error)
         except JobError:
             raise
         except Exception as error:
@@ -148,20 +149,35 @@ def _proxies(scheme: str, host: str) -> dict[str, str]:
 
 
 def _failure(what: str, status: int | None, reason: str | None, body: Any, headers: Any) -> Exception:
+    if not status:
+        return _not_reached(what, reason)
     code, message = _explained(body)
     message = message or reason or "no reason given"
-    if status in (401, 403):
+    if status == 401 or (status == 403 and _ABOUT_THE_TOKEN.fullmatch(code)):
         return AccessDenied(hidden(f"Lightly does not accept this token to {what}: {message} ({status} {code})."))
-    if status is None or status in _WORTH_ANOTHER or code == _NOT_READY:
-        return TransientError(f"{status or ''} {code or reason}".strip(), wait=_retry_after(headers))
+    if _may_pass(status) or code == _NOT_READY or (status == 409 and not code.endswith("_EXISTS")):
+        return TransientError(f"{status} {code or reason}", wait=_retry_after(headers))
     return Refused(what, status, code, message)
 
 
 def _file_failure(what: str, answer: requests.Response) -> Exception:
     status, reason = answer.status_code, answer.reason
-    if status in _WORTH_ANOTHER:
+    if _may_pass(status):
         return TransientError(f"{status} {reason}", wait=_retry_after(answer.headers))
     return Refused(what, status, "", f"the store of its files says {reason}")
+
+
+def _may_pass(status: int) -> bool:
+    return status in (408, 425, 429) or (status >= 500 and status not in _FOR_GOOD)
+
+
+def _not_reached(what: str, why: Any) -> Exception:
+    if "CERTIFICATE_VERIFY_FAILED" in str(why):
+        return SettingsError(
+            f"The certificate of Lightly, or of the store of its files, is not trusted (to {what}): name the file of "
+            "your own authority in LIGHTLY_CA_CERTS and REQUESTS_CA_BUNDLE."
+        )
+    return TransientError(type(why).__name__ if isinstance(why, Exception) else "the connection failed")
 
 
 def _explained(body: Any) -> tuple[str, str]:

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from job import ledger
-from job.errors import SettingsError
-from job.lightly import datasource, embeddings, images, masks, selection
+from job.errors import SettingsError, TooManyFailedImages
+from job.lightly import datasource, embeddings, images, selection
 from job.lightly.api import Dataset, Platform, Tag
+from job.lightly.tags import INITIAL, Tags
 from job.pool import Pool
 from job.publish.predictions import task_name
 from job.settings import Settings
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _IMAGE_TYPE = {"full": "full", "thumbnails": "thumbnail", "none": "meta"}
-_INITIAL = "initial-tag"
+REPORT = "lightly.json"
 
 
 @dataclass(frozen=True)
@@ -88,134 +89,119 @@ def upload(
         JobError: The platform cannot be reached, or refuses something that the rest needs.
     """
     pool = outcome.pool
+    output.delete(REPORT)
     dataset = find(platform, settings) or platform.create_dataset(settings.lightly_dataset or "")
-    if settings.lightly_datasource:
-        datasource.register(platform, dataset, datasource.configs(settings))
-    mode = settings.lightly_images or ("none" if settings.lightly_datasource else "thumbnails")
+    mode = _prepare_files(platform, dataset, settings)
     problems = images.upload(platform, dataset, output, pool, source, mode, max_failed=settings.max_failed)
     order = platform.file_names(dataset)
+    if doubled := len(order) - len(set(order)):
+        logger.warning("Lightly's dataset %r has %d file names more than once.", dataset.name, doubled)
+    tags = Tags(platform, dataset, order, _IMAGE_TYPE[mode])
     vectors = dict(zip(pool.keys, outcome.embeddings, strict=True))
-    tags = _Tags(platform, dataset, order, _IMAGE_TYPE[mode])
     embedding = embeddings.upload(platform, dataset, output, order, vectors, outcome.space)
     scored = _upload_scores(tags, pool)
 
-    chosen, tag = None, None
+    chosen = None
     if settings.lightly_select == "platform":
         if embedding is None:
             logger.warning("Lightly cannot select without embeddings. The job's own selection is taken.")
         else:
-            chosen, tag = _select(tags, settings, stop, output, outcome, scored, embedding)
-    if tag is None:
-        tag = tags.make(f"coral-{len(outcome.picks)}-{outcome.run_id}", outcome.picks, scored)
-        if lost := [name for name in outcome.picks if name not in tags.names]:
-            logger.warning("%d picks are not in Lightly's tag, since they could not be uploaded: %s", len(lost), lost)
+            chosen = _select(tags, settings, stop, output, outcome, scored, embedding)
+    picks = outcome.picks if chosen is None else chosen
+    if lost := [name for name in picks if name not in tags.names]:
+        logger.warning("%d picks are not in Lightly's tag, since they could not be uploaded: %s", len(lost), lost)
+    tag = tags.make(f"coral-{len(picks)}-{outcome.run_id}", picks)
     content = {
         "server": platform.server,
         "dataset": {"id": dataset.id, "name": dataset.name},
-        "tag": {"id": tag.id, "name": tag.name},
+        "tag": {"id": tag.id, "name": tag.name} if tag else None,
         "scores_of_tag": {"id": scored.id, "name": scored.name},
         "embedding": embedding,
         "prediction_task": task_name(pool.provenance),
         "selected_by": "local" if chosen is None else "platform",
         "not_uploaded": [{"file_name": name, "reason": reason} for name, reason in sorted(problems.items())],
     }
-    output.write("lightly.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    logger.info("Lightly's dataset %r has the images, and the picks as tag %r.", dataset.name, tag.name)
+    output.write(REPORT, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    picked = f"the picks as tag {tag.name!r}" if tag else "no pick, so no tag"
+    logger.info("Lightly's dataset %r has the images, and %s.", dataset.name, picked)
     return chosen
 
 
-class _Tags:
-    """The tags of a dataset, all of the size that it has now."""
-
-    def __init__(self, platform: Platform, dataset: Dataset, order: list[str], image_type: str) -> None:
-        self.platform, self.dataset, self.order = platform, dataset, order
-        self.names = set(order)
-        present = platform.tags(dataset)
-        if not present:
-            platform.create_initial_tag(dataset, image_type)
-        elif any(tag.size < len(order) for tag in present):
-            platform.enlarge_tags(dataset, f"coral-added-{len(order)}")
-        else:
-            self._tags = present
-            return
-        self._tags = platform.tags(dataset)
-
-    def mask(self, names: set[str]) -> str:
-        return masks.encode(np.array([name in names for name in self.order], bool))
-
-    def having(self, mask: str) -> list[Tag]:
-        """The tags of exactly these samples, the initial one first."""
-        found = [tag for tag in self._tags if int(tag.mask, 16) == int(mask, 16)]
-        return sorted(found, key=lambda tag: tag.name != _INITIAL)
-
-    def named(self, name: str) -> Tag | None:
-        return next((tag for tag in self._tags if tag.name == name), None)
-
-    def members(self, tag: Tag) -> list[str]:
-        inside = masks.decode(tag.mask, len(self.order))
-        return [name for name, is_in in zip(self.order, inside, strict=True) if is_in]
-
-    def make(self, name: str, names: list[str], parent: Tag | None = None) -> Tag:
-        """A tag of some images; one that is there already is left as it is."""
-        mask = self.mask(set(names))
-        if (found := self.named(name)) is None:
-            parent = parent or self.named(_INITIAL) or self._tags[0]
-            found = self.platform.create_tag(self.dataset, name, mask, len(self.order), parent)
-            self._tags.append(found)
-        elif int(found.mask, 16) != int(mask, 16):
-            logger.warning("Lightly's tag %r holds other images than it should, and is left as it is.", name)
-        return found
+def _prepare_files(platform: Platform, dataset: Dataset, settings: Settings) -> str:
+    """Sets the datasource, if it is wanted, and says which files to upload."""
+    if settings.lightly_datasource:
+        datasource.register(platform, dataset, datasource.configs(settings))
+        return settings.lightly_images or "none"
+    if platform.datasources(dataset):
+        # Files would be written into somebody's bucket, over the originals even.
+        if settings.lightly_images == "full":
+            raise SettingsError(
+                f"Lightly's dataset {dataset.name!r} reads its images from a datasource: CORAL_LIGHTLY_IMAGES='full' "
+                "could overwrite them. Leave it out, or use another dataset."
+            )
+        return "none"
+    return settings.lightly_images or "thumbnails"
 
 
-def _upload_scores(tags: _Tags, pool: Pool) -> Tag:
+def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     """Uploads the scores, and returns the tag that they belong to: one of exactly the images of this run.
 
     That is the initial tag where it fits and has no other scores, and else one of our own.
+
+    Raises:
+        TooManyFailedImages: There is no image that it could be of.
     """
     row = {name: number for number, name in enumerate(pool.keys)}
-    scores = {
-        kind: [float(values[row[name]]) for name in tags.order if name in row] for kind, values in pool.scores.items()
-    }
-    mask = tags.mask(set(row))
-    own = f"coral-pool-{ledger.piece(mask, scores)[:8]}"
-    for tag in tags.having(mask):
-        if tag.name in (_INITIAL, own):
+    rows = [row[name] for name in tags.order if name in row]
+    scores: dict[str, list[float]] = {kind: values[rows].tolist() for kind, values in pool.scores.items()}
+    own = f"coral-pool-{ledger.piece(tags.mask(set(row)), scores)[:8]}"
+    for tag in tags.having(set(row)):
+        if tag.name in (INITIAL, own):
             present = tags.platform.scores(tags.dataset, tag)
-            if all(scores.get(kind) == values for kind, values in present.items()):
+            if all(_same(scores.get(kind), values) for kind, values in present.items()):
                 break
     else:
-        tag, present = tags.make(own, pool.keys), {}
+        made = tags.make(own, pool.keys)
+        if made is None:
+            raise TooManyFailedImages("No image could be uploaded to Lightly: lightly.json of an earlier run says why.")
+        tag, present = made, {}
     for kind, values in scores.items():
         if kind not in present:
             tags.platform.set_scores(tags.dataset, tag, kind, values)
     return tag
 
 
+def _same(ours: list[float] | None, theirs: list[float]) -> bool:
+    """Whether scores are the same but for rounding."""
+    return ours is not None and len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
 def _select(
-    tags: _Tags,
+    tags: Tags,
     settings: Settings,
     stop: Stop,
     output: Storage,
     outcome: Outcome,
     scored: Tag,
     embedding: str,
-) -> tuple[list[str], Tag] | tuple[None, None]:
-    """Lets the platform select; returns its picks and their tag."""
+) -> list[str] | None:
+    """Lets the platform select; returns its picks."""
     name = f"coral-{len(outcome.picks)}-{outcome.run_id}-platform"
-    labelled = None
-    has_labels = [name for name in outcome.labelled if name in tags.names]
-    if has_labels:
-        labelled = tags.make(f"coral-labelled-{ledger.piece(sorted(has_labels))[:8]}", has_labels)
+    known = set(outcome.pool.keys)
+    has_labels = [name for name in outcome.labelled if name in tags.names and name in known]
+    labelled = tags.make(f"coral-labelled-{ledger.piece(sorted(has_labels))[:8]}", has_labels)
     tag = tags.named(name)
     if tag is None:
         request = selection.request(
             *(settings, name, len(outcome.picks)), pool=scored, labelled=labelled, num_labelled=len(has_labels)
         )
-        made = selection.select(
+        tag = selection.select(
             tags.platform, tags.dataset, output, stop.requested, request=request, embedding=embedding
         )
-        if made is None:
-            return None, None
-        tag = next(each for each in tags.platform.tags(tags.dataset) if each.id == made)
-    known = set(outcome.pool.keys) - set(outcome.labelled)
-    return [each for each in tags.members(tag) if each in known], tag
+        if tag is None:
+            return None
+    new = known - set(outcome.labelled)
+    chosen = [each for each in tags.members(tag) if each in new]
+    if len(chosen) < len(outcome.picks):
+        logger.warning("Lightly picked %d images, and %d were asked for.", len(chosen), len(outcome.picks))
+    return chosen

@@ -19,11 +19,12 @@ from typing import Any
 from job import ledger
 from job import pool as pools
 from job.ledger import Ledger
+from job.names import is_one_line
 from job.parts import Provenance
 from job.pool import Detections, Pool
 from job.prefetch import prefetch
 from job.publish.predictions import categories, predictions, task_name
-from job.storage import Storage
+from job.storage import Storage, read_required
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ _LONGEST_ELEMENT, _LONGEST_PATH = 200, 800
 
 
 def write(output: Storage, pool: Pool) -> None:
-    """Writes the files of all usable images that are not there yet, and removes those that are not theirs.
+    """Writes the files of all usable images that are not there yet, and removes those of images that are gone.
+
+    Predictions of other tasks stay.
 
     Args:
         output: Folder of the results.
@@ -53,7 +56,7 @@ def write(output: Storage, pool: Pool) -> None:
     done = Ledger(output, "predictions", [whole, *pieces.values()])
     if whole in done:
         return
-    output.write(FOLDER + "tasks.json", _json([task]))
+    _add_task(output, task)
     output.write(folder + _SCHEMA, _json(schema(pool.provenance)))
 
     def put(item: tuple[str, Detections]) -> None:
@@ -65,10 +68,18 @@ def write(output: Storage, pool: Pool) -> None:
         for part, found in pools.detections_by_part(output, pool, left):
             _finish(prefetch(executor, put, found.items(), ahead=4 * _SIMULTANEOUS))
             done.add(pieces[part])
-        expected = {FOLDER + "tasks.json", folder + _SCHEMA, *path.values()}
-        stale = [each.key for each in output.list(FOLDER) if each.key not in expected]
+        expected = {folder + _SCHEMA, *path.values()}
+        stale = [each.key for each in output.list(folder) if each.key not in expected]
         _finish(prefetch(executor, output.delete, stale, ahead=4 * _SIMULTANEOUS))
     done.add(whole)
+
+
+def _add_task(output: Storage, task: str) -> None:
+    """Adds a task to tasks.json, which may name those of others."""
+    key = FOLDER + "tasks.json"
+    present = json.loads(read_required(output, key)) if output.stat(key) else []
+    if task not in present:
+        output.write(key, _json([*present, task]))
 
 
 def _finish(work: Iterator[None]) -> None:
@@ -118,7 +129,7 @@ def _usable(path: str) -> bool:
     return (
         len(path.encode()) <= _LONGEST_PATH
         and elements[-1] != _SCHEMA
-        and path.isprintable()
+        and is_one_line(path)
         and all(each not in ("", ".", "..") and len(each.encode()) <= _LONGEST_ELEMENT for each in elements)
     )
 

@@ -69,6 +69,15 @@ def write(
     output.write("run.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def read(output: Storage) -> dict[str, Any]:
+    """The run.json of an earlier run; empty where there is none that can be read."""
+    try:
+        content = json.loads(output.read("run.json"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _device(device: torch.device | None) -> str | None:
     if device is None or device.type != "cuda":
         return str(device) if device else None
