@@ -163,7 +163,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     else:
         made = tags.make(own, pool.keys)
         if made is None:
-            raise TooManyFailedImages("No image could be uploaded to Lightly: lightly.json of an earlier run says why.")
+            raise TooManyFailedImages("No image of this run could be uploaded to Lightly.")
         tag, present = made, {}
     for kind, values in scores.items():
         if kind not in present:
