@@ -12,6 +12,7 @@ import pytest
 from demo import fetch
 from job import names
 from tests.conftest import S3, Job, demo_variables, start_job
+from tests.lightly_server import TOKEN, LightlyServer
 from tests.servers import ADMIN, BUCKET, LISTER, READER, Fault, FaultProxy, client
 
 FILES = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl")
@@ -90,7 +91,8 @@ def test_in_a_bucket_as_on_a_disk(bucket: Bucket, pool: dict[str, Any], local: d
         assert bucket.results(out) == local["results"]
         keys = bucket.keys(out)
         assert len([key for key in keys if key.startswith("parts/part-")]) == 4
-        assert {key for key in keys if not key.startswith("parts/part-")} == {
+        assert len([key for key in keys if key.startswith(".lightly/predictions/")]) == 15 + 2
+        assert {key for key in keys if not key.startswith(("parts/part-", "parts/done-", ".lightly/"))} == {
             *FILES, "run.json", "_SUCCESS", "parts/listing-0-of-1.parquet"
         }  # fmt: skip
         again = job(**variables)
@@ -251,7 +253,7 @@ SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIDDONTSHOWTHIS",
     "AWS_SECRET_ACCESS_KEY": "dont/show+this/secret",
     "AWS_SESSION_TOKEN": "dont-show-this-session",
-    "LIGHTLY_TOKEN": "dont-show-this-token",
+    "LIGHTLY_TOKEN": TOKEN,
 }
 
 
@@ -273,13 +275,22 @@ def test_no_secret_is_in_any_log_or_file(
         "CORAL_WEIGHTS": signed, "CORAL_LOG_FORMAT": log_format, "CORAL_MAX_FAILED": 0.5,
         "TORCH_HOME": tmp_path / "hub",
     }  # fmt: skip
-    ran = job(**variables)
-    assert ran.returncode == 0, ran.stderr
-    refused = job(**variables | {"CORAL_WEIGHTS": signed.replace("yolo", "none"), "CORAL_OUTPUT": tmp_path / "other"})
-    assert refused.returncode == 69, refused.stderr
-    proxy.faults = [Fault("503", "")]
-    away = job(**variables | {"CORAL_OUTPUT": moto.uri("out")})
-    assert away.returncode == 69, away.stderr
+    with LightlyServer().running() as lightly:
+        variables |= {
+            "LIGHTLY_SERVER_LOCATION": lightly.url,
+            "CORAL_LIGHTLY_DATASET": "secrets",
+            "NO_PROXY": "127.0.0.1",
+        }
+        ran = job(**variables)
+        assert ran.returncode == 0, ran.stderr
+        refused = job(
+            **variables | {"CORAL_WEIGHTS": signed.replace("yolo", "none"), "CORAL_OUTPUT": tmp_path / "other"}
+        )
+        assert refused.returncode == 69, refused.stderr
+        proxy.faults = [Fault("503", "")]
+        away = job(**variables | {"CORAL_OUTPUT": moto.uri("out")})
+        assert away.returncode == 69, away.stderr
+        assert len(lightly.dataset("secrets").samples) == 14, "all but the one that may not be read"
     proxy.close()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 10
