@@ -30,10 +30,12 @@ def main() -> int:
     print("\nThe 20 frames most worth labelling, of 250 street frames, by YOLOv3-tiny trained on COCO. This is:\n")
     print("\n".join(f"  {name}={value} \\" for name, value in variables.items()))
     print("  python entrypoint.py\n", flush=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CORAL_")}
+    # A token in the environment is for somebody's own images, not for these.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CORAL_", "LIGHTLY_"))}
     done = subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=kept | variables, check=False)
     if done.returncode == 0:
-        print("\nNext: look at demo/output/selected.csv, or run it on your own folder:")
+        print("\nNext: look at demo/output/selected.csv, or at the images themselves with their boxes:")
+        print("  make studio OUTPUT=demo/output\nor run it on your own folder:")
         print(f"  CORAL_INPUT=/your/images CORAL_OUTPUT=/your/results {_shown(Path(sys.executable))} entrypoint.py")
     return done.returncode
 

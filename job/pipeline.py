@@ -337,11 +337,11 @@ def publish_platforms(job: Run, platform: "Platform", found: Found, selection: S
     Ours are also written before, in case the platform cannot be reached, unless its answer is there already.
     """
     there = manifest.read(job.output)
-    if (there.get("run_id"), there.get("selected_by")) != (found.run_id, "platform"):
-        publish(job, found, selection)
+    has_answer = (there.get("run_id"), there.get("selected_by")) == (found.run_id, "platform")
+    ours = None if has_answer else publish(job, found, selection)
     chosen = upload(job, platform, found, selection)
     if chosen is None:
-        return publish(job, found, selection)
+        return ours or publish(job, found, selection)
     theirs = choose_among(job.settings, found.pool, found.embeddings, found.labelled, candidates=chosen)
     return publish(job, found, theirs, selected_by="platform")
 
@@ -409,6 +409,7 @@ def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str], sele
             class_names=pool.provenance.class_names,
             nearest_name=nearest,
             nearest_is_labelled=nearest in labelled,
+            among="the pool" if selected_by == "local" else "Lightly's picks",
         )
         if selected_by != "local":
             words = f"picked by Lightly; {words}"

@@ -185,6 +185,14 @@ def test_predictions_of_others_stay(tmp_path: Path) -> None:
     assert json.loads(output.read(".lightly/predictions/tasks.json")) == ["theirs", TASK]
 
 
+@pytest.mark.parametrize("broken", [b"", b"[", b"{}", b"\xff"])
+def test_a_list_of_tasks_that_cannot_be_read_ends_nothing(tmp_path: Path, broken: bytes) -> None:
+    output, images = filled(tmp_path, ["a.jpg"])
+    output.write(".lightly/predictions/tasks.json", broken)
+    lightly_format.write(output, images)
+    assert json.loads(output.read(".lightly/predictions/tasks.json")) == [TASK]
+
+
 def test_names_in_any_script_are_found_where_lightly_looks(tmp_path: Path) -> None:
     names = ["Screenshot 9.41\u202fAM.jpg", "a\u00a0b.jpg", "\u3000.jpg", "\U0001f468\u200d\U0001f4bb.jpg"]
     assert all(where == name[:-4] + ".json" for name, where in lightly_format.paths(sorted(names)).items())

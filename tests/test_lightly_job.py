@@ -14,9 +14,10 @@ import pytest
 
 from demo import fetch
 from job import names, pipeline
-from job.errors import TryAgain
+from job.errors import SettingsError, TryAgain
 from job.lightly import transport
 from job.settings import resolve
+from job.shards import Shard
 from job.stopping import Stop
 from tests.conftest import Job, demo_variables, start_job
 from tests.lightly_server import TOKEN, Fault, LightlyServer
@@ -134,7 +135,9 @@ def test_killed_at_five_points_and_disturbed_it_ends_the_same(
     assert TOKEN not in "".join([*shown, ran.stdout, ran.stderr])
 
 
-def test_the_platforms_answer_is_taken(done: dict[str, Any], server: LightlyServer, tmp_path: Path, job: Job) -> None:
+def test_the_platforms_answer_is_taken(
+    done: dict[str, Any], server: LightlyServer, tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = fresh(done, tmp_path / "out")
     ran = job("select", **variables(output, server, CORAL_LIGHTLY_SELECT="platform"))
     assert ran.returncode == 0, ran.stderr
@@ -145,7 +148,24 @@ def test_the_platforms_answer_is_taken(done: dict[str, Any], server: LightlyServ
     assert all(each["reason"].startswith("picked by Lightly; ") for each in picks)
     assert [each["rank"] for each in picks] == list(range(1, 21))
     assert json.loads((output / "run.json").read_text())["selected_by"] == "platform"
+    assert "the highest score of Lightly's picks" in picks[0]["reason"]
     assert (output / "_SUCCESS").exists() and server.calls["select"] == 1
+
+    # Asked again while the platform is away, the job keeps the answer that is there.
+    before = results(output)
+    monkeypatch.setattr(transport, "_PATIENCE", IMPATIENT)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    away = variables(output, "http://127.0.0.1:9", CORAL_LIGHTLY_SELECT="platform")
+    with pytest.raises(TryAgain):
+        pipeline.select(resolve({}, {name: str(value) for name, value in away.items()}), Stop())
+    assert results(output) == before
+
+
+def test_several_shards_leave_the_upload_to_select(tmp_path: Path) -> None:
+    given = variables(tmp_path / "out", "http://127.0.0.1:9")
+    with pytest.raises(SettingsError, match="`select` after them"):
+        pipeline.run(resolve({}, {name: str(value) for name, value in given.items()}), Stop(), Shard(0, 3))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_platform_that_is_down_costs_nothing_but_the_upload(

@@ -77,7 +77,15 @@ def write(output: Storage, pool: Pool) -> None:
 def _add_task(output: Storage, task: str) -> None:
     """Adds a task to tasks.json, which may name those of others."""
     key = FOLDER + "tasks.json"
-    present = json.loads(read_required(output, key)) if output.stat(key) else []
+    present: Any = []
+    if output.stat(key):
+        try:
+            present = json.loads(read_required(output, key))
+        except ValueError:
+            present = None
+    if not isinstance(present, list):
+        logger.warning("%s/%s is no list of tasks, which nothing could read, and is written anew.", output.uri, key)
+        present = []
     if task not in present:
         output.write(key, _json([*present, task]))
 

@@ -19,6 +19,7 @@ def reason(
     class_names: Sequence[str],
     nearest_name: str | None,
     nearest_is_labelled: bool,
+    among: str = "the pool",
 ) -> str:
     """Says in one line why an image was picked.
 
@@ -30,6 +31,7 @@ def reason(
         class_names: Names by class index.
         nearest_name: File name of the image at `pick.distance`.
         nearest_is_labelled: Whether that image has labels, rather than being an earlier pick.
+        among: What it was picked from.
 
     Returns:
         For example ``unsure between bicycle (0.48) and person (0.41); 0.61 from the nearest pick, street/0007.jpg``.
@@ -40,7 +42,7 @@ def reason(
     if strategy == "random":
         parts.append("drawn at random")
     if pick.distance is None:
-        parts.append("first pick" if strategy == "random" else "first pick: the highest score of the pool")
+        parts.append("first pick" if strategy == "random" else f"first pick: the highest score of {among}")
     else:
         kind = "labelled image" if nearest_is_labelled else "pick"
         parts.append(f"{pick.distance:.2f} from the nearest {kind}, {nearest_name}")
