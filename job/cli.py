@@ -12,7 +12,8 @@ from tabulate import tabulate
 import job
 from job import logs, shards
 from job.errors import JobError, SettingsError
-from job.settings import Settings, knobs, resolve
+from job.resolve import resolve
+from job.settings import Settings, knobs
 from job.shards import Shard
 from job.stopping import Stop
 

@@ -4,34 +4,30 @@ list -> [ read, decode, detect ] -> parts        map step: `predict`
 parts -> score -> embed -> select -> publish     reduce step: `select`
 """
 
-import contextlib
-import dataclasses
 import hashlib
 import logging
-import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from job import embed, finished, inputs, ledger, parts, previous
+from job import embed, finished, inputs, parts, previous
 from job import pool as pools
-from job.detect import model, runner
-from job.detect.model import Detector
+from job.detect import runner
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.publish import lightly_format, manifest, tables
 from job.publish.tables import Selected
+from job.results import Found, names_of, publish, run_id
 from job.retry import Patience
-from job.select import Selection, reasons
+from job.run import Run
+from job.select import Selection
 from job.select import select as choose
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
-from job.storage import Listing, Storage, open_folder, open_source, read_required
+from job.storage import Listing, open_folder, open_source, read_required
 
 if TYPE_CHECKING:
     from job.lightly.api import Platform
@@ -41,59 +37,6 @@ logger = logging.getLogger(__name__)
 SUCCESS = "_SUCCESS"
 _SECONDS_TO_SAVE = 10.0
 _BATCH_SIZE = {"cuda": 16, "cpu": 1}
-
-
-@dataclass
-class Run:
-    """What the stages of one run share.
-
-    Attributes:
-        settings: The settings.
-        stop: Whether the job is asked to stop.
-        output: Folder of the results.
-        platform: Lightly's, if it is uploaded to.
-        detector: Once it is built.
-        seconds: Spent in each stage.
-    """
-
-    settings: Settings
-    stop: Stop
-    output: Storage
-    platform: "Platform | None" = None
-    detector: Detector | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times a stage."""
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
-
-    def need_detector(self) -> Detector:
-        """The detector, built on first use."""
-        if self.detector is None:
-            with self.stage("load the detector"):
-                self.detector = model.build(self.settings)
-        return self.detector
-
-    def detector_of(self, pool: Pool) -> Detector:
-        """The detector, once it is sure that the pool was detected with it."""
-        detector = self.need_detector()
-        self.check(pool)
-        return detector
-
-    def check(self, pool: Pool) -> None:
-        """Refuses detections of another detector than the settings name.
-
-        Raises:
-            SettingsError: The output holds such.
-        """
-        digest, class_names = model.described(self.settings)
-        ours = dataclasses.replace(pool.provenance, config_sha256=digest, class_names=class_names)
-        if self.detector is not None:
-            ours = dataclasses.replace(ours, weights_sha256=self.detector.weights_sha256)
-        parts.check_same(self.output, pool.provenance, ours)
 
 
 def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
@@ -248,40 +191,6 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     return selected
 
 
-@dataclass(frozen=True)
-class Found:
-    """What the reduce step works out before it selects.
-
-    Attributes:
-        pool: The images.
-        embeddings: (n, d) in the order of the pool.
-        embedding: How they were made.
-        labelled: File names of the images that have labels.
-        inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
-        run_id: Names the job's own selection.
-    """
-
-    pool: Pool
-    embeddings: npt.NDArray[np.float32]
-    embedding: dict[str, Any]
-    labelled: list[str]
-    inputs: dict[str, str]
-    run_id: str
-
-
-def run_id(
-    settings: Settings, pool: Pool, embedding: dict[str, Any], digests: dict[str, str], selection: Selection
-) -> str:
-    """Names a selection: the same for the same images, detections, embeddings, settings of the selection, and picks."""
-    names = ("n_samples", "strategy", "score", "score_strength", "diversity_strength", "min_distance", "seed")
-    of_selection = {name: getattr(settings, name) for name in names}
-    return ledger.piece(digests, pool.provenance.digest, embedding, of_selection, _names(pool, selection))[:8]
-
-
-def _names(pool: Pool, selection: Selection) -> list[str]:
-    return [pool.keys[pick.index] for pick in selection.picks]
-
-
 def choose_among(
     settings: Settings,
     pool: Pool,
@@ -301,34 +210,6 @@ def choose_among(
         min_distance=settings.min_distance if candidates is None else 0.0,
         seed=settings.seed,
     )
-
-
-def publish(job: Run, found: Found, selection: Selection, selected_by: str = "local") -> list[Selected]:
-    """Writes the lists of picks, the table of images and run.json."""
-    pool, output = found.pool, job.output
-    selected = explain(job, pool, selection, set(found.labelled), selected_by)
-    tables.write_images(output, pool, selection)
-    tables.write_selected(output, selected)
-    counts = {
-        "images": len(pool.keys) + len(pool.failures),
-        "usable": len(pool.keys),
-        "failed": len(pool.failures),
-        "without_boxes": int((pool.num_boxes == 0).sum()),
-        "boxes": int(pool.num_boxes.sum()),
-        "labelled": len(found.labelled),
-        "selected": len(selected),
-    }
-    manifest.write(
-        *(output, job.settings, pool.provenance),
-        run_id=found.run_id,
-        device=job.detector.device if job.detector else None,
-        inputs=found.inputs,
-        embedding=found.embedding,
-        selected_by=selected_by,
-        counts=counts,
-        timings=job.seconds,
-    )
-    return selected
 
 
 def publish_platforms(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[Selected]:
@@ -358,7 +239,7 @@ def upload(job: Run, platform: "Platform", found: Found, selection: Selection) -
     source = open_source(settings.input, job.stop.requested) if settings.lightly_images == "full" else None
     outcome = lightly_upload.Outcome(
         *(found.pool, found.embeddings, found.embedding["space"], found.labelled),
-        picks=_names(found.pool, selection),
+        picks=names_of(found.pool, selection),
         run_id=found.run_id,
     )
     try:
@@ -389,29 +270,3 @@ def check_failures(pool: Pool, max_failed: float) -> None:
             f"{failed} of {total} images cannot be used, which is more than CORAL_MAX_FAILED={max_failed:g} allows. "
             f"The first is {key!r}: {reason}. All are in failures.jsonl."
         )
-
-
-def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str], selected_by: str) -> list[Selected]:
-    """Puts each pick's rank and reason beside it."""
-    settings = job.settings
-    detections = pools.detections(job.output, pool, [pick.index for pick in selection.picks])
-    selected = []
-    for rank, pick in enumerate(selection.picks, start=1):
-        name = pool.keys[pick.index]
-        nearest = pool.keys[pick.nearest] if pick.nearest is not None else None
-        score = float(pool.scores[settings.score][pick.index])
-        found = detections[name]
-        words = reasons.reason(
-            pick,
-            strategy=settings.strategy,
-            score_name=settings.score,
-            detections=(found.scores, found.classes, found.class_probabilities),
-            class_names=pool.provenance.class_names,
-            nearest_name=nearest,
-            nearest_is_labelled=nearest in labelled,
-            among="the pool" if selected_by == "local" else "Lightly's picks",
-        )
-        if selected_by != "local":
-            words = f"picked by Lightly; {words}"
-        selected.append(Selected(rank, name, score, pick.value, pick.distance, nearest, words))
-    return selected

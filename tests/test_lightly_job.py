@@ -16,7 +16,7 @@ from demo import fetch
 from job import names, pipeline
 from job.errors import SettingsError, TryAgain
 from job.lightly import transport
-from job.settings import resolve
+from job.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
 from tests.conftest import Job, demo_variables, start_job

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from job.errors import SettingsError
+from job.resolve import as_json, markdown_table, resolve
 from job.secret import Secret
-from job.settings import Settings, as_json, knobs, markdown_table, resolve
+from job.settings import Settings, knobs
 from job.urls import identity, redacted
 from tests.conftest import ROOT
 

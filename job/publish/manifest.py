@@ -9,7 +9,8 @@ import torch
 
 import job
 from job.parts import Provenance
-from job.settings import Settings, as_json
+from job.resolve import as_json
+from job.settings import Settings
 from job.storage import Storage
 
 # detectron2 calls itself 0.6 whatever is in it; the package it was installed from tells more.

@@ -1,0 +1,72 @@
+"""What the stages of one run share."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from job import parts
+from job.detect import model
+from job.detect.model import Detector
+from job.pool import Pool
+from job.settings import Settings
+from job.stopping import Stop
+from job.storage import Storage
+
+if TYPE_CHECKING:
+    from job.lightly.api import Platform
+
+
+@dataclass
+class Run:
+    """What the stages of one run share.
+
+    Attributes:
+        settings: The settings.
+        stop: Whether the job is asked to stop.
+        output: Folder of the results.
+        platform: Lightly's, if it is uploaded to.
+        detector: Once it is built.
+        seconds: Spent in each stage.
+    """
+
+    settings: Settings
+    stop: Stop
+    output: Storage
+    platform: "Platform | None" = None
+    detector: Detector | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage."""
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+    def need_detector(self) -> Detector:
+        """The detector, built on first use."""
+        if self.detector is None:
+            with self.stage("load the detector"):
+                self.detector = model.build(self.settings)
+        return self.detector
+
+    def detector_of(self, pool: Pool) -> Detector:
+        """The detector, once it is sure that the pool was detected with it."""
+        detector = self.need_detector()
+        self.check(pool)
+        return detector
+
+    def check(self, pool: Pool) -> None:
+        """Refuses detections of another detector than the settings name.
+
+        Raises:
+            SettingsError: The output holds such.
+        """
+        digest, class_names = model.described(self.settings)
+        ours = dataclasses.replace(pool.provenance, config_sha256=digest, class_names=class_names)
+        if self.detector is not None:
+            ours = dataclasses.replace(ours, weights_sha256=self.detector.weights_sha256)
+        parts.check_same(self.output, pool.provenance, ours)
