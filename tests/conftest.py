@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,11 @@ from job.detect.model import Detector
 from job.settings import Settings
 from job.shards import PLATFORMS
 from tests import servers
+
+if TYPE_CHECKING:
+    from job.pool import Pool
+    from job.storage.local import LocalFolder
+    from tests.lightly_server import LightlyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -198,3 +203,24 @@ def moto(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
 def seaweedfs(seaweedfs_server: servers.SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> S3:
     """SeaweedFS, and the variables that lead to it."""
     return _lead_to(seaweedfs_server.endpoint, monkeypatch)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["LightlyServer"]:
+    """The stand-in for the Lightly platform; it must have refused nothing by the end of a test."""
+    from tests.lightly_server import LightlyServer  # lightly takes seconds to import
+
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with LightlyServer().running() as running:
+        yield running
+    assert not running.unexpected()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple["LocalFolder", "Pool"]:
+    """An output of eight images, in parts of three, and the pool that they are."""
+    from tests.lightly_client import NAMES
+    from tests.test_lightly_format import filled
+
+    return filled(tmp_path / "out", NAMES, per_part=3)

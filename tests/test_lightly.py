@@ -4,13 +4,7 @@ import csv
 import io
 import itertools
 import json
-import logging
-import os
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,93 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightly.api.bitmask import BitMask
 
-from job import secret
-from job.errors import AccessDenied, JobError, SettingsError, TooManyFailedImages, TryAgain
-from job.lightly import api, datasource, masks, transport
-from job.lightly.api import Platform
-from job.lightly.transport import Transport
-from job.lightly.upload import Outcome, upload
+from job.errors import SettingsError, TooManyFailedImages
+from job.lightly import api, masks
 from job.pool import Pool
 from job.publish.predictions import categories, predictions, task_name
-from job.retry import Patience, Requests
-from job.secret import Secret
-from job.settings import Settings
-from job.stopping import Stop
-from job.storage import Storage
+from job.retry import Requests
 from job.storage.local import LocalFolder
-from tests.conftest import ROOT, clean_environment
-from tests.lightly_platform import Dataset
-from tests.lightly_server import TOKEN, Fault, LightlyServer
+from tests.lightly_client import NAMES, PICKS, embeddings, send, state
+from tests.lightly_server import Fault, LightlyServer
 from tests.test_lightly_format import filled, load
 from tests.test_parts import MADE_WITH, row
 
-NAMES = ["a.jpg", "a.png", "b c,d.jpg", "sub/ä.jpg", "sub/e.jpg", "t.jpg", "u.jpg", "v.jpg"]
-PICKS = ["sub/ä.jpg", "a.png", "u.jpg"]
 TASK = task_name(MADE_WITH)
-IMPATIENT = Patience(attempt=5.0, total=2.0, first_wait=0.01, longest_wait=0.05, longest_asked=0.05)
+
 READING = ("list_", "find_", "get_", "minimum_", "embedding_read_url")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LightlyServer]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    with LightlyServer().running() as running:
-        yield running
-    assert not running.unexpected()
-
-
-def connect(server: LightlyServer, token: str = TOKEN) -> Platform:
-    return Platform(Transport(Secret(token), server.url, threading.Event(), IMPATIENT))
-
-
-def embeddings(pool: Pool) -> np.ndarray[Any, np.dtype[np.float32]]:
-    assert pool.features is not None
-    return pool.features
-
-
-def send(
-    server: LightlyServer, folder: Storage, pool: Pool, picks: list[str] = PICKS, run_id: str = "0123abcd", **more: Any
-) -> list[str] | None:
-    labelled = more.pop("labelled", [])
-    space = more.pop("space", "s" * 64)
-    source = more.pop("source", None)
-    values: dict[str, Any] = {
-        "input": "in",
-        "output": "out",
-        "lightly_token": Secret(TOKEN),
-        "lightly_dataset": "the set",
-    }
-    settings = Settings(**values | more)
-    outcome = Outcome(pool, embeddings(pool), space, labelled, picks, run_id)
-    return upload(connect(server), settings, Stop(), folder, source, outcome)
-
-
-def state(dataset: Dataset) -> dict[str, Any]:
-    """All that a dataset holds, by name, whatever its ids and its order."""
-    names = {tag["id"]: tag["name"] for tag in dataset.tags}
-    return {
-        "samples": sorted(
-            (each.body["fileName"], json.dumps(each.body, sort_keys=True), each.files, each.predictions)
-            for each in dataset.samples
-        ),
-        "tags": {tag["name"]: (sorted(dataset.in_tag(tag)), tag["totSize"]) for tag in dataset.tags},
-        "embeddings": {
-            tuple(sorted(set(each.maps))): {name: vector.tolist() for name, vector in dataset.vectors(each).items()}
-            for each in dataset.embeddings
-        },
-        "scores": {
-            (names[tag], kind): dict(zip(dataset.in_tag(dataset.tag(tag)), values, strict=True))
-            for tag, kinds in dataset.scores.items()
-            for kind, values in kinds.items()
-        },
-        "tasks": dataset.tasks,
-    }
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> tuple[LocalFolder, Pool]:
-    return filled(tmp_path / "out", NAMES, per_part=3)
 
 
 def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
@@ -369,13 +290,6 @@ def test_a_dataset_by_its_id(server: LightlyServer, small: tuple[LocalFolder, Po
         send(server, *small, lightly_dataset="0" * 24)
 
 
-def test_a_token_that_is_not_accepted(server: LightlyServer) -> None:
-    with pytest.raises(AccessDenied, match="does not accept this token to find the dataset") as caught:
-        connect(server, token="f" * 32).dataset_of_name("the set")
-    assert "f" * 32 not in str(caught.value)
-    server.refusals.clear()
-
-
 def test_whole_files_and_names_only(server: LightlyServer, small: tuple[LocalFolder, Pool], tmp_path: Path) -> None:
     class Files(LocalFolder):
         def read(self, key: str, etag: str | None = None) -> bytes:
@@ -397,98 +311,6 @@ def test_whole_files_and_names_only(server: LightlyServer, small: tuple[LocalFol
     dataset = server.dataset("names")
     assert dataset.image_type == "meta" and len(dataset.samples) == 8
     assert all(each.files == {} and "thumbName" not in each.body for each in dataset.samples)
-
-
-def test_the_platform_selects(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
-    output, pool = small
-    scores = dict(zip(pool.keys, pool.scores["uncertainty_entropy"], strict=True))
-    labelled = ["t.jpg"]
-    lowest = sorted((name for name in NAMES if name not in labelled), key=lambda name: (scores[name], name))[:3]
-    answer = send(server, output, pool, lightly_select="platform", labelled=labelled)
-    assert answer is not None and sorted(answer) == sorted(lowest)
-    held = state(server.dataset("the set"))
-    assert held["tags"]["coral-3-0123abcd"][0] == sorted(lowest)
-    assert held["tags"]["coral-3-0123abcd-platform"][0] == sorted([*lowest, "t.jpg"]), (
-        "the platform counts the labelled"
-    )
-    assert json.loads(output.read("lightly.json"))["selected_by"] == "platform"
-    again = send(server, output, pool, lightly_select="platform", labelled=labelled)
-    assert again == answer and state(server.dataset("the set")) == held and server.calls["select"] == 1
-
-
-def test_a_selection_that_was_begun_is_waited_for(
-    server: LightlyServer, small: tuple[LocalFolder, Pool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.fail("get_job", Fault("reset", 1000))
-    with pytest.raises(TryAgain):
-        send(server, *small, lightly_select="platform")
-    server.faults.clear()
-    assert send(server, *small, lightly_select="platform") is not None
-    assert server.calls["select"] == 1
-
-
-def test_a_platform_that_no_longer_selects(
-    server: LightlyServer, small: tuple[LocalFolder, Pool], caplog: pytest.LogCaptureFixture
-) -> None:
-    server.selects = False
-    assert send(server, *small, lightly_select="platform") is None
-    assert "Lightly refuses to select: selection is gone (410 NOT_IMPLEMENTED). The job's own" in caplog.text
-    assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
-    server.refusals.clear()
-
-
-@pytest.mark.parametrize("status", [403, 410, 500])
-def test_a_platform_that_does_not_select_for_this_account(
-    status: int, server: LightlyServer, small: tuple[LocalFolder, Pool], caplog: pytest.LogCaptureFixture
-) -> None:
-    server.fail("select", Fault(status, 1000, code="ACCOUNT_SUBSCRIPTION_INSUFFICIENT"))
-    assert send(server, *small, lightly_select="platform") is None
-    assert "The job's own selection is taken." in caplog.text
-    assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
-
-
-def test_a_selection_whose_answer_is_lost_is_found(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
-    server.fail("select", Fault("lost", 1))
-    answer = send(server, *small, lightly_select="platform")
-    assert answer is not None and len(answer) == 3
-    held = state(server.dataset("the set"))["tags"]
-    assert held["coral-3-0123abcd"][0] == held["coral-3-0123abcd-platform"][0] == sorted(answer)
-
-
-LATER_CALLS = [
-    "get_dataset", "list_datasources", "set_datasource", "get_write_urls", "embedding_read_url", "get_file",
-    "delete_embedding", "enlarge_tags", "select", "get_job", "list_scores", "get_scores", "create_tag",
-]  # fmt: skip
-
-
-@pytest.mark.usefixtures("aws")
-@pytest.mark.parametrize("kind", ["reset", "lost", 409, 520])
-def test_the_other_calls_are_made_again_as_well(kind: str | int, server: LightlyServer, tmp_path: Path) -> None:
-    """A second round: more images, an upload that broke off, a datasource, and the platform's selection."""
-    server.polls_until_read = 0
-    one, first = filled(tmp_path / "one", NAMES[:5])
-    made = server.add_dataset("the set")
-    send(server, one, first, lightly_dataset=made.id)
-    both, second = filled(tmp_path / "two", NAMES, per_part=8)
-    server.fail("set_predictions", Fault("reset", 1000))
-    with pytest.raises(TryAgain):
-        send(server, both, second, run_id="00000002", lightly_dataset=made.id)
-    server.faults.clear()
-    server.calls.clear()
-    for call in LATER_CALLS:
-        server.fail(call, Fault(kind, 1))
-    more: dict[str, Any] = {"lightly_datasource": True, "input": "s3://images/a", **ROLE}
-    more |= {"lightly_images": "thumbnails", "lightly_select": "platform", "lightly_dataset": made.id}
-    answer = send(server, both, second, run_id="00000002", **more)
-    assert answer is not None and len(answer) == 3
-    rarely = {"embedding_read_url", "get_file", "delete_embedding", "list_scores", "get_scores"}
-    assert set(LATER_CALLS) - server.calls.keys() <= rarely
-    held = state(made)
-    assert [each[0] for each in held["samples"]] == sorted(NAMES)
-    for each in made.samples:
-        assert each.files == {"thumb": second.thumbnails[second.keys.index(each.body["fileName"])]}
-    assert held["tags"]["coral-3-00000002"] == (sorted(answer), 8)
-    assert len([name for name in held["tags"] if name.startswith("coral-3")]) == 3
 
 
 def test_an_embedding_without_its_file_does_not_block_later_ones(server: LightlyServer, tmp_path: Path) -> None:
@@ -525,88 +347,12 @@ def test_a_tag_of_that_name_with_other_images_stays(server: LightlyServer, small
     assert held[report["tag"]["name"]][0] == ["a.jpg", "t.jpg", "v.jpg"] and len(held) == 3
 
 
-def test_files_are_not_written_into_somebodys_bucket(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
-    theirs = server.add_dataset("the set")
-    theirs.datasources["INPUT"] = {
-        "purpose": "INPUT", "type": "S3DelegatedAccess", "fullPath": "s3://theirs", "s3Region": "eu-central-1",
-        "s3ARN": ROLE["lightly_role_arn"], "s3ExternalId": "of-somebody",
-    }  # fmt: skip
-    with pytest.raises(SettingsError, match="could overwrite them"):
-        send(server, *small, lightly_images="full")
-    send(server, *small)
-    assert len(theirs.samples) == 8 and all(each.files == {} for each in theirs.samples)
-
-
 def test_names_that_are_twice_in_a_dataset_are_told_of(
     server: LightlyServer, small: tuple[LocalFolder, Pool], caplog: pytest.LogCaptureFixture
 ) -> None:
     server.add_dataset("the set", ("a.jpg", "a.jpg"))
     send(server, *small)
     assert "has 1 file names more than once" in caplog.text
-
-
-@pytest.mark.parametrize("code", ["DATASET_AT_MAX_CAPACITY", "TEAM_ACCOUNT_PLAN_INSUFFICIENT"])
-def test_a_limit_of_the_account_is_not_blamed_on_the_token(
-    code: str, server: LightlyServer, small: tuple[LocalFolder, Pool]
-) -> None:
-    server.fail("create_sample_with_urls", Fault(403, 1000, code=code))
-    with pytest.raises(transport.Refused, match=f"refuses to add a sample: made to fail .403 {code}"):
-        send(server, *small)
-
-
-ROLE = {"lightly_role_arn": "arn:aws:iam::123456789012:role/reader", "lightly_external_id": Secret("an-external-id")}
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-long-secret-key")
-
-
-@pytest.mark.usefixtures("aws")
-def test_a_datasource_by_a_role(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
-    more: dict[str, Any] = {"lightly_datasource": True, "input": "s3://images/a", "output": "s3://results/b", **ROLE}
-    send(server, *small, **more)
-    dataset = server.dataset("the set")
-    role = {"s3ARN": ROLE["lightly_role_arn"], "s3ExternalId": "an-external-id", "s3Region": "eu-central-1"}
-    role |= {"type": "S3DelegatedAccess"}
-    assert dataset.datasources == {
-        "INPUT": {"purpose": "INPUT", "fullPath": "s3://images/a", **role},
-        "LIGHTLY": {"purpose": "LIGHTLY", "fullPath": "s3://results/b", **role},
-    }
-    assert all(each.files == {} for each in dataset.samples), "the platform reads the images itself"
-    changed = more | {"lightly_external_id": Secret("another-external-id")}
-    send(server, *small, **changed)
-    assert {each["s3ExternalId"] for each in dataset.datasources.values()} == {"another-external-id"}
-    with pytest.raises(SettingsError, match=r"reads its INPUT files from 's3://images/a', not 's3://images/c'"):
-        send(server, *small, **more | {"input": "s3://images/c"})
-
-
-@pytest.mark.usefixtures("aws")
-def test_a_datasource_by_keys(
-    server: LightlyServer, small: tuple[LocalFolder, Pool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send(server, *small, lightly_datasource=True, input="s3://images/a")
-    assert server.dataset("the set").datasources == {
-        "INPUT": {
-            "purpose": "INPUT", "type": "S3", "fullPath": "s3://images/a", "s3Region": "eu-central-1",
-            "s3AccessKeyId": "AKIAEXAMPLE", "s3SecretAccessKey": "a-long-secret-key",
-        }
-    }  # fmt: skip
-    assert secret.hidden("it is a-long-secret-key.") == "it is ***."
-    wanted = Settings(input="s3://images/a", output="out", lightly_datasource=True)
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "temporary")
-    with pytest.raises(SettingsError, match="temporary AWS keys"):
-        datasource.configs(wanted)
-    monkeypatch.setenv("AWS_REGION", "the-moon-1")
-    with pytest.raises(SettingsError, match="'the-moon-1' is none"):
-        datasource.configs(wanted)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(SettingsError, match="Amazon's S3 only"):
-        datasource.configs(wanted)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
@@ -632,83 +378,6 @@ def test_embeddings_are_read_as_lightly_reads_them(
     assert names == server.dataset("the set").names() and labels == [0] * 8
     order = [small[1].keys.index(name) for name in names]
     np.testing.assert_array_equal(vectors.astype(np.float32), embeddings(small[1])[order])
-
-
-@pytest.mark.parametrize("kind", ["reset", 500, 400, 403])
-def test_the_token_is_in_no_error(kind: str | int, server: LightlyServer, caplog: pytest.LogCaptureFixture) -> None:
-    server.fail("get_quota", Fault(kind, 1000))
-    caplog.set_level(logging.DEBUG)
-    platform = connect(server)
-    try:
-        with pytest.raises(JobError) as caught:
-            platform.quota()
-        raise caught.value
-    except JobError as error:
-        logging.getLogger("job").exception("as at the top")
-        seen: list[BaseException] = [error]
-        while after := seen[-1].__cause__ or seen[-1].__context__:
-            seen.append(after)
-        assert not any(TOKEN in repr(each) + str(each) for each in seen)
-    ours = [each.getMessage() + (each.exc_text or "") for each in caplog.records if not each.name.startswith("urllib3")]
-    assert len(ours) > 0 and not any(TOKEN in each for each in ours)
-
-
-def test_whatever_is_logged_is_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
-    from job import logs
-
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    try:
-        logs.configure("text")
-        shown = Secret("to/ken+that=is&odd")
-        logging.getLogger("urllib3").error("GET /v1/quota?token=%s", "to%2Fken%2Bthat%3Dis%26odd")
-        try:
-            raise RuntimeError(f"with {shown.value}")
-        except RuntimeError:
-            logging.getLogger("x").exception("failed")
-    finally:
-        root.handlers[:], root.level = before
-    text = capsys.readouterr().err
-    assert "token=***" in text and "RuntimeError: with ***" in text
-
-
-LISTEN = """
-import sys, time
-if sys.argv[1] == "job":
-    import job
-import lightly.api
-time.sleep(1.5)
-"""
-
-
-def test_importing_lightly_calls_nobody(server: LightlyServer) -> None:
-    def call(first: str) -> int:
-        before = server.calls.total() + len(server.refusals)
-        environment = clean_environment(LIGHTLY_SERVER_LOCATION=server.url)
-        subprocess.run([sys.executable, "-c", LISTEN, first], cwd=ROOT, env=environment, check=True, timeout=60)
-        return server.calls.total() + len(server.refusals) - before
-
-    assert call("lightly") == 1, "lightly asks for its newest version"
-    server.refusals.clear()
-    assert call("job") == 0
-
-
-def test_the_environment_may_exempt_the_platform_from_its_proxy(
-    server: LightlyServer, small: tuple[LocalFolder, Pool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transport._proxies.cache_clear()
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    send(server, *small)
-    assert len(server.dataset("the set").samples) == 8
-
-
-def test_waits_as_long_as_it_is_asked_to(server: LightlyServer) -> None:
-    server.fail("get_quota", Fault(429, 1))
-    patient = replace(IMPATIENT, longest_asked=10.0)
-    start = time.monotonic()
-    assert Platform(Transport(Secret(TOKEN), server.url, threading.Event(), patient)).quota() == 100_000
-    assert time.monotonic() - start >= 1
 
 
 def test_rows_of_the_csv_survive_any_name() -> None:

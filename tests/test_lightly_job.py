@@ -20,16 +20,10 @@ from job.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
 from tests.conftest import Job, demo_variables, start_job
+from tests.lightly_client import IMPATIENT, state
 from tests.lightly_server import TOKEN, Fault, LightlyServer
-from tests.test_lightly import IMPATIENT, state
 
 RESULTS = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl")
-
-
-@pytest.fixture
-def server() -> Iterator[LightlyServer]:
-    with LightlyServer().running() as running:
-        yield running
 
 
 def variables(output: Path, server: LightlyServer | str, **more: Any) -> dict[str, Any]:
@@ -200,3 +194,4 @@ def test_a_token_that_is_not_accepted_is_said_before_any_work(
     assert "error: Lightly does not accept this token to find the dataset" in ran.stderr
     assert "Traceback" not in ran.stderr and wrong not in ran.stderr + ran.stdout
     assert not list((tmp_path / "out").rglob("part-*"))
+    server.refusals.clear()

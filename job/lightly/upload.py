@@ -139,6 +139,7 @@ def _prepare_files(platform: Platform, dataset: Dataset, settings: Settings) -> 
                 f"Lightly's dataset {dataset.name!r} reads its images from a datasource: CORAL_LIGHTLY_IMAGES='full' "
                 "could overwrite them. Leave it out, or use another dataset."
             )
+        logger.info("Lightly's dataset %r reads its images from a datasource, so no files are uploaded.", dataset.name)
         return "none"
     return settings.lightly_images or "thumbnails"
 
