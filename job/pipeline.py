@@ -243,7 +243,8 @@ def upload(job: Run, platform: "Platform", found: Found, selection: Selection) -
         run_id=found.run_id,
     )
     try:
-        return lightly_upload.upload(platform, settings, job.stop, job.output, source, outcome)
+        with job.stage("upload"):
+            return lightly_upload.upload(platform, settings, job.stop, job.output, source, outcome)
     except Stopped:
         raise
     except JobError:

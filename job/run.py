@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from job import parts
 from job.detect import model
 from job.detect.model import Detector
+from job.errors import Stopped
 from job.pool import Pool
 from job.settings import Settings
-from job.stopping import Stop
+from job.stopping import MESSAGE, Stop
 from job.storage import Storage
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class Run:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage."""
+        """Times a stage, which does not begin once the job is asked to stop.
+
+        Raises:
+            Stopped: It is. A request that comes while Python cleans up is told of nowhere else.
+        """
+        if self.stop.requested.is_set():
+            raise Stopped(MESSAGE)
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start

@@ -42,7 +42,9 @@ class Stop:
             raise Stopped(MESSAGE)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        already = self.requested.is_set()
         self.requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not self._deferred:
+        # Only once: a second request would break into the leaving that the first one began.
+        if not (self._deferred or already):
             raise Stopped(MESSAGE)

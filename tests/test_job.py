@@ -18,8 +18,10 @@ from detectron2 import model_zoo
 from demo import fetch
 from job import names
 from job.errors import Stopped
+from job.run import Run
 from job.stopping import Stop
-from tests.conftest import Job, demo_variables, picture, random_checkpoint, start_job
+from job.storage.local import LocalFolder
+from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
 
 FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
 RESULTS = FILES | {"run.json", "_SUCCESS", "parts", ".lightly"}
@@ -175,6 +177,17 @@ def test_sigterm_in_the_last_part_stops_before_the_selection() -> None:
     stop = Stop()
     with pytest.raises(Stopped), stop.deferred():
         stop._handle(signal.SIGTERM, None)
+
+
+def test_a_second_sigterm_does_not_break_into_the_leaving() -> None:
+    stop = Stop()
+    with pytest.raises(Stopped):
+        stop._handle(signal.SIGTERM, None)
+    stop._handle(signal.SIGTERM, None)
+    # A request that got lost in a clean-up of Python's is still heeded, by the next stage.
+    job = Run(settings(), stop, LocalFolder("unused"))
+    with pytest.raises(Stopped), job.stage("next"):
+        pytest.fail("it must not begin")
 
 
 def test_select_refuses_detections_of_other_settings(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
