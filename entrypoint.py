@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import signal
 import sys
 
-from job.cli import main
+# As process 1 of a container, the job would not notice SIGTERM until it listens for it, some imports later.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+
+from job.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     code = main()

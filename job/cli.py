@@ -138,6 +138,15 @@ def select(settings: Settings, stop: Stop) -> None:
     report(settings, pipeline.select(settings, stop))
 
 
+@cli.command(cls=_Command)
+@with_settings
+def check(settings: Settings, stop: Stop) -> None:
+    """Tries everything that a run needs, one line each, and does no work."""
+    from job import preflight
+
+    preflight.check(settings, stop, shard_of(settings))
+
+
 def shard_of(settings: Settings) -> Shard:
     """Which shard this process is."""
     return shards.detect(os.environ, settings.shard_index, settings.shard_count)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from job import embed, finished, inputs, parts, previous
 from job import pool as pools
-from job.detect import runner
+from job.detect import gpu, runner
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.publish import lightly_format, manifest, tables
@@ -27,7 +27,7 @@ from job.select import select as choose
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
-from job.storage import Listing, open_folder, open_source, read_required
+from job.storage import Listing, Storage, open_folder, open_source, read_required
 
 if TYPE_CHECKING:
     from job.lightly.api import Platform
@@ -74,7 +74,17 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
 
 
 def start(settings: Settings, stop: Stop) -> Run:
-    """Opens the output, and finds out whether it can be used, before any work is done.
+    """Finds out whether the device, the output and the platform can be used, before any work is done.
+
+    Raises:
+        JobError: One of them cannot.
+    """
+    gpu.choose(settings)
+    return Run(settings, stop, open_output(settings, stop), connect(settings, stop))
+
+
+def open_output(settings: Settings, stop: Stop) -> Storage:
+    """Opens the output, once it is sure that it can be used.
 
     Raises:
         AccessDenied: It may not be written, listed or read.
@@ -86,7 +96,7 @@ def start(settings: Settings, stop: Stop) -> Run:
     next(output.list(parts.FOLDER), None)
     read_required(output, probe)
     output.delete(probe)
-    return Run(settings, stop, output, connect(settings, stop))
+    return output
 
 
 def connect(settings: Settings, stop: Stop) -> "Platform | None":

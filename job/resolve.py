@@ -93,6 +93,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.min_size and settings.max_size and settings.min_size > settings.max_size:
         sizes = f"CORAL_MIN_SIZE={settings.min_size} is above CORAL_MAX_SIZE={settings.max_size}"
         yield f"{sizes}: lower the first or raise the second."
+    if settings.require_gpu and settings.device == "cpu":
+        yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: leave one out."
     if _same(settings.input, settings.output):
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
     if settings.previous and _same(settings.previous, settings.output):

@@ -152,6 +152,15 @@ class Settings:
         group=_MAP,
         metavar="DEVICE",
     )
+    require_gpu: bool = knob(
+        "CORAL_REQUIRE_GPU",
+        False,
+        "End with 69 where no GPU can be used, rather than go on on the CPU.",
+        boolean,
+        group=_MAP,
+        metavar="",
+        shown_default="0",
+    )
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import GeneralizedRCNN, build_model
 
-from job.detect import probabilities, weights
+from job.detect import gpu, probabilities, weights
 from job.detect import yolo as yolo  # importing it registers the demo model with detectron2
 from job.errors import JobError, SettingsError
 from job.settings import Settings
@@ -66,9 +66,11 @@ def build(settings: Settings) -> Detector:
 
     Raises:
         SettingsError: The model, its weights, classes or device do not exist or do not fit together.
-        ServiceUnavailable: The weights cannot be downloaded.
+        ServiceUnavailable: The weights cannot be downloaded, or there is no GPU where one is required.
     """
-    device = _device(settings)
+    device, without_gpu = gpu.choose(settings)
+    if without_gpu:
+        logger.warning("%s The detector runs on the CPU.", without_gpu)
     cfg, location = config(settings)
     cfg.MODEL.DEVICE = str(device)
     class_names = _class_names(cfg, settings.classes)
@@ -171,18 +173,6 @@ def _class_names(cfg: CfgNode, given: Sequence[str] | None) -> tuple[str, ...]:
     if len(names) != count:
         raise SettingsError(f"CORAL_CLASSES has {len(names)} names, but the model has {count} classes.")
     return tuple(names)
-
-
-def _device(settings: Settings) -> torch.device:
-    available = torch.cuda.is_available()
-    if settings.device == "auto":
-        if not available:
-            logger.warning("There is no GPU: the detector runs on the CPU.")
-        return torch.device("cuda" if available else "cpu")
-    device = torch.device(settings.device)
-    if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if available else 0):
-        raise SettingsError(f"CORAL_DEVICE={settings.device!r}: there is no such GPU. Use cpu, or auto.")
-    return device
 
 
 def _precision(settings: Settings, device: torch.device) -> str:

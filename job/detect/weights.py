@@ -23,6 +23,8 @@ from job.urls import identity, redacted
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
+# Where an image has the weights that it was built with (scripts/bake.py): entrypoint.py's own folder.
+BAKED = Path(__file__).parents[2] / "weights"
 _SHOWN = 5
 _PATIENCE = Patience(attempt=60)
 _SECONDS_TO_TRY = 15.0
@@ -47,13 +49,16 @@ def fetch(location: str) -> Path:
             raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} cannot be read: {error.strerror}.") from None
     shown = redacted(url)
     path = _cache(identity(url)) / shown.rsplit("/", 1)[-1]
+    if (baked := BAKED / path.parent.name / path.name).is_file():
+        return baked
     if not path.is_file():
         try:
             _download(url, path)
         except (requests.RequestException, OSError, TransientError) as error:
             raise ServiceUnavailable(
                 f"The weights could not be downloaded from {shown} ({_reason(error)}). "
-                "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path."
+                "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path, or build the image "
+                "with BAKE_WEIGHTS."
             ) from None
     return path
 

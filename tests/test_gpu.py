@@ -1,0 +1,155 @@
+"""Why a GPU cannot be used. There is none in these tests: what its driver would say is made up."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+import torch
+
+from job.detect import gpu
+from job.detect.gpu import Machine, runs_on
+from job.errors import ServiceUnavailable, SettingsError
+from tests.conftest import Job, demo_variables, settings
+
+WHEELS = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # of torch 2.14.1 for CUDA 13.0
+H100 = Machine("580.95.05", (13, 0), "13.0", WHEELS, ("NVIDIA H100",), ((9, 0),))
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        (WHEELS, (7, 0), False),  # V100
+        (WHEELS, (7, 5), True),  # T4
+        (WHEELS, (8, 0), True),  # A100
+        (WHEELS, (8, 6), True),  # A10G
+        (WHEELS, (8, 9), True),  # L4 runs the code for 8.6
+        (WHEELS, (9, 0), True),  # H100
+        (WHEELS, (10, 3), True),  # B300 runs the code for 10.0
+        (WHEELS, (11, 0), False),
+        (WHEELS, (13, 0), False),
+        (("sm_90a",), (9, 0), True),
+        (("sm_100a",), (10, 3), False),
+        (("sm_86",), (8, 0), False),
+        (("sm_75", "compute_90"), (13, 0), True),
+        (("compute_90",), (8, 9), False),
+        ((), (9, 0), False),
+    ],
+)
+def test_which_architectures_run_where(architectures: tuple[str, ...], capability: tuple[int, int], runs: bool) -> None:
+    assert runs_on(architectures, capability) is runs
+
+
+@pytest.mark.parametrize(
+    ("changes", "index", "sentence"),
+    [
+        ({}, 0, None),
+        ({}, 1, "There is no GPU 1: the last one is 0."),
+        ({"names": (), "driver": "", "driver_cuda": (0, 0)}, 0, "start the container with --gpus all"),
+        (
+            {"names": (), "driver": "535.104.05", "driver_cuda": (12, 2)},
+            0,
+            "The NVIDIA driver 535.104.05 runs CUDA up to 12.2, and torch needs 13.0: update the driver to 580 or "
+            "newer, or build the image with TORCH_INDEX_URL of an older CUDA.",
+        ),
+        ({"names": (), "torch_cuda": "14.1"}, 0, "torch needs 14.1: update the driver, or"),
+        ({"names": (), "reason": "no device"}, 0, "CUDA finds no GPU (no device): see what nvidia-smi shows"),
+        (
+            {"names": (), "driver": "", "reason": "Driver/library version mismatch"},
+            0,
+            "does not answer (Driver",
+        ),
+        (
+            {"names": ("NVIDIA V100",), "capabilities": ((7, 0),)},
+            0,
+            "NVIDIA V100 has compute capability 7.0, and torch is built for sm_75, sm_80, sm_86, sm_90, sm_100, "
+            "sm_120: take a newer GPU, or build the image with TORCH_INDEX_URL of an older CUDA.",
+        ),
+        ({"torch_cuda": ""}, 0, "built without CUDA"),
+    ],
+)
+def test_what_is_said(changes: dict[str, Any], index: int, sentence: str | None) -> None:
+    problem = dataclasses.replace(H100, **changes).problem(index)
+    assert problem is None if sentence is None else sentence in str(problem)
+
+
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "535.104.05")
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12020)
+    seen = gpu.look()
+    assert (seen.driver, seen.driver_cuda, seen.names) == ("535.104.05", (12, 2), ())
+    assert "The NVIDIA driver 535.104.05 runs CUDA up to 12.2" in str(seen.problem())
+
+
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    properties = SimpleNamespace(name="NVIDIA V100", major=7, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    seen = gpu.look()
+    assert seen.architectures == WHEELS
+    assert "NVIDIA V100 has compute capability 7.0" in str(seen.problem())
+
+
+def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver=""))
+    assert gpu.choose(settings(device="cpu")) == (torch.device("cpu"), None)
+    device, why = gpu.choose(settings())
+    assert device.type == "cpu"
+    assert "There is no NVIDIA GPU" in str(why)
+    with pytest.raises(ServiceUnavailable, match=r"There is no NVIDIA GPU.*CORAL_REQUIRE_GPU=1 forbids the CPU"):
+        gpu.choose(settings(require_gpu=True))
+    with pytest.raises(ServiceUnavailable):  # another machine may have it
+        gpu.choose(settings(require_gpu=True, device="cuda:1"))
+    with pytest.raises(SettingsError, match=r"CORAL_DEVICE='cuda:1': There is no NVIDIA GPU"):
+        gpu.choose(settings(device="cuda:1"))
+
+
+def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: H100)
+    assert gpu.choose(settings(require_gpu=True)) == (torch.device("cuda"), None)
+    assert gpu.choose(settings(device="cuda:0")) == (torch.device("cuda:0"), None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    done = job(**demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
+    assert done.returncode == 69
+    assert "There is no NVIDIA GPU" in done.stderr
+    assert "images in" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    done = job("check", **demo_variables(few_frames, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for line in ("device: ok", "output: ok", "images: ok, 12 images", "detector: ok, 80 classes", "lightly: ok"):
+        assert f"check {line}" in done.stderr
+    assert [each for each in (tmp_path / "out").rglob("*") if each.is_file()] == []
+
+
+def test_check_tells_all_that_fails_and_ends_with_the_first(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    (tmp_path / "empty").mkdir()
+    wrong = {"CORAL_WEIGHTS": tmp_path / "none.pth", "CORAL_DEVICE": "cuda:99"}
+    done = job("check", **demo_variables(tmp_path / "empty", tmp_path / "out") | wrong)
+    assert done.returncode == 64
+    for line in ("device: failed. CORAL_DEVICE='cuda:99'", "output: ok", "images: failed.", "detector: failed."):
+        assert f"check {line}" in done.stderr
+    assert "3 of 5 checks failed." in done.stderr
+
+
+def test_why_the_cpu_is_taken_is_logged(
+    small_rcnn: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from job.detect import model
+
+    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2)))
+    with caplog.at_level(logging.WARNING):
+        model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
+    assert "The detector runs on the CPU." in caplog.text
