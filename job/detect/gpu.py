@@ -54,9 +54,7 @@ class Machine:
         generation = int(self.torch_cuda.split(".")[0])
         if self.driver_cuda[0] < generation:
             major, minor = self.driver_cuda
-            newer = (
-                f"the driver to {_OLDEST_DRIVER[generation]} or newer" if generation in _OLDEST_DRIVER else "the driver"
-            )
+            newer = f" to {_OLDEST_DRIVER[generation]} or newer" if generation in _OLDEST_DRIVER else ""
             return (
                 f"The NVIDIA driver {self.driver} runs CUDA up to {major}.{minor}, and torch needs "
                 f"{self.torch_cuda}: update the driver{newer}, or {_OLDER_CUDA}."
