@@ -1,7 +1,8 @@
 # Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio test test-studio soak check format readme bench bench-storage bench-lightly bench-embedding clean
+.PHONY: help setup demo studio image image-labels image-test k8s-render k8s-check k8s-run test test-studio soak check format readme \
+	bench bench-storage bench-lightly bench-embedding clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ STUDIO := .studio
 RUN := $(VENV)/bin/python
 
 help: ## Lists the targets.
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python $(STUDIO)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 (Debian: apt-get install python3 python3-venv)."; exit 1; }
@@ -49,6 +50,43 @@ $(STUDIO)/.dev: requirements/studio-dev.txt $(STUDIO)/.runtime
 studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Shows results in LightlyStudio: make studio OUTPUT=demo/output (INPUT and PORT, if need be).
 	@test -n "$$OUTPUT" || { echo "Say whose results, as in make studio OUTPUT=demo/output."; exit 64; }
 	@$(STUDIO)/bin/python -m studio --output "$$OUTPUT" --input "$$INPUT" --port "$$PORT"
+
+# What the image says of itself. Of a tree with changes that are not committed, the commit says so.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)$(if $(shell git status --porcelain 2>/dev/null),-changed)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
+DOCKER ?= docker
+IMAGE ?= coralpick
+
+image: ## Builds the image (BASE_IMAGE, TORCH_INDEX_URL and BAKE_WEIGHTS, if need be).
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) $(LABELS) \
+		$(foreach each,BASE_IMAGE TORCH_INDEX_URL BAKE_WEIGHTS,$(if $($(each)),--build-arg $(each)=$($(each)))) .
+	@echo "Next: docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... $(IMAGE)"
+
+image-labels:
+	@echo "$(LABELS)"
+
+# On Debian, all that the tests of the image want of the system is installed if it is not there.
+image-test: $(VENV)/.dev ## Builds the image with a container engine of its own, and tests it (root, Debian 12; 15 minutes).
+	@$(RUN) -m demo.fetch
+	@for each in dockerd mmdebstrap; do PATH=$$PATH:/usr/sbin command -v $$each >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing docker.io and mmdebstrap ..."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends docker.io mmdebstrap >/dev/null; \
+	fi
+	@$(RUN) -m pytest -m image -s tests/image
+	@echo "The image works. Next: make image, then k8s/README.md or cloud/README.md."
+
+OVERLAY ?= base
+k8s-render: ## Prints the manifests for Kubernetes: make k8s-render OVERLAY=base (sharded, jobset, eks, gke).
+	@command -v kubectl >/dev/null || { echo "There is no kubectl: https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
+	@kubectl kustomize k8s/$(OVERLAY)
+
+k8s-check: $(VENV)/.dev ## Holds the manifests to the schemas of Kubernetes 1.29 to 1.37, and to what these miss.
+	@$(RUN) -m pytest tests/test_k8s.py
+
+k8s-run: ## Runs the Jobs of an overlay one after the other: make k8s-run OVERLAY=sharded.
+	@k8s/run.sh $(OVERLAY)
 
 # Azure's emulator comes from npm, and is large: without npm its tests are skipped, and say so.
 AZURITE := .cache/azurite/node_modules/azurite

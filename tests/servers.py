@@ -51,19 +51,19 @@ def client(endpoint: str, identity: dict[str, str] | None = None) -> Any:
     )  # fmt: skip
 
 
-def make_certificates(authority: Path, certificate: Path, key: Path) -> None:
-    """Makes an authority of our own, and a certificate of it for 127.0.0.1."""
+def make_certificates(authority: Path, certificate: Path, key: Path, host: str = "localhost") -> None:
+    """Makes an authority of our own, and a certificate of it for 127.0.0.1 and a host."""
     secrets = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     for number, path in enumerate((authority, certificate)):
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName(host)]
         made = (
             x509.CertificateBuilder(names[0], names[number], secrets[number].public_key(), number + 1)
             .not_valid_before(now - day)
             .not_valid_after(now + day)
             .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-            .add_extension(address, critical=False)
+            .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
             .sign(secrets[0], hashes.SHA256())
         )
         path.write_bytes(made.public_bytes(Encoding.PEM))

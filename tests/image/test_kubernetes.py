@@ -1,0 +1,121 @@
+"""The manifests with the built image: kubectl and the pods' containers are real, the cluster between them stands aside."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.image.conftest import Pool
+from tests.image.engine import Engine
+from tests.kubernetes_server import KubernetesServer, Object
+from tests.test_k8s import run_script
+
+pytestmark = pytest.mark.image
+
+
+class Kubelet:
+    """Runs the pods of a Job as containers, with the rights, variables and volumes that the manifest gives them."""
+
+    def __init__(self, engine: Engine, secrets: dict[str, str]) -> None:
+        self.engine, self.secrets = engine, secrets
+        self.server: KubernetesServer | None = None
+        self.said: list[str] = []
+
+    def options(self, pod: Object) -> list[str]:
+        (container,) = pod["containers"]
+        context, rights = pod["securityContext"], container["securityContext"]
+        assert rights["readOnlyRootFilesystem"]
+        assert not rights["allowPrivilegeEscalation"]
+        options = ["--user", f"{context['runAsUser']}:{context['runAsGroup']}", "--group-add", str(context["fsGroup"])]
+        options += ["--read-only", "--security-opt", "no-new-privileges", "--memory", "4g"]
+        options += [part for each in rights["capabilities"]["drop"] for part in ("--cap-drop", each)]
+        options += [part for each in container["volumeMounts"] for part in ("--tmpfs", each["mountPath"])]
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            options += ["--gpus", str(container["resources"]["limits"]["nvidia.com/gpu"])]
+        return options
+
+    def variables(self, pod: Object) -> dict[str, str]:
+        (container,) = pod["containers"]
+        assert self.server
+        found: dict[str, str] = {}
+        for source in container["envFrom"]:
+            if "configMapRef" in source:
+                found |= self.server.objects["configmaps", source["configMapRef"]["name"]]["data"]
+            else:
+                found |= self.secrets
+        return found | {each["name"]: each["value"] for each in container["env"]}
+
+    def carry_out(self, job: Object) -> str | None:
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        indices: list[int | None] = list(range(job["spec"]["completions"])) if "completions" in job["spec"] else [None]
+        codes: list[int] = []
+
+        def run(index: int | None) -> None:
+            variables = self.variables(pod)
+            if index is not None:
+                variables["JOB_COMPLETION_INDEX"] = str(index)
+            given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
+            command = ("run", "--rm", "--network", "host", *self.options(pod), *given, container["image"])
+            done = self.engine.docker(*command, *container["args"])
+            self.said.append(done.stderr)
+            codes.append(done.returncode)
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in indices]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        return f"exit codes {codes}" if any(codes) else None
+
+
+def overlay(folder: Path, image: str, settings: dict[str, str], **container: Any) -> Path:
+    """A folder of a user's own, as k8s/README.md shows it."""
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coralpick-settings"}, "data": settings}
+    pod = {"spec": {"template": {"spec": {"containers": [{"name": "coralpick", **container}]}}}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "coralpick"}} | pod
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({
+        "resources": [os.path.relpath(ROOT / "k8s" / "sharded", folder)],
+        "images": [{"name": "registry.example.com/coralpick", "newName": image, "newTag": "latest"}],
+        "patches": [
+            {"patch": yaml.safe_dump(wanted)},
+            {"patch": yaml.safe_dump(job), "target": {"kind": "Job", "name": "coralpick-predict"}},
+        ],
+    }))  # fmt: skip
+    return folder
+
+
+def settings(pool: Pool, output: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What goes into the ConfigMap, and what into the Secret."""
+    secrets = {name: value for name, value in pool.variables.items() if "KEY" in name}
+    plain = {name: value for name, value in pool.variables.items() if name not in secrets}
+    return plain | {"CORAL_OUTPUT": pool.uri(output)}, secrets
+
+
+def test_shards_then_select_by_the_manifests(engine: Engine, image: str, pool: Pool, tmp_path: Path) -> None:
+    plain, secrets = settings(pool, "out/kubernetes")
+    # There is no GPU here, which is all that the manifests' own words have to be bent for.
+    folder = overlay(tmp_path / "own", image, plain, env=[{"name": "CORAL_REQUIRE_GPU", "value": "0"}])
+    kubelet = Kubelet(engine, secrets)
+    with KubernetesServer(kubelet.carry_out).running() as server:
+        kubelet.server = server
+        done = run_script(server, tmp_path, str(folder), timeout=300)
+    assert done.returncode == 0, (done.stderr, kubelet.said)
+    assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict", "coralpick-select"]
+    assert pool.read("out/kubernetes/selected.txt") == pool.read("expected/frames/selected.txt")
+
+
+def test_a_node_without_a_gpu_fails_the_run(engine: Engine, image: str, pool: Pool, tmp_path: Path) -> None:
+    plain, secrets = settings(pool, "out/kubernetes-cpu")
+    kubelet = Kubelet(engine, secrets)
+    with KubernetesServer(kubelet.carry_out).running() as server:
+        kubelet.server = server
+        done = run_script(server, tmp_path, str(overlay(tmp_path / "own", image, plain)), timeout=300)
+    assert done.returncode == 1
+    assert "exit codes [69, 69, 69, 69]" in done.stderr
+    assert all("There is no NVIDIA GPU" in each for each in kubelet.said)

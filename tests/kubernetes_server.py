@@ -1,0 +1,198 @@
+"""A stand-in for a Kubernetes API server, as no real one is to be had here: as much as kubectl needs to run Jobs.
+
+It keeps objects, applies merge patches, streams what changes, and gives each Job that is not suspended to a function
+that says how it ends. It checks nothing: the manifests are held to the real schemas elsewhere.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Object = dict[str, Any]
+_KINDS = {"configmaps": "ConfigMap", "serviceaccounts": "ServiceAccount", "pods": "Pod", "jobs": "Job"}
+_VERBS = ["create", "delete", "get", "list", "patch", "watch"]
+
+
+class KubernetesServer:
+    """Objects in a namespace, and what becomes of its Jobs.
+
+    Attributes:
+        objects: By resource and name.
+        started: Jobs in the order in which they were started, as they were then.
+        endpoint: Where it listens.
+    """
+
+    def __init__(self, outcome: Callable[[Object], str | None]) -> None:
+        """Takes a function that carries a Job out, and returns why it has failed, if it has."""
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.started: list[Object] = []
+        self._outcome = outcome
+        self._version = 0
+        self._changed = threading.Condition(threading.RLock())
+        self._running: set[str] = set()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *values: Any) -> None: ...
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                with contextlib.suppress(ConnectionError):
+                    server._answer(self, json.loads(body) if body else {})
+
+            do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["KubernetesServer"]:
+        """Serves meanwhile."""
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        yield self
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, handler: BaseHTTPRequestHandler, body: Object) -> None:
+        url = urlsplit(handler.path)
+        if (known := _discovery(url.path)) is not None:
+            _send(handler, 200, known)
+            return
+        _, _, rest = url.path.partition("/namespaces/default/")
+        resource, _, name = rest.partition("/")
+        if resource not in _KINDS:
+            _send(handler, 404, _status(404, f"no {url.path}"))
+            return
+        query = parse_qs(url.query)
+        if handler.command == "GET" and not name:
+            self._list(handler, resource, query)
+            return
+        _send(handler, *self._change(handler.command, resource, name or body["metadata"]["name"], body))
+
+    def _change(self, method: str, resource: str, name: str, body: Object) -> tuple[int, Object]:
+        key = (resource, name)
+        with self._changed:
+            if method != "POST" and key not in self.objects:
+                return 404, _status(404, f'{resource} "{name}" not found')
+            if method == "DELETE":
+                self.objects.pop(key)
+                return 200, _status(200, "")
+            if method == "GET":
+                return 200, self.objects[key]
+            self._version += 1
+            changed = _merged(self.objects[key], body) if method == "PATCH" else body
+            identity = {"namespace": "default", "uid": name, "resourceVersion": str(self._version)}
+            changed["metadata"] |= identity
+            self.objects[key] = changed
+            self._changed.notify_all()
+            begun = name in self._running or "status" in changed
+            if resource == "jobs" and not changed["spec"].get("suspend") and not begun:
+                self._running.add(name)
+                self.started.append(changed)
+                threading.Thread(target=self._carry_out, args=(key,), daemon=True).start()
+            return (201 if method == "POST" else 200), changed
+
+    def _carry_out(self, key: tuple[str, str]) -> None:
+        failure = self._outcome(self.objects[key])
+        condition = {"type": "Failed" if failure else "Complete", "status": "True"}
+        if failure:
+            condition |= {"reason": failure, "message": "see the pods"}
+        with self._changed:
+            self._running.discard(key[1])
+            self._change("PATCH", *key, {"status": {"conditions": [condition]}})
+
+    def _list(self, handler: BaseHTTPRequestHandler, resource: str, query: dict[str, list[str]]) -> None:
+        name = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
+        with self._changed:
+            found = [each for key, each in self.objects.items() if key[0] == resource and name in ("", key[1])]
+            seen = self._version
+        kind = _KINDS[resource]
+        if "watch" not in query:
+            version = "batch/v1" if resource == "jobs" else "v1"
+            listed = {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": str(seen)}}
+            _send(handler, 200, listed | {"items": found})
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        handler.close_connection = True
+        deadline = time.monotonic() + 60
+        seen = int(query.get("resourceVersion", ["0"])[0])
+        while time.monotonic() < deadline:
+            with self._changed:
+                changed = self.objects.get((resource, name))
+                if changed is None or int(changed["metadata"]["resourceVersion"]) <= seen:
+                    self._changed.wait(0.5)
+                    continue
+                seen = int(changed["metadata"]["resourceVersion"])
+            handler.wfile.write(json.dumps({"type": "MODIFIED", "object": changed}).encode() + b"\n")
+            handler.wfile.flush()
+
+
+def _merged(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
+
+
+def _status(code: int, message: str) -> Object:
+    reason = {404: "NotFound"}.get(code, "")
+    outcome = "Success" if code == 200 else "Failure"
+    return {"kind": "Status", "apiVersion": "v1", "status": outcome, "reason": reason, "code": code, "message": message}
+
+
+def _discovery(path: str) -> Object | None:
+    """What kubectl asks first: which kinds there are, and that the server itself checks what is applied."""
+    core = [each for each in _KINDS if each != "jobs"]
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "/apis":
+        batch = {"groupVersion": "batch/v1", "version": "v1"}
+        offered = {"name": "batch", "versions": [batch], "preferredVersion": batch}
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [offered]}
+    if path in ("/api/v1", "/apis/batch/v1"):
+        resources = core if path == "/api/v1" else ["jobs"]
+        listed = [
+            {"name": each, "singularName": each[:-1], "namespaced": True, "kind": _KINDS[each], "verbs": _VERBS}
+            for each in resources
+        ]
+        return {"kind": "APIResourceList", "groupVersion": path.split("/", 2)[2], "resources": listed}
+    if path == "/openapi/v3":
+        return {"paths": {each: {"serverRelativeURL": f"/openapi/v3/{each}"} for each in ("api/v1", "apis/batch/v1")}}
+    if path.startswith("/openapi/v3/"):
+        group, resources = ("batch", ["jobs"]) if "batch" in path else ("", core)
+        operations = {
+            f"{path.removeprefix('/openapi/v3')}/namespaces/{{namespace}}/{each}/{{name}}": {
+                "patch": {
+                    "x-kubernetes-group-version-kind": {"group": group, "version": "v1", "kind": _KINDS[each]},
+                    "parameters": [{"name": "fieldValidation", "in": "query"}],
+                }
+            }
+            for each in resources
+        }
+        return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "1"}, "paths": operations}
+    return None
+
+
+def _send(handler: BaseHTTPRequestHandler, code: int, answer: Object) -> None:
+    data = json.dumps(answer).encode()
+    handler.send_response(code)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
