@@ -15,6 +15,7 @@ from detectron2.model_zoo.model_zoo import _ModelZooUrls
 from job.detect import model, runner, weights
 from job.detect.model import Detector
 from job.errors import ServiceUnavailable, SettingsError
+from scripts import bake
 from tests.conftest import SMALL_RCNN, random_checkpoint, settings
 
 
@@ -110,6 +111,19 @@ def test_weights_are_downloaded_once_with_retries(small_rcnn: tuple[Path, Path],
         built = model.build(settings(model=str(small_rcnn[0]), weights=f"{url}/hiccup/small.pth?signature=abc"))
         assert built.weights_sha256 == weights.sha256(small_rcnn[1])
     assert asked == ["/hiccup/small.pth?signature=abc"] * 3
+
+
+def test_weights_that_an_image_was_built_with_need_no_download(
+    small_rcnn: tuple[Path, Path], server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = tmp_path / "model.yaml"
+    yaml.write_text(small_rcnn[0].read_text().replace("MODEL:", f"MODEL:\n  WEIGHTS: {server[0]}/small.pth", 1))
+    assert bake.main(str(yaml), str(tmp_path / "weights")) == 0
+    assert server[1] == ["/small.pth"]
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
+    monkeypatch.setattr(weights, "BAKED", tmp_path / "weights")
+    assert model.build(settings(model=str(yaml))).weights_sha256 == weights.sha256(small_rcnn[1])
+    assert server[1] == ["/small.pth"]
 
 
 def test_a_download_that_breaks_off_is_an_error_and_leaves_nothing(

@@ -1,4 +1,4 @@
-"""The manifests with the built image: kubectl and the pods' containers are real, the cluster between them stands aside."""
+"""The manifests with the built image: kubectl and containers are real, the cluster between them is a stand-in."""
 
 import os
 import threading
