@@ -28,7 +28,8 @@ COPY --from=build /weights /app/weights
 COPY --from=build /app/job /app/job
 COPY --from=build /app/entrypoint.py /app/
 # Whatever the user's number is, and however little of the file system can be written, all that libraries want to keep
-# goes below /tmp. The NVIDIA variables ask the container runtime for the GPUs, CUDA and the state of the driver.
+# goes below /tmp. The NVIDIA variables ask the container runtime for the GPUs, CUDA and the state of the driver, whose
+# libraries Google's machines leave in /usr/local/nvidia.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -40,6 +41,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     FVCORE_CACHE=/tmp/.cache/fvcore \
     MPLCONFIGDIR=/tmp/.cache/matplotlib \
     NUMBA_CACHE_DIR=/tmp/.cache/numba \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG VERSION=unknown

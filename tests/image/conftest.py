@@ -59,16 +59,17 @@ def base(engine: Engine, certificates: tuple[Path, Path, Path], tmp_path_factory
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine, base: str) -> str:
-    """The image, built as `make image` does, on that base."""
-    engine.build(ROOT, TAG, "--build-arg", f"BASE_IMAGE={base}", *labels())
-    return TAG
-
-
 def labels() -> list[str]:
-    """What `make image` says about version and commit."""
+    """What `make image` says about version and commit, as arguments of the build."""
     command = ["make", "--silent", "--no-print-directory", "image-labels"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, base: str, labels: list[str]) -> str:
+    """The image, built as `make image` does, on that base."""
+    engine.build(ROOT, TAG, "--build-arg", f"BASE_IMAGE={base}", *labels)
+    return TAG
 
 
 @dataclass
