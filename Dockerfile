@@ -1,6 +1,7 @@
 # One image for the whole job: `make image`, then `docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... coralpick`.
 # CUDA comes with the wheels of torch, so the base is plain Debian with Python 3.11. Another base works if its `python3` is
-# 3.11 and can make virtual environments. README.md says how to pin this one by its digest.
+# 3.11 and can make virtual environments. README.md says how to pin this one by its digest. The package of detectron2 is
+# for amd64 alone.
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -13,14 +14,15 @@ COPY scripts/install.sh scripts/
 # What pip downloads is kept beside the image, for the next build.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv \
-    && PIP_EXTRA_INDEX_URL="${TORCH_INDEX_URL}" scripts/install.sh /opt/venv/bin/python
+    && TORCH_INDEX_URL="${TORCH_INDEX_URL}" scripts/install.sh /opt/venv/bin/python
 COPY entrypoint.py /app/
 COPY job /app/job
-RUN /opt/venv/bin/python -m compileall -q /app
 COPY scripts/__init__.py scripts/bake.py scripts/
 # The weights of one model of the zoo, to be had without a network: the name of its yaml, or none.
 ARG BAKE_WEIGHTS=none
 RUN PYTHONPATH=/app /opt/venv/bin/python -W ignore -m scripts.bake "${BAKE_WEIGHTS}" /weights
+# Whatever the modes of the checkout are, any user may read what is here.
+RUN /opt/venv/bin/python -m compileall -q /app && chmod -R a+rX /app /weights
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/venv /opt/venv

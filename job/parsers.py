@@ -72,7 +72,7 @@ def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
 
 def device(text: str) -> str:
     """A torch device, or ``auto``."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", text):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
     return text
 

@@ -69,17 +69,18 @@ def predict(settings: Settings, stop: Stop, shard: Shard) -> None:
 
 def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
-    job = start(settings, stop)
+    job = start(settings, stop, uses_device=settings.embedding == "simclr")
     return reduce_step(job, finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing))
 
 
-def start(settings: Settings, stop: Stop) -> Run:
+def start(settings: Settings, stop: Stop, *, uses_device: bool = True) -> Run:
     """Finds out whether the device, the output and the platform can be used, before any work is done.
 
     Raises:
         JobError: One of them cannot.
     """
-    gpu.choose(settings)
+    if uses_device and (without_gpu := gpu.choose(settings)[1]):
+        logger.warning("%s The job goes on on the CPU.", without_gpu)
     return Run(settings, stop, open_output(settings, stop), connect(settings, stop))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from job import inputs, pipeline
 from job.detect import gpu, model
-from job.errors import JobError
+from job.errors import JobError, Stopped
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
@@ -29,7 +29,7 @@ def check(settings: Settings, stop: Stop, shard: Shard) -> None:
         nonlocal usable
         usable, without_gpu = gpu.choose(settings)
         if without_gpu:
-            logger.warning("check device: %s The detector would run on the CPU.", without_gpu)
+            logger.warning("check device: %s The job would go on on the CPU.", without_gpu)
         return torch.cuda.get_device_name(usable) if usable.type == "cuda" else "CPU"
 
     def output() -> str:
@@ -55,6 +55,8 @@ def check(settings: Settings, stop: Stop, shard: Shard) -> None:
     for each in checks:
         try:
             logger.info("check %s: ok, %s.", each.__name__, each())
+        except Stopped:
+            raise
         except JobError as error:
             logger.error("check %s: failed. %s", each.__name__, error)
             failures.append(error)

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Installs the pinned packages for one Python: install.sh PYTHON [more files of requirements]
+# TORCH_INDEX_URL names an index of torch wheels for another CUDA, which are told apart by a + in their version.
 set -euo pipefail
 python=$1
 shift
@@ -19,8 +20,15 @@ install() {
 echo "== Build tools"
 grep -E '^(setuptools|wheel)==' "$pins" | install --requirement /dev/stdin
 
+if [ -n "${TORCH_INDEX_URL:-}" ]; then export PIP_EXTRA_INDEX_URL=$TORCH_INDEX_URL; fi
 echo "== Packages of requirements/runtime.txt (torch brings CUDA: about 3 GB to download the first time)"
 install --no-build-isolation --requirement "$pins" ${extra[@]+"${extra[@]}"}
+
+torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))')
+if [ -n "${TORCH_INDEX_URL:-}" ] && [[ $torch != *+* ]]; then
+    echo "TORCH_INDEX_URL=$TORCH_INDEX_URL has no torch $torch, so the usual one was installed. Look for an index that has it." >&2
+    exit 1
+fi
 
 # The wheel is tagged for Python 3.10 only because of one compiled file, which is of no use beside this torch. Everything
 # else in it is plain Python that runs on 3.11. So pip is told to take it as if for 3.10, into this Python's own folder,

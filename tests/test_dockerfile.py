@@ -1,5 +1,6 @@
 """The Dockerfile, as far as it can be looked at without building it; `make image-test` builds and runs it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -46,3 +47,28 @@ def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFix
     assert list((tmp_path / "weights").iterdir()) == []
     assert bake.main("fastest.yaml", str(tmp_path / "weights")) == 64
     assert "BAKE_WEIGHTS: CORAL_MODEL='fastest.yaml' is neither a file nor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("installed", "code"), [("2.14.1+cu126", 0), ("2.14.1", 1)])
+def test_another_index_of_torch_is_used_or_the_build_ends(tmp_path: Path, installed: str, code: int) -> None:
+    """Against a stand-in for Python that installs nothing: pip itself takes the usual torch without a word."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/bin/sh
+        case "$*" in
+        *requirements/runtime.txt*) test "$PIP_EXTRA_INDEX_URL" = https://torch.example/cu126 || exit 9;;
+        *version*) echo {installed};;
+        *purelib*) echo {tmp_path};;
+        esac"""
+    )
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX_URL": "https://torch.example/cu126"}
+    command = [ROOT / "scripts" / "install.sh", python]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("has no torch 2.14.1" in done.stderr) is bool(code)
+
+
+def test_the_drivers_libraries_are_found_where_google_puts_them() -> None:
+    """There, nothing but this variable leads to them."""
+    assert re.search(r"LD_LIBRARY_PATH=/usr/local/nvidia/lib64\b", DOCKERFILE)

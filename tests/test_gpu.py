@@ -1,7 +1,8 @@
 """Why a GPU cannot be used. There is none in these tests: what its driver would say is made up."""
 
 import dataclasses
-import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,15 @@ from typing import Any
 import pynvml
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN
 
-from job.detect import gpu
+from job import preflight
+from job.detect import gpu, model, weights
 from job.detect.gpu import Machine, runs_on
-from job.errors import ServiceUnavailable, SettingsError
+from job.errors import ServiceUnavailable, SettingsError, Stopped
+from job.resolve import resolve
+from job.shards import Shard
+from job.stopping import Stop
 from tests.conftest import Job, demo_variables, settings
 
 WHEELS = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")  # of torch 2.14.1 for CUDA 13.0
@@ -33,6 +39,9 @@ H100 = Machine("580.95.05", (13, 0), "13.0", WHEELS, ("NVIDIA H100",), ((9, 0),)
         (WHEELS, (13, 0), False),
         (("sm_90a",), (9, 0), True),
         (("sm_100a",), (10, 3), False),
+        (("sm_100f",), (10, 3), True),
+        (("sm_100f",), (11, 0), False),
+        (("compute_100f",), (11, 0), False),
         (("sm_86",), (8, 0), False),
         (("sm_75", "compute_90"), (13, 0), True),
         (("compute_90",), (8, 9), False),
@@ -56,11 +65,12 @@ def test_which_architectures_run_where(architectures: tuple[str, ...], capabilit
             "newer, or build the image with TORCH_INDEX_URL of an older CUDA.",
         ),
         ({"names": (), "torch_cuda": "14.1"}, 0, "torch needs 14.1: update the driver, or"),
-        ({"names": (), "reason": "no device"}, 0, "CUDA finds no GPU (no device): see what nvidia-smi shows"),
+        ({"names": (), "reason": "no device"}, 0, "CUDA finds no GPU that it can use (no device): see what nvidia-smi"),
+        ({"names": (), "driver_cuda": (0, 0)}, 0, "CUDA finds no GPU that it can use: see what nvidia-smi"),
         (
             {"names": (), "driver": "", "reason": "Driver/library version mismatch"},
             0,
-            "does not answer (Driver",
+            "CUDA finds no GPU that it can use (Driver/library version mismatch)",
         ),
         (
             {"names": ("NVIDIA V100",), "capabilities": ((7, 0),)},
@@ -76,7 +86,15 @@ def test_what_is_said(changes: dict[str, Any], index: int, sentence: str | None)
     assert problem is None if sentence is None else sentence in str(problem)
 
 
+@pytest.fixture(autouse=True)
+def _look_again() -> Iterator[None]:
+    gpu.look.cache_clear()
+    yield
+    gpu.look.cache_clear()
+
+
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "535.104.05")
@@ -96,6 +114,56 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "NVIDIA V100 has compute capability 7.0" in str(seen.problem())
 
 
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_what_torch_says_of_the_driver_is_passed_on_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so in a warning, and only once."""
+    monkeypatch.setattr(pynvml, "nvmlInit", failing(pynvml.NVMLError_LibraryNotFound()))
+    sayings = ["CUDA initialization: The NVIDIA driver on your system is too old (found version 12020)."]
+
+    def is_available() -> bool:
+        if sayings:
+            warnings.warn(sayings.pop(), stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    for _ in range(2):
+        assert "(CUDA initialization: The NVIDIA driver on your system is too old" in str(gpu.choose(settings())[1])
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("busy\nand advice"), torch.OutOfMemoryError("full")])
+def test_a_gpu_that_fails_is_not_the_models_fault(
+    small_rcnn: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """Another machine may have a better one, so it is 69 and not 64, wherever it shows first."""
+    ours = settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1]))
+    said = f"The GPU fails \\({str(error).splitlines()[0]}\\): see what nvidia-smi shows"
+    for target, name in (
+        (model, "build_model"),
+        (weights._StrictCheckpointer, "load"),
+        (GeneralizedRCNN, "forward"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(ServiceUnavailable, match=said):
+            patch.setattr(target, name, failing(error))
+            model.build(ours)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_properties", failing(error))
+        gpu.look.cache_clear()
+        assert f"that it can use ({str(error).splitlines()[0]})" in str(gpu.look().problem())
+    monkeypatch.setattr(gpu, "look", lambda: H100)
+    monkeypatch.setattr(torch, "zeros", failing(error))
+    with pytest.raises(ServiceUnavailable, match=said):
+        gpu.choose(settings(require_gpu=True))
+    assert "The GPU fails" in str(gpu.choose(settings())[1])
+
+
 def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver=""))
     assert gpu.choose(settings(device="cpu")) == (torch.device("cpu"), None)
@@ -110,8 +178,15 @@ def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPa
         gpu.choose(settings(device="cuda:1"))
 
 
+@pytest.mark.parametrize("text", ["cuda:01", "cuda:99999999999", "cuda:300", "cuda:", "gpu", "CUDA"])
+def test_a_device_that_torch_would_not_understand_is_a_wrong_setting(text: str) -> None:
+    with pytest.raises(SettingsError, match="must be auto, cpu, cuda or cuda:N"):
+        resolve({}, {"CORAL_INPUT": "a", "CORAL_OUTPUT": "b", "CORAL_DEVICE": text})
+
+
 def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "look", lambda: H100)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     assert gpu.choose(settings(require_gpu=True)) == (torch.device("cuda"), None)
     assert gpu.choose(settings(device="cuda:0")) == (torch.device("cuda:0"), None)
 
@@ -143,13 +218,19 @@ def test_check_tells_all_that_fails_and_ends_with_the_first(few_frames: Path, tm
     assert "3 of 5 checks failed." in done.stderr
 
 
-def test_why_the_cpu_is_taken_is_logged(
-    small_rcnn: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from job.detect import model
+def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "open_source", failing(Stopped("as asked")))
+    with pytest.raises(Stopped):
+        preflight.check(settings(output=str(tmp_path / "out")), Stop(), Shard())
 
-    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2)))
-    with caplog.at_level(logging.WARNING):
-        model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
-    assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
-    assert "The detector runs on the CPU." in caplog.text
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_why_the_cpu_is_taken_comes_first(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    done = job(**demo_variables(few_frames, tmp_path / "out"))
+    assert done.returncode == 0
+    assert "There is no NVIDIA GPU" in done.stderr.splitlines()[0]
+    # The reduce step alone looks at no device, unless it trains on it.
+    done = job("select", **demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
+    assert done.returncode == 0
+    done = job("select", **demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1, CORAL_EMBEDDING="simclr")
+    assert done.returncode == 69

@@ -1,6 +1,9 @@
 """Which device the detector runs on, and why it is not a GPU where it could be one."""
 
+import contextlib
+import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pynvml
@@ -19,8 +22,8 @@ class Machine:
     """What the machine offers, and what the installed torch can make use of.
 
     Attributes:
-        driver: Version of the NVIDIA driver; empty where there is none.
-        driver_cuda: The newest CUDA that this driver runs, major and minor.
+        driver: Version of the NVIDIA driver; empty where there is none, or none that answers.
+        driver_cuda: The newest CUDA that this driver runs, major and minor; zeros where that is not known.
         torch_cuda: CUDA that torch is built for, such as ``13.0``; empty where it is built without.
         architectures: GPU architectures that torch is built for, such as ``sm_90``.
         names: Of the GPUs that CUDA finds.
@@ -44,24 +47,22 @@ class Machine:
             return self._unsupported(index)
         if self.names:
             return f"There is no GPU {index}: the last one is {len(self.names) - 1}."
-        if not self.driver and self.reason:
-            return f"The NVIDIA driver does not answer ({self.reason}): see what nvidia-smi says on this machine."
-        if not self.driver:
+        if not (self.driver or self.reason):
             return (
                 "There is no NVIDIA GPU, or it is not handed to the job: use a machine that has one, and start the "
                 "container with --gpus all (on Kubernetes, with a limit of nvidia.com/gpu)."
             )
         generation = int(self.torch_cuda.split(".")[0])
-        if self.driver_cuda[0] < generation:
+        if 0 < self.driver_cuda[0] < generation:
             major, minor = self.driver_cuda
             newer = f" to {_OLDEST_DRIVER[generation]} or newer" if generation in _OLDEST_DRIVER else ""
             return (
                 f"The NVIDIA driver {self.driver} runs CUDA up to {major}.{minor}, and torch needs "
                 f"{self.torch_cuda}: update the driver{newer}, or {_OLDER_CUDA}."
             )
+        reason = f" ({self.reason})" if self.reason else ""
         return (
-            f"The NVIDIA driver {self.driver} is there, but CUDA finds no GPU"
-            f"{f' ({self.reason})' if self.reason else ''}: see what nvidia-smi shows, and whether "
+            f"CUDA finds no GPU that it can use{reason}: see what nvidia-smi shows, and whether "
             "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides it."
         )
 
@@ -79,8 +80,8 @@ def runs_on(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool
     """Whether code for some architectures runs on a GPU of a compute capability.
 
     Machine code (``sm_86``) runs on its own major version from its minor version on, and intermediate code
-    (``compute_90``) on everything newer; with a letter at the end, neither runs on any but its own (CUDA C++
-    programming guide, "Application compatibility").
+    (``compute_90``) on everything newer; with an ``a`` at the end, neither runs on any but its own, and with an ``f``
+    on none of another major version (CUDA C++ programming guide, "Application compatibility").
 
     Args:
         architectures: As `torch.cuda.get_arch_list` names them.
@@ -88,15 +89,16 @@ def runs_on(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool
     """
     for each in architectures:
         kind, _, version = each.partition("_")
-        digits = version.rstrip("abcdefghijklmnopqrstuvwxyz")
+        digits = version.rstrip("af")
         built_for = (int(digits[:-1]), int(digits[-1]))
-        if built_for == capability:
-            return True
-        if digits == version and built_for < capability and (kind == "compute" or built_for[0] == capability[0]):
+        same_generation = built_for[0] == capability[0] and not version.endswith("a")
+        newer = kind == "compute" and digits == version
+        if built_for == capability or (built_for < capability and (same_generation or newer)):
             return True
     return False
 
 
+@functools.cache  # torch counts the GPUs once, and says only then what is wrong with them
 def look() -> Machine:
     """Looks at the machine. It never raises; without a driver there is just nothing."""
     driver, driver_cuda, reason = "", (0, 0), ""
@@ -107,14 +109,17 @@ def look() -> Machine:
         driver_cuda = (version // 1000, version % 1000 // 10)
         pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
+        # The driver's own library may also be left out where a container is given CUDA alone.
         if not isinstance(error, (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded)):
             reason = str(error)
     with warnings.catch_warnings(record=True) as caught:  # torch tells in a warning why CUDA cannot be used
         warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        properties = [torch.cuda.get_device_properties(index) for index in range(count)]
-    # Without a driver, that it is missing is all that torch can say.
-    if driver and caught:
+        try:
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            properties = [torch.cuda.get_device_properties(index) for index in range(count)]
+        except RuntimeError as error:
+            properties, reason = [], _first_line(error)
+    if caught:
         reason = " ".join(str(caught[0].message).split())
     return Machine(
         driver=driver,
@@ -125,6 +130,35 @@ def look() -> Machine:
         capabilities=tuple((each.major, each.minor) for each in properties),
         reason=reason,
     )
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[None]:
+    """Work on the device, whose own failures are not the model's.
+
+    Raises:
+        ServiceUnavailable: The GPU is broken, busy or full. Another machine may have a better one.
+    """
+    try:
+        yield
+    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+        raise ServiceUnavailable(
+            f"The GPU fails ({_first_line(error)}): see what nvidia-smi shows, and whether others use it, too."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def _tried(device: torch.device) -> str | None:
+    """Why a GPU does not work, although it is there."""
+    try:
+        with faults():
+            torch.zeros(1, device=device)
+    except ServiceUnavailable as error:
+        return str(error)
+    return None
 
 
 def choose(settings: Settings) -> tuple[torch.device, str | None]:
@@ -140,7 +174,7 @@ def choose(settings: Settings) -> tuple[torch.device, str | None]:
     if settings.device == "cpu":
         return torch.device("cpu"), None
     device = torch.device("cuda" if settings.device == "auto" else settings.device)
-    problem = look().problem(device.index or 0)
+    problem = look().problem(device.index or 0) or _tried(device)
     if problem is None:
         return device, None
     if settings.require_gpu:

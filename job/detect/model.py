@@ -66,16 +66,15 @@ def build(settings: Settings) -> Detector:
 
     Raises:
         SettingsError: The model, its weights, classes or device do not exist or do not fit together.
-        ServiceUnavailable: The weights cannot be downloaded, or there is no GPU where one is required.
+        ServiceUnavailable: The weights cannot be downloaded, or the GPU fails.
     """
-    device, without_gpu = gpu.choose(settings)
-    if without_gpu:
-        logger.warning("%s The detector runs on the CPU.", without_gpu)
+    device, _ = gpu.choose(settings)
     cfg, location = config(settings)
     cfg.MODEL.DEVICE = str(device)
     class_names = _class_names(cfg, settings.classes)
     try:
-        model = build_model(cfg)
+        with gpu.faults():
+            model = build_model(cfg)
     except (KeyError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         raise SettingsError(
             f"CORAL_MODEL={settings.model!r} cannot be built: {' '.join(str(error).split())}"
@@ -194,7 +193,7 @@ def _try(model: torch.nn.Module, name: str) -> None:
     """Runs the model once, so that one that finds no boxes, or needs what is not here, is told before any work."""
     blank = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 64, "width": 64}
     try:
-        with torch.inference_mode():
+        with gpu.faults(), torch.inference_mode():
             found = model([blank])[0]["instances"]
         complete = all(found.has(each) for each in ("pred_boxes", "scores", "pred_classes"))
     except JobError:

@@ -13,6 +13,7 @@ import requests
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from job.detect import gpu
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.progress import Progress
 from job.retry import Attempt, Patience, TransientError, persist
@@ -142,10 +143,12 @@ def load(model: torch.nn.Module, path: Path, location: str) -> None:
 
     Raises:
         SettingsError: The file cannot be read safely, or its tensors are not those of the model.
+        ServiceUnavailable: The GPU fails.
     """
     checkpointer = _StrictCheckpointer(model, official=_official(location))
     try:
-        checkpointer.load(str(path), checkpointables=[])
+        with gpu.faults():
+            checkpointer.load(str(path), checkpointables=[])
     except JobError:
         raise
     except Exception as error:  # a damaged file makes torch, pickle and zipfile raise all kinds
