@@ -53,40 +53,38 @@ studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Shows results in LightlyStudio: ma
 
 # What the image says of itself. Of a tree with changes that are not committed, the commit says so.
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
-COMMIT = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)$(if $(shell git status --porcelain 2>/dev/null),-changed)
+COMMIT = $(shell git rev-parse --verify --quiet HEAD 2>/dev/null || echo unknown)$(if $(shell git status --porcelain 2>/dev/null),-changed)
 LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
 DOCKER ?= docker
 IMAGE ?= coralpick
 
 image: ## Builds the image (BASE_IMAGE, TORCH_INDEX_URL and BAKE_WEIGHTS, if need be).
-	@DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) $(LABELS) \
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
 		$(foreach each,BASE_IMAGE TORCH_INDEX_URL BAKE_WEIGHTS,$(if $($(each)),--build-arg $(each)=$($(each)))) .
 	@echo "Next: docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... $(IMAGE)"
 
 image-labels:
 	@echo "$(LABELS)"
 
-# On Debian, all that the tests of the image want of the system is installed if it is not there.
 image-test: $(VENV)/.dev ## Builds the image with a container engine of its own, and tests it (root, Debian 12; 15 minutes).
 	@$(RUN) -m demo.fetch
-	@for each in dockerd mmdebstrap; do PATH=$$PATH:/usr/sbin command -v $$each >/dev/null || missing=1; done; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing docker.io and mmdebstrap ..."; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends docker.io mmdebstrap >/dev/null; \
-	fi
+	@tests/image/prepare.sh
 	@$(RUN) -m pytest -m image -s tests/image
 	@echo "The image works. Next: make image, then k8s/README.md or cloud/README.md."
 
 OVERLAY ?= base
-k8s-render: ## Prints the manifests for Kubernetes: make k8s-render OVERLAY=base (sharded, jobset, eks, gke).
-	@command -v kubectl >/dev/null || { echo "There is no kubectl: https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
-	@kubectl kustomize k8s/$(OVERLAY)
+KUBECTL := command -v kubectl >/dev/null || { echo "There is no kubectl: https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
+k8s-render: ## Prints the manifests for Kubernetes: make k8s-render OVERLAY=base (sharded, jobset, eks, gke, your own folder).
+	@$(KUBECTL)
+	@k8s/run.sh --render "$(OVERLAY)"
 
 k8s-check: $(VENV)/.dev ## Holds the manifests to the schemas of Kubernetes 1.29 to 1.37, and to what these miss.
+	@$(KUBECTL)
 	@$(RUN) -m pytest tests/test_k8s.py
 
 k8s-run: ## Runs the Jobs of an overlay one after the other: make k8s-run OVERLAY=sharded.
-	@k8s/run.sh $(OVERLAY)
+	@$(KUBECTL)
+	@k8s/run.sh "$(OVERLAY)"
 
 # Azure's emulator comes from npm, and is large: without npm its tests are skipped, and say so.
 AZURITE := .cache/azurite/node_modules/azurite

@@ -1,4 +1,4 @@
-"""A stand-in for a Kubernetes API server, as no real one is to be had here: as much as kubectl needs to run Jobs.
+"""A stand-in for a Kubernetes API server, which no package offers: as much of it as kubectl needs to run Jobs.
 
 It keeps objects, applies merge patches, streams what changes, and gives each Job that is not suspended to a function
 that says how it ends. It checks nothing: the manifests are held to the real schemas elsewhere.
@@ -19,22 +19,24 @@ _VERBS = ["create", "delete", "get", "list", "patch", "watch"]
 
 
 class KubernetesServer:
-    """Objects in a namespace, and what becomes of its Jobs.
+    """Objects, and what becomes of the Jobs among them.
 
     Attributes:
-        objects: By resource and name.
+        objects: By namespace, resource and name.
+        hiccups: How many of the next requests for Jobs are refused.
         started: Jobs in the order in which they were started, as they were then.
         endpoint: Where it listens.
     """
 
     def __init__(self, outcome: Callable[[Object], str | None]) -> None:
         """Takes a function that carries a Job out, and returns why it has failed, if it has."""
-        self.objects: dict[tuple[str, str], Object] = {}
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        self.hiccups = 0
         self.started: list[Object] = []
         self._outcome = outcome
         self._version = 0
         self._changed = threading.Condition(threading.RLock())
-        self._running: set[str] = set()
+        self._running: set[tuple[str, str, str]] = set()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,28 +59,34 @@ class KubernetesServer:
     def running(self) -> Iterator["KubernetesServer"]:
         """Serves meanwhile."""
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        yield self
-        self._server.shutdown()
-        self._server.server_close()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, body: Object) -> None:
         url = urlsplit(handler.path)
         if (known := _discovery(url.path)) is not None:
             _send(handler, 200, known)
             return
-        _, _, rest = url.path.partition("/namespaces/default/")
-        resource, _, name = rest.partition("/")
+        namespace, resource, name, *_ = [*url.path.partition("/namespaces/")[2].split("/"), "", "", ""]
+        if resource == "jobs" and self.hiccups:
+            self.hiccups -= 1
+            _send(handler, 500, _status(500, "out of breath"))
+            return
         if resource not in _KINDS:
             _send(handler, 404, _status(404, f"no {url.path}"))
             return
         query = parse_qs(url.query)
         if handler.command == "GET" and not name:
-            self._list(handler, resource, query)
+            self._list(handler, namespace, resource, query)
             return
-        _send(handler, *self._change(handler.command, resource, name or body["metadata"]["name"], body))
+        key = (namespace, resource, name or body["metadata"]["name"])
+        _send(handler, *self._change(handler.command, key, body))
 
-    def _change(self, method: str, resource: str, name: str, body: Object) -> tuple[int, Object]:
-        key = (resource, name)
+    def _change(self, method: str, key: tuple[str, str, str], body: Object) -> tuple[int, Object]:
+        namespace, resource, name = key
         with self._changed:
             if method != "POST" and key not in self.objects:
                 return 404, _status(404, f'{resource} "{name}" not found')
@@ -89,30 +97,34 @@ class KubernetesServer:
                 return 200, self.objects[key]
             self._version += 1
             changed = _merged(self.objects[key], body) if method == "PATCH" else body
-            identity = {"namespace": "default", "uid": name, "resourceVersion": str(self._version)}
+            identity = {"namespace": namespace, "uid": name, "resourceVersion": str(self._version)}
             changed["metadata"] |= identity
             self.objects[key] = changed
             self._changed.notify_all()
-            begun = name in self._running or "status" in changed
+            begun = key in self._running or "status" in changed
             if resource == "jobs" and not changed["spec"].get("suspend") and not begun:
-                self._running.add(name)
+                self._running.add(key)
                 self.started.append(changed)
                 threading.Thread(target=self._carry_out, args=(key,), daemon=True).start()
             return (201 if method == "POST" else 200), changed
 
-    def _carry_out(self, key: tuple[str, str]) -> None:
+    def _carry_out(self, key: tuple[str, str, str]) -> None:
         failure = self._outcome(self.objects[key])
         condition = {"type": "Failed" if failure else "Complete", "status": "True"}
         if failure:
             condition |= {"reason": failure, "message": "see the pods"}
         with self._changed:
-            self._running.discard(key[1])
-            self._change("PATCH", *key, {"status": {"conditions": [condition]}})
+            self._running.discard(key)
+            self._change("PATCH", key, {"status": {"conditions": [condition]}})
 
-    def _list(self, handler: BaseHTTPRequestHandler, resource: str, query: dict[str, list[str]]) -> None:
+    def _list(
+        self, handler: BaseHTTPRequestHandler, namespace: str, resource: str, query: dict[str, list[str]]
+    ) -> None:
         name = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
         with self._changed:
-            found = [each for key, each in self.objects.items() if key[0] == resource and name in ("", key[1])]
+            found = [
+                each for key, each in self.objects.items() if key[:2] == (namespace, resource) and name in ("", key[2])
+            ]
             seen = self._version
         kind = _KINDS[resource]
         if "watch" not in query:
@@ -126,9 +138,9 @@ class KubernetesServer:
         handler.close_connection = True
         deadline = time.monotonic() + 60
         seen = int(query.get("resourceVersion", ["0"])[0])
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.hiccups:
             with self._changed:
-                changed = self.objects.get((resource, name))
+                changed = self.objects.get((namespace, resource, name))
                 if changed is None or int(changed["metadata"]["resourceVersion"]) <= seen:
                     self._changed.wait(0.5)
                     continue

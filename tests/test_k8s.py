@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,18 @@ def container(job: Object) -> Object:
 
 def variables(job: Object) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container(job)["env"]}
+
+
+def readme_example(folder: Path) -> Object:
+    """Writes the kustomization that k8s/README.md shows into a folder, and returns what is in it."""
+    text = (ROOT / "k8s" / "README.md").read_text()
+    (shown,) = re.findall(r"^    resources: .*\n(?:    .*\n)+", text, re.MULTILINE)
+    example: Object = yaml.safe_load(textwrap.dedent(shown))
+    assert example["resources"] == ["../coralpick/k8s/sharded"]
+    folder.mkdir()
+    example["resources"] = [os.path.relpath(ROOT / "k8s" / "sharded", folder)]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(example))
+    return example
 
 
 def all_jobs(rendered: dict[str, list[Object]]) -> Iterator[tuple[str, Object]]:
@@ -129,17 +143,20 @@ def test_it_asks_for_one_gpu_and_insists_on_it(rendered: dict[str, list[Object]]
         if name.endswith("select"):
             assert gpus == [None, None], name
             assert (variables(job)["CORAL_DEVICE"], variables(job)["CORAL_REQUIRE_GPU"]) == ("cpu", "0"), name
+            assert variables(job)["NVIDIA_VISIBLE_DEVICES"] == "void", name
+            assert "tolerations" not in job["spec"]["template"]["spec"], name
         else:
             assert gpus == [1, 1], name
             assert all(type(each) is int for each in gpus), name
             assert variables(job)["CORAL_REQUIRE_GPU"] == "1", name
-        assert resources["requests"]["memory"] == resources["limits"]["memory"], name
+        assert resources["requests"] == {"cpu": "4"} | resources["limits"], name
 
 
 def test_it_has_no_rights(rendered: dict[str, list[Object]]) -> None:
     for name, job in all_jobs(rendered):
         pod = job["spec"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name  # a service called coral would set CORAL_ variables
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), name
         context = pod["securityContext"]
         assert context["runAsNonRoot"], name
@@ -164,7 +181,7 @@ def test_secrets_are_only_referred_to(rendered: dict[str, list[Object]]) -> None
 def test_they_set_what_the_job_knows(rendered: dict[str, list[Object]]) -> None:
     known = {knob.env for _, knob in knobs()}
     for name, job in all_jobs(rendered):
-        assert set(variables(job)) <= known, name
+        assert set(variables(job)) <= known | {"NVIDIA_VISIBLE_DEVICES"}, name
         (command,) = container(job)["args"]
         assert command in cli.commands, name
     for overlay, objects in rendered.items():
@@ -178,8 +195,10 @@ def test_all_names_lead_somewhere(rendered: dict[str, list[Object]]) -> None:
         there = {(each["kind"], each["metadata"]["name"]) for each in objects}
         for name, job in jobs(objects).items():
             assert ("ServiceAccount", job["spec"]["template"]["spec"]["serviceAccountName"]) in there, (overlay, name)
-            maps = [each["configMapRef"]["name"] for each in container(job)["envFrom"] if "configMapRef" in each]
-            assert [("ConfigMap", each) in there for each in maps] == [True], (overlay, name)
+            (settings,) = (each["configMapRef"]["name"] for each in container(job)["envFrom"] if "configMapRef" in each)
+            assert ("ConfigMap", settings) in there, (overlay, name)
+            # A hash, so that no pod of a run sees the settings of another.
+            assert re.fullmatch(r"coralpick-settings-\w{10}", settings), (overlay, name)
 
 
 def test_the_jobset_runs_the_same_two_steps(rendered: dict[str, list[Object]]) -> None:
@@ -201,8 +220,18 @@ def test_the_clouds_know_the_service_account(rendered: dict[str, list[Object]]) 
     for overlay, annotation in annotations.items():
         (account,) = (each for each in rendered[overlay] if each["kind"] == "ServiceAccount")
         assert annotation in account["metadata"]["annotations"]
-    (job,) = jobs(rendered["gke"]).values()
-    assert "cloud.google.com/gke-accelerator" in job["spec"]["template"]["spec"]["nodeSelector"]
+
+
+@pytest.mark.parametrize("steps", ["base", "sharded"])
+def test_only_jobs_with_a_gpu_go_to_googles_gpus(tmp_path: Path, steps: str) -> None:
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    place = tmp_path / "k8s" / "gke" / "kustomization.yaml"
+    place.write_text(place.read_text().replace("  - ../base\n", f"  - ../{steps}\n"))
+    found = jobs(render(place.parent))
+    selectors = {name: job["spec"]["template"]["spec"].get("nodeSelector", {}) for name, job in found.items()}
+    with_gpu = {name for name, selector in selectors.items() if "cloud.google.com/gke-accelerator" in selector}
+    assert with_gpu == {"coralpick" if steps == "base" else "coralpick-predict"}
+    assert len(found) == (1 if steps == "base" else 2)
 
 
 def test_the_number_of_shards_stands_in_one_place(tmp_path: Path) -> None:
@@ -257,6 +286,45 @@ def test_make_k8s_run_says_what_failed_and_goes_no_further(tmp_path: Path) -> No
         assert done.returncode == 1
         assert "job/coralpick-predict has failed. PodFailurePolicy: see the pods" in done.stderr
         assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict"]
+
+
+def test_a_folder_of_ones_own_in_a_namespace(tmp_path: Path) -> None:
+    """The example of the manual."""
+    example = readme_example(tmp_path / "own")
+    with KubernetesServer(lambda job: None).running() as server:
+        for _ in range(2):
+            done = run_script(server, tmp_path, str(tmp_path / "own"))
+            assert done.returncode == 0, done.stderr
+        (settings,) = (each for key, each in server.objects.items() if key[1] == "configmaps")
+    assert {key[0] for key in server.objects} == {example["namespace"]} == {"curation"}
+    assert len(server.started) == 4
+    (image,) = {container(each)["image"] for each in server.started}
+    assert image == "ghcr.io/acme/coralpick:0.1.0"
+    assert settings["data"]["CORAL_INPUT"] == "s3://acme/frames"
+
+
+def test_make_k8s_run_outlives_a_hiccup_of_the_cluster(tmp_path: Path) -> None:
+    def slowly(job: Object) -> None:
+        time.sleep(1)  # for it to be waited for
+        server.hiccups = 4
+        time.sleep(2)
+
+    with KubernetesServer(slowly).running() as server:
+        done = run_script(server, tmp_path, "base")
+    assert done.returncode == 0, done.stderr
+    assert server.hiccups == 0
+
+
+def test_make_k8s_run_notices_a_job_that_is_gone(tmp_path: Path) -> None:
+    def deleted(job: Object) -> None:
+        time.sleep(1)
+        server.objects.pop(("default", "jobs", "coralpick"))
+        time.sleep(60)
+
+    with KubernetesServer(deleted).running() as server:
+        done = run_script(server, tmp_path, "base")
+    assert done.returncode == 1
+    assert "job/coralpick is gone" in done.stderr
 
 
 def test_make_k8s_run_knows_what_has_no_jobs(tmp_path: Path) -> None:

@@ -39,7 +39,11 @@ class Engine:
         command: list[str | Path] = [
             "dockerd", "--data-root", self._folder / "data", "--exec-root", self._folder / "exec",
             "--pidfile", self._folder / "pid", "--host", self.host, "--bridge", "none", "--iptables=false",
+            # Nothing in common with an engine that the machine may have.
+            "--config-file", self._folder / "daemon.json", "--containerd-namespace", "coralpick",
+            "--containerd-plugins-namespace", "coralpick-plugins",
         ]  # fmt: skip
+        (self._folder / "daemon.json").write_text("{}")
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True,
@@ -69,6 +73,8 @@ class Engine:
         for each in reversed([mount for mount in mounts if mount.startswith(str(self._folder))]):
             subprocess.run(["umount", "--lazy", each], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder.exists():
+            print(f"Not all of {self._folder} could be removed: containers' files may still be in use.")
 
     def docker(
         self, *arguments: str, timeout: float = 600, check: bool = False, **variables: str

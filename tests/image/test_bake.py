@@ -1,4 +1,4 @@
-"""Weights inside the image, downloaded when it is built: from a stand-in, since the model zoo is out of reach."""
+"""Weights inside the image, downloaded when it is built: from a stand-in for the model zoo, by the zoo's own name."""
 
 import pickle
 import ssl

@@ -1,6 +1,5 @@
 """The manifests with the built image: kubectl and containers are real, the cluster between them is a stand-in."""
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
 from tests.image.conftest import Pool
 from tests.image.engine import Engine
 from tests.kubernetes_server import KubernetesServer, Object
-from tests.test_k8s import run_script
+from tests.test_k8s import readme_example, run_script
 
 pytestmark = pytest.mark.image
 
@@ -38,13 +36,15 @@ class Kubelet:
             options += ["--gpus", str(container["resources"]["limits"]["nvidia.com/gpu"])]
         return options
 
-    def variables(self, pod: Object) -> dict[str, str]:
-        (container,) = pod["containers"]
+    def variables(self, job: Object) -> dict[str, str]:
+        (container,) = job["spec"]["template"]["spec"]["containers"]
         assert self.server
         found: dict[str, str] = {}
         for source in container["envFrom"]:
             if "configMapRef" in source:
-                found |= self.server.objects["configmaps", source["configMapRef"]["name"]]["data"]
+                found |= self.server.objects[
+                    job["metadata"]["namespace"], "configmaps", source["configMapRef"]["name"]
+                ]["data"]
             else:
                 found |= self.secrets
         return found | {each["name"]: each["value"] for each in container["env"]}
@@ -56,7 +56,7 @@ class Kubelet:
         codes: list[int] = []
 
         def run(index: int | None) -> None:
-            variables = self.variables(pod)
+            variables = self.variables(job)
             if index is not None:
                 variables["JOB_COMPLETION_INDEX"] = str(index)
             given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
@@ -75,18 +75,13 @@ class Kubelet:
 
 def overlay(folder: Path, image: str, settings: dict[str, str], **container: Any) -> Path:
     """A folder of a user's own, as k8s/README.md shows it."""
-    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coralpick-settings"}, "data": settings}
     pod = {"spec": {"template": {"spec": {"containers": [{"name": "coralpick", **container}]}}}}
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "coralpick"}} | pod
-    folder.mkdir()
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({
-        "resources": [os.path.relpath(ROOT / "k8s" / "sharded", folder)],
-        "images": [{"name": "registry.example.com/coralpick", "newName": image, "newTag": "latest"}],
-        "patches": [
-            {"patch": yaml.safe_dump(wanted)},
-            {"patch": yaml.safe_dump(job), "target": {"kind": "Job", "name": "coralpick-predict"}},
-        ],
-    }))  # fmt: skip
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "coralpick-predict"}} | pod
+    own = readme_example(folder)
+    own["images"] = [own["images"][0] | {"newName": image, "newTag": "latest"}]
+    own["configMapGenerator"][0]["literals"] = [f"{name}={value}" for name, value in settings.items()]
+    own["patches"] = [{"patch": yaml.safe_dump(job)}]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
     return folder
 
 
