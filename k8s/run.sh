@@ -25,8 +25,8 @@ if [ -z "$jobs" ]; then
     echo "There are no Jobs in $folder: start it with kubectl apply -k $folder." >&2
     exit 64
 fi
-pause=10
-most_failures=60 # in a row: ten minutes without the cluster
+pause=5
+most_failures=120 # in a row: ten minutes without the cluster
 
 in_namespace() {
     local namespace=$1
@@ -44,7 +44,7 @@ resume() {
     local tries=0
     until in_namespace "$1" patch job "$2" --type=merge --patch '{"spec": {"suspend": false}}' >/dev/null; do
         tries=$((tries + 1))
-        [ $tries -lt 6 ] || lost
+        [ $tries -lt 12 ] || lost
         sleep $pause
     done
 }
