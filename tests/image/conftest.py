@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,8 @@ import pytest
 from demo import fetch
 from tests import servers
 from tests.conftest import DEMO_YAML, ROOT, S3, start_job
-from tests.image.engine import Engine, make_base
+from tests.image.engine import ZOO, Engine, make_base
 
-ZOO = "dl.fbaipublicfiles.com"
 TAG = "coralpick-test"
 NEEDED = ("dockerd", "docker", "mmdebstrap")
 
@@ -40,6 +40,8 @@ def engine() -> Iterator[Engine]:
     if missing or os.geteuid():
         needed = f"{', '.join(NEEDED)} (Debian: apt-get install docker.io mmdebstrap)"
         pytest.exit(f"The tests of the image run as root, and need {needed}.", 1)
+    # Whatever ends the tests, nothing of the engine stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("stopped", 143))
     folder = Path(tempfile.mkdtemp(prefix="coralpick-"))
     built = Engine(folder / "engine")
     try:

@@ -16,8 +16,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from tests.conftest import ROOT
-from tests.image.conftest import ZOO
-from tests.image.engine import Engine
+from tests.image.engine import ZOO, Engine
 
 pytestmark = pytest.mark.image
 
@@ -54,7 +53,7 @@ def test_a_baked_model_needs_no_network(
     engine: Engine, image: str, base: str, frames: list[Path], tmp_path: Path
 ) -> None:
     options = ("--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BAKE_WEIGHTS={MODEL}")
-    engine.build(ROOT, "coralpick-baked", *options, "--add-host", f"{ZOO}:127.0.0.1")
+    engine.build(ROOT, "coralpick-baked", *options)
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for frame in frames[:3]:
