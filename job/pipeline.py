@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 SUCCESS = "_SUCCESS"
 _SECONDS_TO_SAVE = 10.0
-_BATCH_SIZE = {"cuda": 16, "cpu": 1}
 
 
 def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
@@ -147,7 +146,7 @@ def map_step(job: Run, shard: Shard) -> Listing:
     with job.stage("detect"), job.stop.deferred() as requested:
         runner.predict(
             *(listing, source, output, detector, done),
-            batch_size=settings.batch_size or _BATCH_SIZE[detector.device.type],
+            batch_size=settings.batch_size,
             part_size=settings.part_size,
             stop=requested,
         )

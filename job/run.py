@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from job import parts
-from job.detect import model
+from job.detect import model, recipe
 from job.detect.model import Detector
 from job.errors import Stopped
 from job.pool import Pool
@@ -72,8 +72,8 @@ class Run:
         Raises:
             SettingsError: The output holds such.
         """
-        digest, class_names = model.described(self.settings)
-        ours = dataclasses.replace(pool.provenance, config_sha256=digest, class_names=class_names)
+        described = recipe.read(self.settings)
+        ours = dataclasses.replace(pool.provenance, config_sha256=described.sha256, class_names=described.class_names)
         if self.detector is not None:
             ours = dataclasses.replace(ours, weights_sha256=self.detector.weights_sha256)
         parts.check_same(self.output, pool.provenance, ours)

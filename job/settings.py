@@ -94,7 +94,7 @@ class Settings:
     model: str = knob(
         "CORAL_MODEL",
         "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
-        "Name in detectron2's model zoo, or a detectron2 yaml (path, s3://, gs://, az://).",
+        "Name in detectron2's model zoo (.yaml or .py), or a detectron2 yaml (path, s3://, gs://, az://).",
         uri,
         group=_MODEL,
         metavar="NAME|URI",
@@ -107,6 +107,15 @@ class Settings:
         group=_MODEL,
         metavar="URI",
         shown_default="the zoo's, or the yaml's",
+    )
+    trust_pickle: bool = knob(
+        "CORAL_TRUST_PICKLE",
+        False,
+        "Read a checkpoint that can run code when it is read, although it is not from detectron2's model zoo.",
+        boolean,
+        group=_MODEL,
+        metavar="",
+        shown_default="0",
     )
     classes: tuple[str, ...] | None = knob(
         "CORAL_CLASSES",
@@ -164,7 +173,7 @@ class Settings:
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,
-        "Images in one forward pass; auto is 16 on a GPU and 1 on a CPU. Halves itself when the GPU is out of memory.",
+        "Images in one forward pass; auto is what the GPU's memory holds, and 1 on a CPU. Halved when it is full.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from job import images, parts
 from job.budget import Budget
-from job.detect import model, runner
+from job.detect import model
+from job.detect.preparation import Preparation
 from job.errors import Stopped
 from job.prefetch import prefetch
 from job.storage.local import LocalFolder
@@ -83,7 +84,7 @@ def test_images_of_a_hundred_megapixels_wait_for_each_other(
 
     monkeypatch.setattr(images, "decode", counted)
     limit = 2_300_000_000  # room for two at 11 bytes a pixel
-    preparation = runner.Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit))
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit))
     entries = sorted(preparation.source.list(), key=lambda each: each.key)
     with ThreadPoolExecutor(4) as pool:
         found = list(preparation.of(entries, pool, ahead=16))
@@ -95,7 +96,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(small_rcnn: tuple[Path, Pat
     with (tmp_path / "a.tif").open("wb") as file:
         file.truncate(600_000_000)
     detector = model.build(detector_settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
-    preparation = runner.Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30))
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30))
     with ThreadPoolExecutor(1) as pool:
         (row,) = preparation.of(preparation.source.list(), pool, ahead=1)
     assert isinstance(row, parts.Row) and "600,000,000 bytes are more than the limit" in str(row.error)

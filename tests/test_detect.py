@@ -13,13 +13,15 @@ from detectron2.engine import DefaultPredictor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo import fetch
 from job import parts
 from job.budget import Budget
-from job.detect import model, probabilities, runner
+from job.detect import model, recipe, runner
 from job.detect.batches import Batcher
 from job.detect.features import PooledFeature, backbone_of, deepest
+from job.detect.inference import Inference, fitting
 from job.detect.model import Detector
+from job.detect.preparation import Preparation, Prepared
+from job.errors import ServiceUnavailable
 from job.storage import Entry, Source
 from job.storage.local import LocalFolder
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
@@ -30,31 +32,6 @@ MASK = SMALL_RCNN.replace(
     "  ROI_MASK_HEAD: {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 1, CONV_DIM: 16, POOLER_RESOLUTION: 14}\n"
     "  ROI_BOX_HEAD:",
 )
-CASCADE = SMALL_RCNN.replace("NAME: StandardROIHeads", "NAME: CascadeROIHeads").replace(
-    "  ROI_BOX_HEAD: {", "  ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true, "
-)
-C4 = """
-VERSION: 2
-MODEL:
-  META_ARCHITECTURE: GeneralizedRCNN
-  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64}
-  RPN: {PRE_NMS_TOPK_TEST: 200, POST_NMS_TOPK_TEST: 20}
-  ROI_HEADS: {NUM_CLASSES: 5}
-INPUT: {MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 160}
-"""
-ONE_CLASS = SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 1")
-AGNOSTIC = SMALL_RCNN.replace("ROI_BOX_HEAD: {", "ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true, ")
-RETINANET = """
-VERSION: 2
-MODEL:
-  META_ARCHITECTURE: RetinaNet
-  BACKBONE: {NAME: build_retinanet_resnet_fpn_backbone}
-  RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64, OUT_FEATURES: [res3, res4, res5]}
-  FPN: {IN_FEATURES: [res3, res4, res5], OUT_CHANNELS: 32}
-  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]]}
-  RETINANET: {NUM_CLASSES: 5, NUM_CONVS: 1, IN_FEATURES: [p3, p4, p5, p6, p7]}
-INPUT: {MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 160}
-"""
 
 
 def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
@@ -64,8 +41,8 @@ def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
     return model.build(settings(model=str(yaml), weights=str(weights), **more))
 
 
-def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[runner.Prepared | parts.Row]:
-    preparation = runner.Preparation(source, detector, Budget(1 << 30))
+def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[Prepared | parts.Row]:
+    preparation = Preparation(source, detector, Budget(1 << 30))
     with ThreadPoolExecutor(2) as pool:
         return list(preparation.of(entries, pool, ahead=4))
 
@@ -81,8 +58,8 @@ def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int
     class NoProgress:
         def add(self, count: int = 1) -> None: ...
 
-    run = runner._Run(detector, batch_size)
-    run.detect(prepared(entries, source, detector), NoProgress(), threading.Event(), rows)  # type: ignore[arg-type]
+    images_and_rows = prepared(entries, source, detector)
+    runner._detect(images_and_rows, Inference(detector, batch_size), NoProgress(), threading.Event(), rows)  # type: ignore[arg-type]
     return sorted(rows, key=lambda row: row.key)
 
 
@@ -110,7 +87,7 @@ def same_as_predictor(cfg: Any, rows: list[Any], images: list[Any]) -> int:
 def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list[Any], channels: str) -> None:
     detector = build(tmp_path, SMALL_RCNN.replace("INPUT: {", f"INPUT: {{FORMAT: {channels}, "))
     rows = rows_of(detector, pictures, tmp_path / "in")
-    cfg, _ = model.config(settings(model=str(tmp_path / "model.yaml"), weights=str(tmp_path / "model.pth")))
+    cfg = recipe.config(settings(model=str(tmp_path / "model.yaml")))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
     assert same_as_predictor(cfg, rows, pictures) > 20
 
@@ -120,7 +97,7 @@ def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
 ) -> None:
     images: list[Any] = [cv2.imread(str(each)) for each in frames[100:250:30]]
     rows = rows_of(demo_detector, images, tmp_path / "in")
-    cfg, _ = model.config(settings(model=str(DEMO_YAML), weights=str(fetch.WEIGHTS)))
+    cfg = recipe.config(settings(model=str(DEMO_YAML)))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""  # the predictor's own loader does not read Darknet files
     monkeypatch.setattr("detectron2.engine.defaults.build_model", lambda _: demo_detector.model)
     assert same_as_predictor(cfg, rows, images) > 10
@@ -141,68 +118,13 @@ def test_the_batch_size_changes_next_to_nothing(
         np.testing.assert_allclose(first.feature, second.feature, rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("yaml", "kind"),
-    [
-        (SMALL_RCNN, "softmax"),
-        (MASK, "softmax"),
-        (C4, "softmax"),
-        (AGNOSTIC, "softmax"),
-        (ONE_CLASS, "softmax"),
-        (CASCADE, "synthetic"),
-        (RETINANET, "synthetic"),
-    ],
-    ids=["faster", "mask", "c4", "class-agnostic", "one class", "cascade", "retinanet"],
-)
-def test_the_probability_of_the_predicted_class_is_the_score(
-    tmp_path: Path, pictures: list[Any], yaml: str, kind: str
-) -> None:
-    detector = build(tmp_path, yaml, score_threshold=0.0 if yaml == RETINANET else 0.05)
-    assert detector.probabilities == kind
-    rows = rows_of(detector, pictures[:4], tmp_path / "in")
-    assert sum(len(row.scores) for row in rows) > 10
-    for row in rows:
-        table = row.class_probabilities.astype(np.float64)
-        assert table.shape == (len(row.classes), len(detector.class_names) + 1)
-        np.testing.assert_allclose(table.sum(axis=1), 1, atol=2e-3)
-        own = table[np.arange(len(table)), row.classes]
-        np.testing.assert_allclose(own, row.scores, rtol=1e-3, atol=1e-6)
-
-
-def test_rows_stay_aligned_when_detectron2_drops_rows_that_are_not_finite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    detector = build(tmp_path, SMALL_RCNN)
-    predictor: Any = detector.model.roi_heads.box_predictor  # type: ignore[union-attr]
-    softmax = type(predictor).predict_probs
-
-    def with_gaps(self: Any, predictions: Any, proposals: Any) -> Any:
-        result = [each.clone() for each in softmax(self, predictions, proposals)]
-        for each in result:
-            each[::3] = torch.nan
-        return result
-
-    monkeypatch.setattr(type(predictor), "predict_probs", with_gaps)
-    (row,) = rows_of(detector, [picture(0, 120, 160)], tmp_path / "in")
-    assert len(row.classes) > 3
-    own = row.class_probabilities[np.arange(len(row.classes)), row.classes]
-    np.testing.assert_allclose(own, row.scores, rtol=1e-3)
-
-
-def test_synthetic_probabilities_by_hand() -> None:
-    from detectron2.structures import Instances
-
-    found = Instances((10, 10), scores=torch.tensor([0.7]), pred_classes=torch.tensor([1]))
-    torch.testing.assert_close(probabilities.of(found, 3), torch.tensor([[0.1, 0.7, 0.1, 0.1]]))
-
-
 def test_masks_are_not_computed_and_change_no_box(tmp_path: Path, pictures: list[Any]) -> None:
     detector = build(tmp_path, MASK)
     with torch.inference_mode():
         (output,) = detector.model([{"image": torch.zeros(3, 96, 96)}])
     assert not output["instances"].has("pred_masks")
     rows = rows_of(detector, pictures, tmp_path / "in")
-    cfg, _ = model.config(settings(model=str(tmp_path / "model.yaml"), weights=str(tmp_path / "model.pth")))
+    cfg = recipe.config(settings(model=str(tmp_path / "model.yaml")))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
     assert same_as_predictor(cfg, rows, pictures) > 20
 
@@ -247,6 +169,27 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]  # 11 images: the last three were taken in by then
     for first, second in zip(expected, rows, strict=True):
         np.testing.assert_allclose(first.boxes, second.boxes, rtol=0, atol=1e-3)
+
+
+def test_a_gpu_too_small_for_one_image_is_said(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+
+    def full(batch: list[Any]) -> Any:
+        raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+
+    monkeypatch.setattr(detector.model, "forward", full)
+    with pytest.raises(ServiceUnavailable, match="does not hold one image of 96x96 pixels"):
+        rows_of(detector, [picture(0, 96, 96)], tmp_path / "in", 8)
+
+
+@given(st.integers(0, 1 << 38), st.integers(0, 1 << 36))
+def test_the_automatic_batch_size_fits_twice_over(free: int, needed: int) -> None:
+    size = fitting(free, needed)
+    assert size in (1, 2, 4, 8, 16, 32, 64)
+    assert size == 1 or 2 * size * needed <= free
+    assert size == 64 or 4 * size * max(1, needed) > free or needed == 0
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=60), st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**16))

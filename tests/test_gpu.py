@@ -12,10 +12,10 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from job import preflight
-from job.detect import gpu, model, weights
+from job import pipeline, preflight
+from job.detect import gpu, model, recipe, weights
 from job.detect.gpu import Machine, runs_on
-from job.errors import ServiceUnavailable, SettingsError, Stopped
+from job.errors import ServiceUnavailable, SettingsError, Stopped, TryAgain
 from job.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
@@ -144,7 +144,7 @@ def test_a_gpu_that_fails_is_not_the_models_fault(
     ours = settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1]))
     said = f"The GPU fails \\({str(error).splitlines()[0]}\\): see what nvidia-smi shows"
     for target, name in (
-        (model, "build_model"),
+        (recipe, "build_model"),
         (weights._StrictCheckpointer, "load"),
         (GeneralizedRCNN, "forward"),
     ):
@@ -191,15 +191,6 @@ def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.choose(settings(device="cuda:0")) == (torch.device("cuda:0"), None)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
-    done = job(**demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
-    assert done.returncode == 69
-    assert "There is no NVIDIA GPU" in done.stderr
-    assert "images in" not in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: Path, job: Job) -> None:
     done = job("check", **demo_variables(few_frames, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
@@ -225,12 +216,25 @@ def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_why_the_cpu_is_taken_comes_first(few_frames: Path, tmp_path: Path, job: Job) -> None:
-    done = job(**demo_variables(few_frames, tmp_path / "out"))
-    assert done.returncode == 0
-    assert "There is no NVIDIA GPU" in done.stderr.splitlines()[0]
-    # The reduce step alone looks at no device, unless it trains on it.
-    done = job("select", **demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
-    assert done.returncode == 0
-    done = job("select", **demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1, CORAL_EMBEDDING="simclr")
+def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    done = job(**demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
     assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert "There is no NVIDIA GPU" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_why_the_cpu_is_taken_comes_before_all_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2)))
+    ours = settings(output=str(tmp_path / "out"))
+    pipeline.start(ours, Stop())
+    assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
+    assert "The job goes on on the CPU." in caplog.text
+    required = dataclasses.replace(ours, require_gpu=True)
+    # The reduce step looks at no device, unless it trains on it: here it gets as far as the shards that are missing.
+    with pytest.raises(TryAgain, match="No shard is through yet"):
+        pipeline.select(required, Stop())
+    with pytest.raises(ServiceUnavailable, match=r"535\.1"):
+        pipeline.select(dataclasses.replace(required, embedding="simclr"), Stop())

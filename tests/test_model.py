@@ -1,5 +1,6 @@
 """The detector that the settings name: its configuration, its weights, and everything that can be wrong with them."""
 
+import datetime
 import http.server
 import pickle
 import threading
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import safetensors.torch
 import torch
 from detectron2 import model_zoo
 from detectron2.model_zoo.model_zoo import _ModelZooUrls
 
-from job.detect import model, runner, weights
+from job.detect import model, recipe, runner, weights
 from job.detect.model import Detector
 from job.errors import ServiceUnavailable, SettingsError
 from scripts import bake
@@ -37,10 +39,91 @@ def test_every_yaml_of_the_zoo_with_weights_can_be_read() -> None:
     with_weights = [name for name in names if _ModelZooUrls.query(name)]
     assert len(with_weights) > 50
     for name in with_weights:
-        _, location = model.config(settings(model=name))
-        assert location.startswith(weights.OFFICIAL_ZOO)
+        assert recipe.read(settings(model=name)).weights.startswith(weights.OFFICIAL_ZOO)
     without = next(name for name in names if not _ModelZooUrls.query(name) and "LVISv1" in name)
     assert "has no weights for" in failure(model=without)
+
+
+def test_every_lazy_configuration_of_the_zoo_can_be_read() -> None:
+    root = Path(model_zoo.__file__).parent / "configs"
+    names = [path.relative_to(root).as_posix() for path in root.glob("*/*.py") if path.parent.name != "common"]
+    for name in names:
+        if name.startswith("Misc/"):  # models of other libraries
+            continue
+        described = recipe.read(settings(model=name, weights="w"))
+        assert described.architecture in ("FCOS", "RetinaNet", "GeneralizedRCNN", "PanopticFPN")
+        assert len(described.class_names) == (1 if "keypoint" in name else 80)
+        assert described.class_names[0] == "person"
+        assert (described.channels, described.min_size, described.max_size) == ("BGR", 800, 1333)
+
+
+@pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.py", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py"])
+def test_a_lazy_configuration_of_the_zoo_runs(name: str, tmp_path: Path) -> None:
+    small = {"model": name, "weights": str(tmp_path / "random.pth"), "min_size": 64, "max_size": 96}
+    torch.manual_seed(0)
+    random = recipe.read(settings(**small)).build(torch.device("cpu"))
+    torch.save({"model": random.state_dict()}, tmp_path / "random.pth")
+    built = model.build(settings(**small, score_threshold=0.0))
+    assert (built.min_size, built.max_size) == (64, 96)
+    assert type(built.model) is type(random)
+    assert built.probabilities == ("sigmoid" if "fcos" in name else "softmax")
+
+
+def test_a_lazy_configuration_says_what_its_yaml_says() -> None:
+    """The zoo has one model of the same weights in both forms."""
+    name = "COCO-Detection/retinanet_R_50_FPN_1x"
+    lazy, yaml = (recipe.read(settings(model=name + suffix)) for suffix in (".py", ".yaml"))
+    for field in ("architecture", "channels", "min_size", "max_size", "class_names", "weights"):
+        assert getattr(lazy, field) == getattr(yaml, field)
+    shapes = [
+        {key: tensor.shape for key, tensor in each.build(torch.device("cpu")).state_dict().items()}
+        for each in (lazy, yaml)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_threshold_reaches_a_lazy_model() -> None:
+    name = "COCO-Detection/retinanet_R_50_FPN_1x.py"
+    assert recipe.read(settings(model=name, score_threshold=0.3)).build(torch.device("cpu")).test_score_thresh == 0.3
+    digest = recipe.read(settings(model=name, score_threshold=0.3)).sha256
+    assert digest != recipe.read(settings(model=name, score_threshold=0.4)).sha256
+    # It must be the same in every process: if it changes, all that was detected is detected again.
+    assert digest == "16fef07c8734d2ae0cc8f5514c59d98187ec0d866ce01d7a8e2ae3a4e3a68724"
+
+
+def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> None:
+    own = tmp_path / "model.py"
+    own.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "only the zoo's own are loaded" in failure(model=str(own), weights="w")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_safetensors(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    state = torch.load(small_rcnn[1], weights_only=True)["model"]
+    path = tmp_path / "small.safetensors"
+    safetensors.torch.save_file(state, path)
+    built = model.build(settings(model=str(small_rcnn[0]), weights=str(path)))
+    for name, tensor in built.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "cannot be read" in failure(model=str(small_rcnn[0]), weights=str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_pickle_that_is_trusted_loads(small_rcnn: tuple[Path, Path], tmp_path: Path, suffix: str) -> None:
+    state = torch.load(small_rcnn[1], weights_only=True)["model"]
+    path = tmp_path / f"small{suffix}"
+    # With something else than tensors in it, as training scripts leave it.
+    content: dict[str, Any] = {"model": state, "made": datetime.date(2026, 1, 1), "__author__": "us"}
+    if suffix == ".pkl":
+        content["model"] = {name: tensor.numpy() for name, tensor in state.items()}
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    yaml, weights_path = str(small_rcnn[0]), str(path)
+    assert "set CORAL_TRUST_PICKLE=1" in failure(model=yaml, weights=weights_path)
+    built = model.build(settings(model=yaml, weights=weights_path, trust_pickle=True))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in built.model.state_dict().items())
 
 
 def test_a_model_that_gives_no_boxes_is_refused(tmp_path: Path) -> None:
@@ -159,7 +242,7 @@ def test_a_pickle_runs_no_code(small_rcnn: tuple[Path, Path], tmp_path: Path, su
 def test_a_yaml_runs_no_code(tmp_path: Path) -> None:
     yaml = tmp_path / "evil.yaml"
     yaml.write_text(f"VERSION: 2\nOUTPUT_DIR: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'trace'}]\n")
-    assert "no detectron2 yaml" in failure(model=str(yaml), weights="w.pth")
+    assert "no detectron2 configuration" in failure(model=str(yaml), weights="w.pth")
     assert not (tmp_path / "trace").exists()
 
 
@@ -171,7 +254,7 @@ def test_other_things_that_are_wrong_with_a_model(small_rcnn: tuple[Path, Path],
     assert "above the model's largest size, 160" in failure(model=yaml, weights=weights, min_size=4000)
     assert "there is no such file" in failure(model=yaml, weights="/nowhere.pth")
     assert "damaged" in failure(model=yaml, weights=str(tmp_path / "bad.pth"))
-    assert "no detectron2 yaml" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
+    assert "no detectron2 configuration" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
     assert "a Darknet file" in failure(model=yaml, weights=str(tmp_path / "bad.weights"))
     assert "2 names, but the model has 5 classes" in failure(model=yaml, weights=weights, classes=("a", "b"))
     assert "CORAL_DEVICE='cuda:99': There is no" in failure(model=yaml, weights=weights, device="cuda:99")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import requests
+import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -133,19 +134,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load(model: torch.nn.Module, path: Path, location: str) -> None:
+def load(model: torch.nn.Module, path: Path, location: str, *, trust_pickle: bool = False) -> None:
     """Loads a checkpoint into a model.
 
     Args:
         model: The model.
-        path: The checkpoint: ``.pth``, Darknet's ``.weights``, or ``.pkl`` from the official model zoo.
+        path: The checkpoint: ``.pth``, ``.safetensors``, Darknet's ``.weights``, or ``.pkl`` from the official zoo.
         location: Where it came from, as the user gave it.
+        trust_pickle: Whether reading it may run code, wherever it came from.
 
     Raises:
         SettingsError: The file cannot be read safely, or its tensors are not those of the model.
         ServiceUnavailable: The GPU fails.
     """
-    checkpointer = _StrictCheckpointer(model, official=_official(location))
+    checkpointer = _StrictCheckpointer(model, trusted=trust_pickle or _official(location))
     try:
         with gpu.faults():
             checkpointer.load(str(path), checkpointables=[])
@@ -162,9 +164,9 @@ def _official(location: str) -> bool:
 class _StrictCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer, which by itself only logs what does not fit and goes on with random tensors."""
 
-    def __init__(self, model: torch.nn.Module, *, official: bool) -> None:
+    def __init__(self, model: torch.nn.Module, *, trusted: bool) -> None:
         super().__init__(model)
-        self._official = official
+        self._trusted = trusted
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".weights"):
@@ -173,10 +175,13 @@ class _StrictCheckpointer(DetectionCheckpointer):
                     f"CORAL_WEIGHTS={filename!r} is a Darknet file, which {type(self.model).__name__} cannot load."
                 )
             return {"model": read_darknet(Path(filename), self.model.darknet_layout())}
-        if filename.endswith(".pkl") and not self._official:
+        if filename.endswith(".safetensors"):
+            return {"model": safetensors.torch.load_file(filename)}
+        if filename.endswith(".pkl") and not self._trusted:
             raise SettingsError(
-                f"CORAL_WEIGHTS={filename!r} is a pickle, which can run any code when it is read, and not one of "
-                "detectron2's model zoo. Save it as .pth (torch.save of the state_dict) and give that file."
+                f"CORAL_WEIGHTS={filename!r} is a pickle, which can run any code when it is read, and not from "
+                "detectron2's model zoo. Save it as .safetensors, or as .pth (torch.save of the state_dict); or, if "
+                "you trust whoever made it, set CORAL_TRUST_PICKLE=1."
             )
         loaded: dict[str, Any] = super()._load_file(filename)
         return loaded
@@ -185,9 +190,12 @@ class _StrictCheckpointer(DetectionCheckpointer):
         try:
             return torch.load(filename, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
+            if self._trusted:
+                return torch.load(filename, map_location="cpu", weights_only=False)
             raise SettingsError(
                 f"The weights {filename} are damaged, or hold more than tensors, and reading that could run code. "
-                "Save the state_dict alone: torch.save({'model': model.state_dict()}, path)."
+                "Save the state_dict alone, torch.save({'model': model.state_dict()}, path); or, if you trust whoever "
+                "made the file, set CORAL_TRUST_PICKLE=1."
             ) from None
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
