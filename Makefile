@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-check k8s-run test test-studio soak check format readme \
-	bench bench-storage bench-lightly bench-embedding clean
+	bench bench-storage bench-detect bench-lightly bench-embedding clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -118,7 +118,11 @@ soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and 
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest -m soak -s tests/test_soak.py
 
-bench: bench-storage bench-lightly bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-detect bench-lightly bench-embedding ## Runs all benchmarks.
+
+bench-detect: $(VENV)/.dev ## Measures the map step beside the bare model and detectron2's DefaultPredictor (ten minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
 
 bench-lightly: $(VENV)/.dev ## Measures the upload to Lightly beside one call after the other (five minutes).
 	@mkdir -p benchmarks/results

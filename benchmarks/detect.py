@@ -235,14 +235,22 @@ def busy(way: Callable[[], None]) -> float:
     return statistics.mean(samples) / 100 if samples else 0.0
 
 
-def measure(turns: int, count: int, temporary: Path) -> dict[str, Any]:
+def some_frames(count: int, folder: Path) -> Path:
+    """A folder with so many of the demo's frames, from all over the clip."""
+    folder.mkdir()
+    frames = sorted(fetch.FRAMES.iterdir())
+    for number in range(count):
+        path = frames[number * len(frames) // count]
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def measure(turns: int, demo_images: int, rcnn_images: int, temporary: Path) -> dict[str, Any]:
     """All figures; of those that need a GPU where there is none, why they are missing."""
-    some = temporary / "some"
-    some.mkdir()
-    for path in sorted(fetch.FRAMES.iterdir())[:: max(1, 250 // count)][:count]:
-        (some / path.name).write_bytes(path.read_bytes())
-    demo = case(demo_settings(), fetch.FRAMES, temporary)
-    files, slow = LocalFolder(str(fetch.FRAMES)), Slow(str(fetch.FRAMES))
+    street = some_frames(demo_images, temporary / "street")
+    some = some_frames(rcnn_images, temporary / "some")
+    demo = case(demo_settings(), street, temporary)
+    files, slow = LocalFolder(str(street)), Slow(str(street))
     yolo = seconds(
         {
             "forward": demo.forward(),
@@ -265,8 +273,8 @@ def measure(turns: int, count: int, temporary: Path) -> dict[str, Any]:
         "speedup_over_default_predictor_rcnn": rcnn["loop"] / rcnn["map"],
         "speedup_over_default_predictor_30ms": yolo["loop, 30 ms a read"] / yolo["map, 30 ms a read"],
         "seconds_per_image": {
-            "demo": {name: each / len(list(fetch.FRAMES.iterdir())) for name, each in yolo.items()},
-            "rcnn": {name: each / len(list(some.iterdir())) for name, each in rcnn.items()},
+            "demo": {name: each / demo_images for name, each in yolo.items()},
+            "rcnn": {name: each / rcnn_images for name, each in rcnn.items()},
         },
     }
     if torch.cuda.is_available():
@@ -319,7 +327,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--turns", type=int, default=TURNS)
-    parser.add_argument("--rcnn-images", type=int, default=24)
+    parser.add_argument("--demo-images", type=int, default=100)
+    parser.add_argument("--rcnn-images", type=int, default=16)
     parser.add_argument("--rss", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rss:
@@ -327,7 +336,7 @@ def main() -> None:
         return
     fetch.fetch()
     with tempfile.TemporaryDirectory() as temporary:
-        figures = measure(arguments.turns, arguments.rcnn_images, Path(temporary))
+        figures = measure(arguments.turns, arguments.demo_images, arguments.rcnn_images, Path(temporary))
     show(figures)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -19,6 +19,7 @@ from job.detect.preparation import Preparation
 from job.errors import Stopped
 from job.prefetch import prefetch
 from job.storage.local import LocalFolder
+from job.turns import Turns
 from tests.conftest import settings as detector_settings
 
 
@@ -84,7 +85,7 @@ def test_images_of_a_hundred_megapixels_wait_for_each_other(
 
     monkeypatch.setattr(images, "decode", counted)
     limit = 2_300_000_000  # room for two at 11 bytes a pixel
-    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit))
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit), Turns(on_cpu=True))
     entries = sorted(preparation.source.list(), key=lambda each: each.key)
     with ThreadPoolExecutor(4) as pool:
         found = list(preparation.of(entries, pool, ahead=16))
@@ -96,7 +97,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(small_rcnn: tuple[Path, Pat
     with (tmp_path / "a.tif").open("wb") as file:
         file.truncate(600_000_000)
     detector = model.build(detector_settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
-    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30))
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30), Turns(on_cpu=True))
     with ThreadPoolExecutor(1) as pool:
         (row,) = preparation.of(preparation.source.list(), pool, ahead=1)
     assert isinstance(row, parts.Row) and "600,000,000 bytes are more than the limit" in str(row.error)

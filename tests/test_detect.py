@@ -24,6 +24,7 @@ from job.detect.preparation import Preparation, Prepared
 from job.errors import ServiceUnavailable
 from job.storage import Entry, Source
 from job.storage.local import LocalFolder
+from job.turns import Turns
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
 
 MASK = SMALL_RCNN.replace(
@@ -42,7 +43,7 @@ def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
 
 
 def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[Prepared | parts.Row]:
-    preparation = Preparation(source, detector, Budget(1 << 30))
+    preparation = Preparation(source, detector, Budget(1 << 30), Turns(on_cpu=True))
     with ThreadPoolExecutor(2) as pool:
         return list(preparation.of(entries, pool, ahead=4))
 

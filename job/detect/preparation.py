@@ -14,6 +14,7 @@ from job.budget import Budget
 from job.detect.model import Detector
 from job.prefetch import prefetch
 from job.storage import Entry, Source
+from job.turns import Turns
 
 # Measured, with decoding, copies and resizing: 11 for most, 14 for progressive JPEG, 16 for JPEG 2000 by another name.
 _BYTES_PER_PIXEL = 17
@@ -51,15 +52,18 @@ class Preparation:
         source: Where the images are.
         detector: Whose sizes and channel order to use.
         budget: Bytes that images may take meanwhile.
+        turns: When the threads may use the cores.
     """
 
     source: Source
     detector: Detector
     budget: Budget
+    turns: Turns
 
     def of(self, entries: Iterable[Entry], pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Prepared | parts.Row]:
         """Yields the images in order; of an unusable one its row."""
-        for number, result in enumerate(prefetch(pool, self._prepare, enumerate(entries), ahead=ahead)):
+        results = prefetch(pool, self._prepare, enumerate(entries), ahead=ahead, idle=self.turns.model_waits)
+        for number, result in enumerate(results):
             self.budget.consumed(number)
             yield result
 
@@ -85,6 +89,7 @@ class Preparation:
             raise images.ImageError(f"its {entry.size:,} bytes are more than the limit of {images.MAX_BYTES:,}")
         self.budget.hold(number, entry.size)
         data = self.source.read(entry.key, entry.etag)
+        self.turns.wait()
         width, height = images.dimensions(data)
         self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
         image = images.decode(data)

@@ -18,6 +18,7 @@ from job.detect.model import Detector
 from job.detect.preparation import Preparation, Prepared
 from job.progress import Progress
 from job.storage import Listing, Source, Storage
+from job.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def predict(
         logger.info("%d of %d images are done already.", len(todo) - todo.sum(), len(todo))
     inference = Inference(detector, batch_size)
     workers = min(16, os.cpu_count() or 1)
-    preparation = Preparation(source, detector, Budget(_PREPARING_BYTES))
+    turns = Turns(on_cpu=detector.device.type == "cpu")
+    preparation = Preparation(source, detector, Budget(_PREPARING_BYTES), turns)
     writing: Future[str] | None = None
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
@@ -94,6 +96,7 @@ def predict(
                     break
         finally:
             preparation.budget.close()
+            turns.close()
             pool.shutdown(wait=False, cancel_futures=True)
             if writing:
                 writing.result()
