@@ -1,32 +1,35 @@
 """Threads that prepare images keep off the cores while the model has them."""
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from job.prefetch import prefetch
 from job.turns import Turns
 
 
-def test_threads_work_only_while_the_model_waits() -> None:
-    turns, model_runs = Turns(on_cpu=True), threading.Event()
-    seen: list[bool] = []
+def waiting(turns: Turns) -> threading.Thread:
+    thread = threading.Thread(target=turns.wait, daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    return thread
 
-    def prepare(item: int) -> int:
+
+def test_threads_go_on_only_while_the_model_waits() -> None:
+    turns = Turns(on_cpu=True)
+    first = waiting(turns)
+    assert first.is_alive()
+    with turns.model_waits():
+        first.join(10)
+        assert not first.is_alive()
         turns.wait()
-        seen.append(model_runs.is_set())
-        return item
-
-    with ThreadPoolExecutor(2) as pool:
-        results = prefetch(pool, prepare, range(20), ahead=8, idle=turns.model_waits)
-        for expected, item in enumerate(results):
-            assert item == expected
-            time.sleep(0.005)  # who was let through by then is through
-            model_runs.set()
-            time.sleep(0.005)
-            model_runs.clear()
-    assert len(seen) == 20
-    assert not any(seen)
+    second = waiting(turns)
+    assert second.is_alive()
+    turns.close()
+    second.join(10)
+    assert not second.is_alive()
 
 
 def test_nobody_waits_for_a_gpu() -> None:
@@ -37,10 +40,34 @@ def test_nobody_waits_for_a_gpu() -> None:
     turns.wait()
 
 
-def test_at_the_end_all_go_on() -> None:
+def test_the_model_waits_only_for_what_is_not_ready() -> None:
+    waits, begin = 0, threading.Event()
+
+    @contextlib.contextmanager
+    def idle() -> Iterator[None]:
+        nonlocal waits
+        waits += 1
+        begin.set()
+        yield
+
+    def work(item: int) -> int:
+        begin.wait(10)
+        return item
+
+    with ThreadPoolExecutor(1) as pool:
+        results = prefetch(pool, work, range(4), ahead=4, idle=idle)
+        assert next(results) == 0
+        time.sleep(0.5)
+        assert list(results) == [1, 2, 3]
+    assert waits == 1
+
+
+def test_the_results_come_in_order() -> None:
     turns = Turns(on_cpu=True)
-    thread = threading.Thread(target=turns.wait)
-    thread.start()
-    turns.close()
-    thread.join(10)
-    assert not thread.is_alive()
+
+    def prepare(item: int) -> int:
+        turns.wait()
+        return item
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(prefetch(pool, prepare, range(50), ahead=8, idle=turns.model_waits)) == list(range(50))
