@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from hypothesis import given
+from hypothesis import settings as configure
 from hypothesis import strategies as st
 
 from job import parts
@@ -20,7 +21,7 @@ from job.detect.batches import Batcher
 from job.detect.features import PooledFeature, backbone_of, deepest
 from job.detect.inference import Inference, fitting
 from job.detect.model import Detector
-from job.detect.preparation import Preparation, Prepared
+from job.detect.preparation import Preparation, Prepared, to_tensor
 from job.errors import ServiceUnavailable
 from job.storage import Entry, Source
 from job.storage.local import LocalFolder
@@ -91,6 +92,33 @@ def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list
     cfg = recipe.config(settings(model=str(tmp_path / "model.yaml")))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
     assert same_as_predictor(cfg, rows, pictures) > 20
+
+
+@pytest.fixture(scope="module")
+def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
+    """The small detector as the job runs it, and as detectron2 does."""
+    yaml, weights = map(str, small_rcnn)
+    cfg = recipe.config(settings(model=yaml))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", weights
+    return Inference(model.build(settings(model=yaml, weights=weights)), 1), DefaultPredictor(cfg)
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 9))
+@configure(max_examples=25, deadline=None)
+def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
+    both: tuple[Inference, DefaultPredictor], height: int, width: int, seed: int
+) -> None:
+    inference, predictor = both
+    image = picture(seed, height, width)
+    tensor = to_tensor(image, inference._detector)
+    (row,) = inference.rows([Prepared(Entry("a", "", 0), tensor, height, width, b"")])
+    # Where the short side would be rounded to nothing, DefaultPredictor fails, and ours is one pixel.
+    if min(tensor.shape[1:]) > 1:
+        expected = predictor(image)["instances"]
+        np.testing.assert_allclose(row.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(row.scores, expected.scores, rtol=0, atol=1e-4)
+    assert (row.boxes >= 0).all()
+    assert (row.boxes[:, [0, 2]] <= width).all() and (row.boxes[:, [1, 3]] <= height).all()
 
 
 def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
@@ -233,3 +261,34 @@ def test_an_unusable_file_is_a_row(demo_detector: Detector, tmp_path: Path) -> N
     assert isinstance(row, parts.Row) and row.status == "failed" and "not an image" in str(row.error)
     assert isinstance(changed, parts.Row) and changed.status == "unread" and "changed" in str(changed.error)
     assert isinstance(gone, parts.Row) and "gone" in str(gone.error)
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")
+def test_the_way_to_the_gpu_and_back_changes_nothing(
+    small_rcnn: tuple[Path, Path], pictures: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: the CPU answers to its name, and what only CUDA has stands aside."""
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    expected = rows_of(detector, pictures, tmp_path / "in", 2)
+    to, moved = torch.Tensor.to, []
+
+    def to_cpu(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if arguments and arguments[0] == torch.device("cuda"):
+            moved.append(tuple(tensor.shape))
+            return tensor
+        return to(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to_cpu)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(Detector, "device", property(lambda _: torch.device("cuda")))
+    for name in ("reset_peak_memory_stats", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 1 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (5 << 30, 8 << 30))
+    assert Inference(detector).batch_size == 2  # half of what is free
+    moved.clear()
+    rows = rows_of(detector, pictures, tmp_path / "in", 2)
+    assert moved and all(len(shape) == 4 and shape[0] <= 2 for shape in moved)  # whole batches, as bytes
+    for first, second in zip(expected, rows, strict=True):
+        for name in ("boxes", "scores", "classes", "class_probabilities", "feature"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
