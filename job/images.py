@@ -45,6 +45,7 @@ _OTHERS = (
 )
 # Any data for libjpeg to go on with, without its markers' 0xff.
 _MORE = bytes(range(1, 255))
+_PIECE = 1 << 16
 # The passes of an interlaced PNG: first column and row, and the steps.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -159,7 +160,13 @@ def _by_pillow(data: bytes) -> BGR:
         raise
     except Exception as error:  # as in `_open`
         raise ImageError(_damaged(_one_line(error))) from None
-    if _is_cut(image, data):
+    try:
+        cut = _is_cut(image, data)
+    except MemoryError:
+        raise
+    except Exception as error:  # its structure is not what it should be
+        raise ImageError(_damaged(_one_line(error))) from None
+    if cut:
         raise ImageError(_damaged("its data ends before the last row"))
     try:
         PIL.ImageOps.exif_transpose(image, in_place=True)
@@ -168,11 +175,19 @@ def _by_pillow(data: bytes) -> BGR:
     except Exception:  # noqa: S110  # only the EXIF is damaged, and by now the pixels are turned if it says how
         pass
     if image.mode.startswith("I;16"):  # convert() would cut off at 255
-        return cv2.cvtColor((np.asarray(image) >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)  # type: ignore[return-value]
+        return cv2.cvtColor(_grey(image), cv2.COLOR_GRAY2BGR)  # type: ignore[return-value]
     image.info.pop("transparency", None)  # dropped, as alpha is
     if image.mode != "RGB":
         image = image.convert("RGB")  # by the same name, so that the original is freed
     return cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)  # type: ignore[return-value]
+
+
+def _grey(image: PIL.Image.Image) -> npt.NDArray[np.uint8]:
+    """The 8 upper bits of grey pixels with more; in a TIFF they may be 12, and zero may be white."""
+    tags = getattr(image, "tag_v2", {})
+    bits, photometric = tags.get(258, (16,))[0], tags.get(262, 1)
+    pixels: npt.NDArray[np.uint8] = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return 255 - pixels if photometric == 0 else pixels
 
 
 def _is_cut(image: PIL.Image.Image, data: bytes) -> bool:
@@ -192,12 +207,23 @@ def _is_cut(image: PIL.Image.Image, data: bytes) -> bool:
 
 def _wants_more(image: PIL.Image.Image, data: bytes) -> bool:
     """Whether a JPEG changes with more data before its end marker: that of a whole one is never read."""
-    end = data.rfind(b"\xff\xd9")
+    end = _end_of_first(data)
     longer = PIL.Image.open(io.BytesIO(data[:end] + _MORE + data[end:]), formats=["JPEG"])
     try:
         return PIL.ImageChops.difference(image, longer).getbbox(alpha_only=False) is not None
     except OSError:
         return True
+
+
+def _end_of_first(data: bytes) -> int:
+    """Where the end marker of a JPEG is, or of the first picture in the file; those within segments do not count."""
+    position = 2
+    while data[position : position + 2] != b"\xff\xda":  # the start of its scan
+        if data[position] != 0xFF:
+            raise OSError("a marker is missing")
+        filling = data[position + 1] == 0xFF
+        position += 1 if filling else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.index(b"\xff\xd9", position)
 
 
 def _is_short(data: bytes) -> bool:
@@ -209,13 +235,15 @@ def _is_short(data: bytes) -> bool:
         columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
         wanted += rows * (1 + -(-columns * bits // 8)) if columns else 0
     inflate = zlib.decompressobj()
-    position = 8
-    while wanted > 0 and position < len(data):
+    position, view = 8, memoryview(data)
+    while wanted > 0 and position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        rest = data[position + 8 : position + 8 + length] if kind == b"IDAT" else b""
-        while rest and wanted > 0:
-            wanted -= len(inflate.decompress(rest, 1 << 20))
-            rest = inflate.unconsumed_tail
+        end = position + 8 + length if kind == b"IDAT" else position
+        for start in range(position + 8, end, _PIECE):  # small ones, since zlib copies what it leaves over
+            rest: bytes | memoryview = view[start : min(start + _PIECE, end)]
+            while rest and wanted > 0:
+                wanted -= len(inflate.decompress(rest, 1 << 20))
+                rest = inflate.unconsumed_tail
         position += 12 + length
     return wanted > 0 and wanted > len(inflate.flush())
 

@@ -1,12 +1,15 @@
 """The map step's detections: what detectron2's own DefaultPredictor says of each image alone."""
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
@@ -23,7 +26,7 @@ from job.detect.inference import Inference, fitting
 from job.detect.model import Detector
 from job.detect.preparation import Preparation, Prepared, to_tensor
 from job.errors import ServiceUnavailable
-from job.storage import Entry, Source
+from job.storage import Entry, Listing, Source
 from job.storage.local import LocalFolder
 from job.turns import Turns
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
@@ -111,6 +114,7 @@ def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
     inference, predictor = both
     image = picture(seed, height, width)
     tensor = to_tensor(image, inference._detector)
+    row: Any
     (row,) = inference.rows([Prepared(Entry("a", "", 0), tensor, height, width, b"")])
     # Where the short side would be rounded to nothing, DefaultPredictor fails, and ours is one pixel.
     if min(tensor.shape[1:]) > 1:
@@ -213,12 +217,86 @@ def test_a_gpu_too_small_for_one_image_is_said(
         rows_of(detector, [picture(0, 96, 96)], tmp_path / "in", 8)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.AcceleratorError("unspecified launch failure"), RuntimeError("CUDNN_STATUS_X")]
+)
+def test_a_gpu_that_fails_on_the_way_ends_the_run_and_what_is_done_is_saved(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    forward, calls = detector.model.forward, itertools.count()
+
+    def fail_later(batch: list[Any]) -> Any:
+        if next(calls) == 4:
+            raise error
+        return forward(batch)
+
+    monkeypatch.setattr(detector.model, "forward", fail_later)
+    with pytest.raises(ServiceUnavailable, match="The GPU fails"):
+        predict_all(
+            detector, [picture(seed, 64, 64) for seed in range(7)], tmp_path, LocalFolder(str(tmp_path / "out"))
+        )
+    assert keys_in(tmp_path / "out") == ["00.png", "01.png", "02.png", "03.png"]
+
+
+def predict_all(detector: Detector, images: list[Any], folder: Path, output: LocalFolder) -> None:
+    """The map step, in parts of two images."""
+    (folder / "in").mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / "in" / f"{number:02d}.png"), image)
+    source = LocalFolder(str(folder / "in"))
+    never = threading.Event()
+    runner.predict(Listing.of(source.list()), source, output, detector, set(), batch_size=1, part_size=2, stop=never)
+
+
+def keys_in(folder: Path) -> list[str]:
+    """The images in all parts."""
+    return sorted(key for part in folder.glob("parts/part-*") for key in pq.read_table(part)["key"].to_pylist())
+
+
+class Failing(LocalFolder):
+    """A folder whose first write fails."""
+
+    writes = 0
+
+    def write(self, key: str, data: bytes) -> None:
+        type(self).writes += 1
+        if self.writes == 1:
+            raise ServiceUnavailable("the store is gone for a moment")
+        super().write(key, data)
+
+
+def test_a_part_that_cannot_be_written_takes_no_other_with_it(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Failing, "writes", 0)
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    with pytest.raises(ServiceUnavailable, match="gone for a moment"):
+        predict_all(detector, [picture(seed, 64, 64) for seed in range(8)], tmp_path, Failing(str(tmp_path / "out")))
+    assert keys_in(tmp_path / "out") == ["02.png", "03.png"]  # made meanwhile, and saved
+
+
+def test_a_library_that_fails_on_an_image_does_not_end_the_job(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+
+    def surprise(data: bytes) -> Any:
+        raise cv2.error("out of ideas")
+
+    monkeypatch.setattr("job.images.decode", surprise)
+    predict_all(detector, [picture(0, 64, 64)], tmp_path, LocalFolder(str(tmp_path / "out")))
+    (part,) = (tmp_path / "out").glob("parts/part-*")
+    (row,) = pq.read_table(part).to_pylist()
+    assert (row["status"], row["error"]) == ("failed", "it makes a library fail (error: out of ideas)")
+
+
 @given(st.integers(0, 1 << 38), st.integers(0, 1 << 36))
-def test_the_automatic_batch_size_fits_twice_over(free: int, needed: int) -> None:
-    size = fitting(free, needed)
+def test_the_automatic_batch_size_fits_twice_over(memory: int, needed: int) -> None:
+    size = fitting(memory, needed)
     assert size in (1, 2, 4, 8, 16, 32, 64)
-    assert size == 1 or 2 * size * needed <= free
-    assert size == 64 or 4 * size * max(1, needed) > free or needed == 0
+    assert size == 1 or 2 * size * needed <= memory
+    assert size == 64 or 4 * size * max(1, needed) > memory or needed == 0
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=60), st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**16))
@@ -284,8 +362,8 @@ def test_the_way_to_the_gpu_and_back_changes_nothing(
     for name in ("reset_peak_memory_stats", "memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 1 << 30)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (5 << 30, 8 << 30))
-    assert Inference(detector).batch_size == 2  # half of what is free
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=5 << 30))
+    assert Inference(detector).batch_size == 2  # in half of all memory
     moved.clear()
     rows = rows_of(detector, pictures, tmp_path / "in", 2)
     assert moved and all(len(shape) == 4 and shape[0] <= 2 for shape in moved)  # whole batches, as bytes

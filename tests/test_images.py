@@ -353,6 +353,42 @@ def test_a_png_whose_data_ends_early_but_properly(interlaced: bool, share: float
         decode(png(RGB, interlaced=interlaced, raw=raw[: int(len(raw) * share)]))
 
 
+@pytest.mark.parametrize("behind", [b"\n", b"1234567", b"\0" * 20])
+def test_a_png_whose_data_ends_early_with_something_behind_it(behind: bytes) -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in np.asarray(RGB)[: RGB.height // 2])
+    short = png(RGB, raw=rows)
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decode(short + behind)
+    whole = encoded(PIL.Image.new("RGB", (50, 40)), "PNG")
+    assert not decode(whole + behind).any()
+
+
+def test_a_cut_jpeg_is_found_before_another_picture() -> None:
+    """As in files of several pictures, and with a thumbnail in its EXIF."""
+    data = encoded(RGB, "JPEG")
+    cut = data[: len(data) // 2] + b"\xff\xd9"
+    exif = b"Exif\0\0" + b"MM\0*\0\0\0\x08\0\0\0\0\0\0" + encoded(TINY, "JPEG")
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    for each in (cut, cut[:2] + segment + cut[2:]):
+        with pytest.raises(ImageError, match="ends before the last row"):
+            decode(each + data)
+    assert (decode(data[:2] + segment + data[2:] + data) == decode(data)).all()
+
+
+@pytest.mark.parametrize(("bits", "white_is_zero", "expected"), [(16, False, 234), (16, True, 21), (12, False, 234)])
+def test_grey_tiffs_of_many_bits_are_scaled_and_turned(bits: int, white_is_zero: bool, expected: int) -> None:
+    value = 60000 >> (16 - bits)
+    row = np.full(64, value, np.uint16)
+    raw = row.astype("<u2").tobytes()
+    if bits == 12:
+        raw = b"".join(bytes([v >> 4, (v & 15) << 4 | v >> 8, v & 255]) for v in row[:32].tolist())
+    tags = [(256, len(raw) * 8 // bits), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1)]
+    tags += [(273, 8), (277, 1), (278, 1), (279, len(raw))]
+    directory = len(tags).to_bytes(2, "little") + b"".join(struct.pack("<HHII", tag, 4, 1, v) for tag, v in tags)
+    data = b"II*\0" + (8 + len(raw)).to_bytes(4, "little") + raw + directory + bytes(4)
+    assert (decode(data) == expected).all()
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_a_black_png_is_whole(mode: str) -> None:
     for size in ((1, 1), (9, 1), (33, 17)):

@@ -2,6 +2,7 @@
 
 import datetime
 import http.server
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -96,6 +97,34 @@ def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> Non
     own.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert "only the zoo's own are loaded" in failure(model=str(own), weights="w")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".py", ".yaml"])
+def test_a_path_that_leads_out_of_the_zoo_runs_no_code(tmp_path: Path, suffix: str) -> None:
+    own, trace = tmp_path / f"model{suffix}", tmp_path / "ran"
+    code = f"open({str(trace)!r}, 'w')"
+    own.write_text(code if suffix == ".py" else f'A: !!python/object/apply:eval ["{code}"]\n')
+    root = Path(model_zoo.__file__).parent / "configs"
+    outside = os.path.relpath(own, root)
+    assert (root / outside).is_file() and not Path(outside).is_file()
+    assert "neither a file nor in detectron2's model zoo" in failure(model=outside, weights="w")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("location", "official"),
+    [
+        (weights.OFFICIAL_ZOO + "COCO-Detection/x/1/model_final.pkl", True),
+        ("detectron2://ImageNetPretrained/x.pkl", True),
+        (weights.OFFICIAL_ZOO + "../other/evil.pkl", False),
+        (weights.OFFICIAL_ZOO + "%2e%2e/other/evil.pkl", False),
+        ("detectron2://../evil.pkl", False),
+        ("https://dl.fbaipublicfiles.com.evil.example/detectron2/x.pkl", False),
+        ("/data/model_final.pkl", False),
+    ],
+)
+def test_what_counts_as_the_official_zoo(location: str, official: bool) -> None:
+    assert weights._official(location) is official
 
 
 def test_safetensors(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:

@@ -34,8 +34,12 @@ class PooledFeature:
         self.value: torch.Tensor | None = None
         self._size = (0, 0)
         backbone = backbone_of(model)
-        if backbone is not None:
-            backbone.register_forward_hook(self._keep)
+        self._hook = None if backbone is None else backbone.register_forward_hook(self._keep)
+
+    def close(self) -> None:
+        """Leaves the model as it was."""
+        if self._hook:
+            self._hook.remove()
 
     def expect(self, height: int, width: int) -> None:
         """Says how large the images of the next pass are before padding, so that padding is not averaged in."""

@@ -141,10 +141,20 @@ def faults() -> Iterator[None]:
     """
     try:
         yield
-    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+    except RuntimeError as error:
+        if not is_fault(error):
+            raise
         raise ServiceUnavailable(
             f"The GPU fails ({_first_line(error)}): see what nvidia-smi shows, and whether others use it, too."
         ) from error
+
+
+def is_fault(error: RuntimeError) -> bool:
+    """Whether an error is one of the GPU itself, a memory that is full included."""
+    libraries = ("CUDNN_STATUS", "CUBLAS_STATUS")
+    return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)) or any(
+        each in str(error) for each in libraries
+    )
 
 
 def _first_line(error: Exception) -> str:

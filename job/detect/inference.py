@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from job import parts
-from job.detect import probabilities
+from job.detect import gpu, probabilities
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
 from job.detect.preparation import Prepared
@@ -15,7 +15,7 @@ from job.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
-_MOST = 64
+_MOST, _MOST_OF_ANY_SIZE = 64, 8
 # Blank images have few proposals, and no two libraries ask for memory in the same pieces.
 _SHARE_OF_MEMORY = 0.5
 
@@ -31,7 +31,13 @@ class Inference:
         """Takes the batch size, or finds the one that suits the device."""
         self._detector = detector
         self._feature = PooledFeature(detector.model)
-        self.batch_size = batch_size or self._automatic_batch_size()
+        self.batch_size = batch_size or 1
+        if batch_size is None:
+            self.batch_size = self._automatic_batch_size()
+
+    def close(self) -> None:
+        """Leaves the model as it was."""
+        self._feature.close()
 
     def rows(self, batch: list[Prepared]) -> list[parts.Row]:
         """Detects on images of one shape.
@@ -44,6 +50,7 @@ class Inference:
             some = batch[len(rows) : len(rows) + self.batch_size]
             try:
                 rows += self._forward(some)
+                continue
             except torch.OutOfMemoryError as error:
                 if len(some) == 1:
                     height, width = some[0].tensor.shape[1:]
@@ -51,12 +58,22 @@ class Inference:
                         f"The GPU's memory does not hold one image of {width}x{height} pixels: use a larger GPU, or "
                         "lower CORAL_MIN_SIZE and CORAL_MAX_SIZE."
                     ) from error
-                self.batch_size = len(some) // 2
-                logger.warning("The GPU is out of memory: going on with batches of %d.", self.batch_size)
-                torch.cuda.empty_cache()
+            # Out here, where nothing of the attempt is held any more.
+            self.batch_size = len(some) // 2
+            logger.warning("The GPU is out of memory: going on with batches of %d.", self.batch_size)
+            torch.cuda.empty_cache()
         return rows
 
     def _forward(self, batch: list[Prepared]) -> list[parts.Row]:
+        try:
+            return self._detect(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            with gpu.faults():
+                raise
+
+    def _detect(self, batch: list[Prepared]) -> list[parts.Row]:
         detector = self._detector
         self._feature.expect(*batch[0].tensor.shape[1:])
         tensors = [each.tensor for each in batch]
@@ -98,25 +115,28 @@ class Inference:
         side = detector.min_size or 640
         blank = torch.zeros(3, side, min(2 * side, detector.max_size or 640), dtype=torch.uint8)
         one = Prepared.blank(blank)
-        self._forward([one])  # the libraries load, and choose their algorithms
+        self.rows([one])  # the libraries load, and choose their algorithms
         torch.cuda.reset_peak_memory_stats(detector.device)
         before = torch.cuda.memory_allocated(detector.device)
-        self._forward([one])
+        self.rows([one])
         needed = torch.cuda.max_memory_allocated(detector.device) - before
-        free, _ = torch.cuda.mem_get_info(detector.device)
-        size = fitting(free, needed)
-        logger.info("Batches of %d images: one takes %.1f GiB of %.1f free.", size, needed / 2**30, free / 2**30)
+        # Of all there is and not of what is free, so that the next start finds the same.
+        memory = torch.cuda.get_device_properties(detector.device).total_memory
+        size = fitting(memory, needed)
+        if not detector.min_size:  # images come in sizes of their own, and the measured one says little
+            size = min(size, _MOST_OF_ANY_SIZE)
+        logger.info("Batches of %d images: one takes %.1f of the GPU's %.0f GiB.", size, needed / 2**30, memory / 2**30)
         return size
 
 
-def fitting(free: int, needed: int) -> int:
+def fitting(memory: int, needed: int) -> int:
     """The largest power of two, up to 64, of images that memory holds with room to spare.
 
     Args:
-        free: Bytes that are free.
+        memory: Bytes there are.
         needed: Bytes that one image takes.
     """
-    most = min(_MOST, max(1, int(_SHARE_OF_MEMORY * free / max(1, needed))))
+    most = min(_MOST, max(1, int(_SHARE_OF_MEMORY * memory / max(1, needed))))
     return int(1 << (most.bit_length() - 1))
 
 
@@ -124,8 +144,9 @@ def _row(each: Prepared, values: npt.NDArray[np.float32], feature: npt.NDArray[n
     """A row of a part, from a table of boxes: four corners, score, class, and the class probabilities."""
     return parts.Row(
         *(each.entry.key, each.entry.etag, each.entry.size, "ok", None, each.width, each.height),
-        boxes=values[:, :4],
-        scores=values[:, 4],
+        # Copies, for views would keep the whole table.
+        boxes=values[:, :4].copy(),
+        scores=values[:, 4].copy(),
         classes=values[:, 5].astype(np.int32),
         class_probabilities=values[:, 6:].astype(np.float16),
         thumbnail=each.thumbnail,

@@ -73,7 +73,9 @@ def build(settings: Settings) -> Detector:
     path = weights.fetch(described.weights)
     weights.load(model, path, described.weights, trust_pickle=settings.trust_pickle)
     model.eval()
-    model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in, on CPUs and GPUs alike
+    with gpu.faults():
+        # The layout that convolutions are fastest in, on CPUs and GPUs alike.
+        model.to(memory_format=torch.channels_last)
     kind = probabilities.attach(model)
     if kind == "synthetic":
         logger.warning(

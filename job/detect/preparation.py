@@ -12,12 +12,13 @@ from detectron2.data import transforms
 from job import images, parts
 from job.budget import Budget
 from job.detect.model import Detector
+from job.errors import JobError
 from job.prefetch import prefetch
 from job.storage import Entry, Source
 from job.turns import Turns
 
-# Measured, with decoding, copies and resizing: 11 for most, 14 for progressive JPEG, 16 for JPEG 2000 by another name.
-_BYTES_PER_PIXEL = 17
+# Measured, with decoding, copies and resizing: 11 for most, 15 for progressive JPEG, 21 for JPEG 2000 with alpha.
+_BYTES_PER_PIXEL = 22
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class Preparation:
             status, reason = "unread", f"it cannot be read: {error.strerror}"
         except MemoryError:
             status, reason = "unread", "there is not enough memory to decode it"
+        except JobError:
+            raise
+        except Exception as error:  # no file, whatever is in it, ends the job
+            status, reason = "failed", f"it makes a library fail ({type(error).__name__}: {error})"
         self.budget.hold(number, 0)
         return parts.Row(entry.key, entry.etag, entry.size, status, reason)
 

@@ -100,6 +100,8 @@ def _found(settings: Settings) -> tuple[Path, bool]:
     except OSError:
         pass
     try:
+        if ".." in Path(settings.model).parts:  # it would lead out of the zoo, to what may not be run
+            raise RuntimeError
         return Path(model_zoo.get_config_file(settings.model)), True
     except RuntimeError:
         raise SettingsError(_no_such_model(settings.model)) from None

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -68,18 +69,24 @@ def predict(
     todo = np.fromiter(((each.key, each.etag) not in done for each in listing), bool, len(listing))
     if not todo.all():
         logger.info("%d of %d images are done already.", len(todo) - todo.sum(), len(todo))
+    if not todo.any():
+        return
     inference = Inference(detector, batch_size)
-    workers = min(16, os.cpu_count() or 1)
-    turns = Turns(on_cpu=detector.device.type == "cpu")
+    on_cpu = detector.device.type == "cpu"
+    cores = os.cpu_count() or 1
+    # Beside a GPU, threads mostly wait for files; beside a model on the CPU, more of them than cores would only crowd.
+    workers = min(16, cores) if on_cpu else min(32, max(8, 2 * cores))
+    turns = Turns(on_cpu)
+    ahead = max(4 * workers, 2 * inference.batch_size)
     preparation = Preparation(source, detector, Budget(_PREPARING_BYTES), turns)
-    writing: Future[str] | None = None
+    writing: deque[Future[str]] = deque()
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         Progress("Detecting", int(todo.sum()), "image") as progress,
     ):
         try:
-            prepared = preparation.of(itertools.compress(listing, todo), pool, ahead=4 * workers)
+            prepared = preparation.of(itertools.compress(listing, todo), pool, ahead=ahead)
             # Parts are cut from the whole listing, and not from what is left of it: so a run that was interrupted puts
             # the same images into the same batches as one that was not.
             for start in range(0, len(listing), part_size):
@@ -88,18 +95,20 @@ def predict(
                 try:
                     _detect(itertools.islice(prepared, count), inference, progress, stop, rows)
                 finally:  # whatever happened, these are done
-                    if writing:
-                        writing.result()  # while one part is written the next one is made, but no more than that
                     if rows:
-                        writing = writer.submit(parts.write, output, rows, made_with)
+                        writing.append(writer.submit(parts.write, output, rows, made_with))
+                    if len(writing) > 1:  # while one part is written the next one is made, but no more than that
+                        with turns.model_waits():
+                            writing.popleft().result()
                 if len(rows) < count:
                     break
         finally:
             preparation.budget.close()
             turns.close()
             pool.shutdown(wait=False, cancel_futures=True)
-            if writing:
-                writing.result()
+            inference.close()
+            for each in writing:
+                each.result()
 
 
 def _detect(

@@ -7,6 +7,7 @@ import threading
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import requests
@@ -114,6 +115,8 @@ def _get(url: str, path: Path, attempt: Attempt) -> None:
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise TransientError(f"the server answers {response.status_code}")
             response.raise_for_status()
+            if _official(url) and not _official(response.url):
+                raise OSError("the server leads to another one, which is not detectron2's")
             attempt.give_up = response.close
             size = int(response.headers.get("Content-Length", 0))
             attempt.expect(size or 1 << 30)
@@ -158,7 +161,8 @@ def load(model: torch.nn.Module, path: Path, location: str, *, trust_pickle: boo
 
 
 def _official(location: str) -> bool:
-    return location.startswith((OFFICIAL_ZOO, "detectron2://"))
+    url = location.replace("detectron2://", OFFICIAL_ZOO, 1)
+    return url.startswith(OFFICIAL_ZOO) and ".." not in unquote(url)
 
 
 class _StrictCheckpointer(DetectionCheckpointer):
