@@ -100,7 +100,12 @@ def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".py", ".yaml"])
-def test_a_path_that_leads_out_of_the_zoo_runs_no_code(tmp_path: Path, suffix: str) -> None:
+def test_a_path_that_leads_out_of_the_zoo_runs_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    deep = tmp_path.joinpath(*"abcdefghijklmnopqrst")  # from where the path leads nowhere
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
     own, trace = tmp_path / f"model{suffix}", tmp_path / "ran"
     code = f"open({str(trace)!r}, 'w')"
     own.write_text(code if suffix == ".py" else f'A: !!python/object/apply:eval ["{code}"]\n')
