@@ -152,6 +152,25 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
+@contextlib.contextmanager
+def aws_batch(*, use_docker: bool) -> Iterator[None]:
+    """moto's AWS Batch, for clients in this process; its S3 server keeps what it holds, unlike with plain `mock_aws`."""
+    from moto import mock_aws
+    from moto.backends import get_backend
+
+    mock = mock_aws(config={"batch": {"use_docker": use_docker}})
+    mock.start(reset=False)
+    try:
+        yield
+    finally:
+        mock.stop(remove_data=False)
+        for service in ("batch", "ec2", "ecs", "iam", "logs"):
+            accounts: Any = get_backend(service)
+            for account in list(accounts.values()):
+                for backend in account.values():
+                    backend.reset()
+
+
 class Azurite:
     """Microsoft's emulator of Azure's blobs, if npm has installed it."""
 

@@ -21,7 +21,6 @@ from cfnlint.api import lint_file
 from cfnlint.decode import decode
 from google.cloud import batch_v1
 from google.protobuf import json_format
-from moto import mock_aws
 
 import cloud.aws.submit as aws
 import cloud.google.submit as google
@@ -30,6 +29,7 @@ from job import errors
 from job.errors import JobError, ServiceUnavailable, SettingsError
 from job.settings import knobs
 from job.storage import s3
+from tests import servers
 from tests.conftest import ROOT
 
 CLOUD = ROOT / "cloud"
@@ -274,7 +274,7 @@ def batch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    with mock_aws(config={"batch": {"use_docker": False}}):
+    with servers.aws_batch(use_docker=False):
         client = boto3.client("batch")
         template = Template(LightlyTokenSecretArn=SECRET, InstanceTypes="g4dn.xlarge")
         register(client, template)

@@ -107,7 +107,7 @@ def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 9))
-@configure(max_examples=25, deadline=None)
+@configure(max_examples=12, deadline=None)
 def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
     both: tuple[Inference, DefaultPredictor], height: int, width: int, seed: int
 ) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 from moto.batch.models import Job
 
 import cloud.aws.submit as aws
+from tests import servers
 from tests.image.conftest import Pool
 from tests.image.engine import Engine
 from tests.test_cloud import Template, described, register
@@ -42,7 +42,7 @@ def batch(engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
         return value + [{"name": f"AWS_BATCH_JOB_ARRAY_{key}", "value": str(each)} for key, each in numbers.items()]
 
     monkeypatch.setattr(Job, "_get_container_property", numbered)
-    with mock_aws(config={"batch": {"use_docker": True}}):
+    with servers.aws_batch(use_docker=True):
         client = boto3.client("batch")
         register(client, Template(Image=image, InstanceTypes="g4dn.xlarge"))
         yield client
