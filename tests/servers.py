@@ -154,7 +154,7 @@ def moto() -> Iterator[str]:
 
 @contextlib.contextmanager
 def aws_batch(*, use_docker: bool) -> Iterator[None]:
-    """moto's AWS Batch, for clients in this process; its S3 server keeps what it holds, as with `mock_aws` it would not."""
+    """moto's AWS Batch, for clients in this process; its S3 server keeps what it holds."""
     from moto import mock_aws
     from moto.backends import get_backend
 
