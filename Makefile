@@ -66,7 +66,7 @@ image: ## Builds the image (BASE_IMAGE, TORCH_INDEX_URL and BAKE_WEIGHTS, if nee
 image-labels:
 	@echo "$(LABELS)"
 
-image-test: $(VENV)/.dev ## Builds the image with a container engine of its own, and tests it (root, Debian 12; 15 minutes).
+image-test: $(VENV)/.dev ## Builds the image with a container engine of its own, and tests it (root, Debian 12; 20 minutes).
 	@$(RUN) -m demo.fetch
 	@tests/image/prepare.sh
 	@$(RUN) -m pytest -m image -s tests/image

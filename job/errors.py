@@ -61,3 +61,13 @@ class Stopped(JobError):
     """SIGTERM arrived and the finished work was saved."""
 
     exit_code = 143
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error on one line, or its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's text, where libraries go on with advice and traces of their own."""
+    return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__

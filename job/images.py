@@ -14,6 +14,8 @@ import PIL.ImageChops
 import PIL.ImageFile
 import PIL.ImageOps
 
+from job.errors import one_line
+
 BGR = npt.NDArray[np.uint8]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -133,7 +135,7 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise what they like on damaged headers
-        raise ImageError(f"not an image that can be read: its header is damaged ({_one_line(error)})") from None
+        raise ImageError(f"not an image that can be read: its header is damaged ({one_line(error)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
@@ -144,7 +146,7 @@ def _by_opencv(data: bytes) -> BGR:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise ImageError(_damaged(_one_line(error))) from None
+        raise ImageError(_damaged(one_line(error))) from None
     if pixels is None:
         raise ImageError(f"{_damaged('its data cannot be decoded')}, or save it anew, as JPEG or PNG")
     return pixels  # type: ignore[return-value]  # IMREAD_COLOR always gives uint8
@@ -159,13 +161,13 @@ def _by_pillow(data: bytes) -> BGR:
     except MemoryError:
         raise
     except Exception as error:  # as in `_open`
-        raise ImageError(_damaged(_one_line(error))) from None
+        raise ImageError(_damaged(one_line(error))) from None
     try:
         cut = _is_cut(image, data)
     except MemoryError:
         raise
     except Exception as error:  # its structure is not what it should be
-        raise ImageError(_damaged(_one_line(error))) from None
+        raise ImageError(_damaged(one_line(error))) from None
     if cut:
         raise ImageError(_damaged("its data ends before the last row"))
     try:
@@ -216,14 +218,16 @@ def _wants_more(image: PIL.Image.Image, data: bytes) -> bool:
 
 
 def _end_of_first(data: bytes) -> int:
-    """Where the end marker of a JPEG is, or of the first picture in the file; those within segments do not count."""
+    """Where the end marker of a JPEG is, or of the first picture in the file; those within segments do not count.
+
+    Of a file with something else between its segments, which decoders skip, it is the last one.
+    """
     position = 2
-    while data[position : position + 2] != b"\xff\xda":  # the start of its scan
-        if data[position] != 0xFF:
-            raise OSError("a marker is missing")
-        filling = data[position + 1] == 0xFF
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":  # up to the scan
+        filling = data[position + 1 : position + 2] == b"\xff"
         position += 1 if filling else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data.index(b"\xff\xd9", position)
+    is_scan = data[position : position + 2] == b"\xff\xda"
+    return data.find(b"\xff\xd9", position) if is_scan else data.rfind(b"\xff\xd9")
 
 
 def _is_short(data: bytes) -> bool:
@@ -257,7 +261,3 @@ def _what(data: bytes) -> str:
 
 def _damaged(detail: str) -> str:
     return f"truncated or damaged: {detail}; copy it anew"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

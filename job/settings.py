@@ -190,7 +190,7 @@ class Settings:
     part_size: int = knob(
         "CORAL_PART_SIZE",
         512,
-        "Images in one part file: the most work that a crash can lose.",
+        "Images in one part file; a crash can lose those at hand, and the part that is being written.",
         integer(1),
         group=_MAP,
         metavar="N",

@@ -78,6 +78,7 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
 
 def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
+    assert "contradict each other: leave one out" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
     assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
 
 

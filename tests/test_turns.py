@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,10 +9,10 @@ from job.prefetch import prefetch
 from job.turns import Turns
 
 
-def waiting(turns: Turns) -> threading.Thread:
+def waiting(turns: Turns, seconds: float = 0.1) -> threading.Thread:
     thread = threading.Thread(target=turns.wait, daemon=True)
     thread.start()
-    time.sleep(0.05)
+    thread.join(seconds)
     return thread
 
 
@@ -34,10 +33,10 @@ def test_threads_go_on_only_while_the_model_waits() -> None:
 
 def test_nobody_waits_for_a_gpu() -> None:
     turns = Turns(on_cpu=False)
-    turns.wait()
+    assert not waiting(turns, 10).is_alive()
     with turns.model_waits():
-        turns.wait()
-    turns.wait()
+        assert not waiting(turns, 10).is_alive()
+    assert not waiting(turns, 10).is_alive()
 
 
 def test_the_model_waits_only_for_what_is_not_ready() -> None:
@@ -56,8 +55,8 @@ def test_the_model_waits_only_for_what_is_not_ready() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         results = prefetch(pool, work, range(4), ahead=4, idle=idle)
-        assert next(results) == 0
-        time.sleep(0.5)
+        assert next(results) == 0  # by now all are asked for
+        pool.shutdown(wait=True)
         assert list(results) == [1, 2, 3]
     assert waits == 1
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pynvml
 import torch
 
-from job.errors import ServiceUnavailable, SettingsError
+from job.errors import ServiceUnavailable, SettingsError, first_line
 from job.settings import Settings
 
 # The oldest NVIDIA driver for Linux that runs wheels of a CUDA generation (NVIDIA's CUDA release notes, table 3).
@@ -118,7 +118,7 @@ def look() -> Machine:
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             properties = [torch.cuda.get_device_properties(index) for index in range(count)]
         except RuntimeError as error:
-            properties, reason = [], _first_line(error)
+            properties, reason = [], first_line(error)
     if caught:
         reason = " ".join(str(caught[0].message).split())
     return Machine(
@@ -142,23 +142,18 @@ def faults() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_fault(error):
+        if not _is_fault(error):
             raise
         raise ServiceUnavailable(
-            f"The GPU fails ({_first_line(error)}): see what nvidia-smi shows, and whether others use it, too."
+            f"The GPU fails ({first_line(error)}): see what nvidia-smi shows, and whether others use it, too."
         ) from error
 
 
-def is_fault(error: RuntimeError) -> bool:
-    """Whether an error is one of the GPU itself, a memory that is full included."""
+def _is_fault(error: RuntimeError) -> bool:
     libraries = ("CUDNN_STATUS", "CUBLAS_STATUS")
     return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)) or any(
         each in str(error) for each in libraries
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 def _tried(device: torch.device) -> str | None:

@@ -58,6 +58,9 @@ class Inference:
                         f"The GPU's memory does not hold one image of {width}x{height} pixels: use a larger GPU, or "
                         "lower CORAL_MIN_SIZE and CORAL_MAX_SIZE."
                     ) from error
+            except RuntimeError:
+                with gpu.faults():
+                    raise
             # Out here, where nothing of the attempt is held any more.
             self.batch_size = len(some) // 2
             logger.warning("The GPU is out of memory: going on with batches of %d.", self.batch_size)
@@ -65,15 +68,6 @@ class Inference:
         return rows
 
     def _forward(self, batch: list[Prepared]) -> list[parts.Row]:
-        try:
-            return self._detect(batch)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            with gpu.faults():
-                raise
-
-    def _detect(self, batch: list[Prepared]) -> list[parts.Row]:
         detector = self._detector
         self._feature.expect(*batch[0].tensor.shape[1:])
         tensors = [each.tensor for each in batch]

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 
 from job.detect import gpu, probabilities, recipe, weights
-from job.errors import JobError, SettingsError
+from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ def build(settings: Settings) -> Detector:
     except JobError:
         raise
     except Exception as error:  # detectron2 raises all kinds on values that it does not know
-        raise SettingsError(
-            f"CORAL_MODEL={settings.model!r} cannot be built: {' '.join(str(error).split())}"
-        ) from error
+        raise SettingsError(f"CORAL_MODEL={settings.model!r} cannot be built: {one_line(error)}") from error
     path = weights.fetch(described.weights)
     weights.load(model, path, described.weights, trust_pickle=settings.trust_pickle)
     model.eval()
@@ -122,7 +120,7 @@ def _try(model: torch.nn.Module, name: str) -> None:
     except JobError:
         raise
     except Exception as error:  # whatever it is, this model cannot be used
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise SettingsError(f"CORAL_MODEL={name!r} cannot be run as a detector ({reason}). Choose another.") from error
     if not complete:
         raise SettingsError(f"CORAL_MODEL={name!r} gives no boxes with scores and classes. Choose a detector.")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from job.detect import weights
 from job.detect import yolo as yolo  # importing it registers the demo model with detectron2
-from job.errors import JobError, SettingsError
+from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
 
 _PREPROCESSING = ("MODEL", "INPUT", "TEST")
@@ -66,12 +66,12 @@ def read(settings: Settings) -> Recipe:
             "Give a yaml, or the name of a model of the zoo."
         )
     try:
-        recipe = _lazy(settings, path) if path.suffix == ".py" else _yaml(settings, in_zoo)
+        recipe = _lazy(settings, path) if path.suffix == ".py" else _yaml(settings, path, in_zoo)
     except JobError:
         raise
     except Exception as error:  # yaml, omegaconf and detectron2 raise what they like on a malformed file
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"CORAL_MODEL={settings.model!r} is no detectron2 configuration: {reason}") from error
+        problem = f"CORAL_MODEL={settings.model!r} is no detectron2 configuration: {one_line(error)}"
+        raise SettingsError(problem) from error
     if recipe.min_size > recipe.max_size:
         raise SettingsError(
             f"CORAL_MIN_SIZE={recipe.min_size} is above the model's largest size, {recipe.max_size}: "
@@ -82,7 +82,10 @@ def read(settings: Settings) -> Recipe:
 
 def config(settings: Settings) -> CfgNode:
     """The yaml that the settings name, with their threshold and sizes in it."""
-    path, in_zoo = _found(settings)
+    return _merged(settings, *_found(settings))
+
+
+def _merged(settings: Settings, path: Path, in_zoo: bool) -> CfgNode:
     cfg = get_cfg()
     # Some of the zoo's, which came with detectron2 itself, compute numbers; no other may run code.
     cfg.merge_from_file(str(path), allow_unsafe=in_zoo)
@@ -107,8 +110,8 @@ def _found(settings: Settings) -> tuple[Path, bool]:
         raise SettingsError(_no_such_model(settings.model)) from None
 
 
-def _yaml(settings: Settings, in_zoo: bool) -> Recipe:
-    cfg = config(settings)
+def _yaml(settings: Settings, path: Path, in_zoo: bool) -> Recipe:
+    cfg = _merged(settings, path, in_zoo)
 
     def build(device: torch.device) -> torch.nn.Module:
         cfg.MODEL.DEVICE = str(device)

@@ -16,7 +16,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from job.detect import gpu
-from job.errors import JobError, ServiceUnavailable, SettingsError
+from job.errors import JobError, ServiceUnavailable, SettingsError, one_line
 from job.progress import Progress
 from job.retry import Attempt, Patience, TransientError, persist
 from job.storage import open_location
@@ -157,7 +157,7 @@ def load(model: torch.nn.Module, path: Path, location: str, *, trust_pickle: boo
     except JobError:
         raise
     except Exception as error:  # a damaged file makes torch, pickle and zipfile raise all kinds
-        raise SettingsError(f"The weights {path} cannot be read: {' '.join(str(error).split())[:300]}.") from error
+        raise SettingsError(f"The weights {path} cannot be read: {one_line(error)[:300]}.") from error
 
 
 def _official(location: str) -> bool:

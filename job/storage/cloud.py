@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from job.errors import AccessDenied, ServiceUnavailable, SettingsError
+from job.errors import AccessDenied, ServiceUnavailable, SettingsError, first_line
 from job.retry import Attempt, Patience, Requests, TransientError
 from job.storage.base import Entry, everything
 
@@ -43,7 +43,7 @@ def store_of(scheme: str, bucket: str) -> "ObjectStore":
     try:
         return GCSStore(bucket, **options) if scheme == "gs" else AzureStore(bucket, **options)
     except (BaseError, ValueError) as error:
-        raise SettingsError(f"{scheme}://{bucket} cannot be used: {_first_line(error)}.") from None
+        raise SettingsError(f"{scheme}://{bucket} cannot be used: {first_line(error)}.") from None
 
 
 class CloudFolder:
@@ -171,7 +171,7 @@ class CloudFolder:
         if isinstance(error, (InvalidPathError, ValueError)):
             return SettingsError(
                 f"{self.uri} holds a name that obstore cannot handle, such as one with // or a control character: "
-                f"{_first_line(error)}. Rename it, or give a list of the other files."
+                f"{first_line(error)}. Rename it, or give a list of the other files."
             )
         if isinstance(error, UnauthenticatedError):
             return AccessDenied(f"{self.uri}: the store does not accept the credentials: renew or correct them.")
@@ -189,7 +189,3 @@ class CloudFolder:
 
 def _etag(meta: Any) -> str:
     return str(meta["e_tag"] or meta["last_modified"].isoformat()).strip('"')
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

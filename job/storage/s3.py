@@ -21,7 +21,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError
+from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, everything
 from job.storage.fast import FastError, FastReader
@@ -207,7 +207,7 @@ class S3Folder:
                 "AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket set AWS_NO_SIGN_REQUEST=YES."
             )
         if isinstance(error, _WRONG_SETTINGS):
-            return SettingsError(f"{self.uri} cannot be used: {' '.join(str(error).split())}")
+            return SettingsError(f"{self.uri} cannot be used: {one_line(error)}")
         if isinstance(error, aws.FlexibleChecksumError):
             return CorruptError("the content does not fit its checksum")
         if not isinstance(error, aws.ClientError):
