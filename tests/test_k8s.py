@@ -15,19 +15,19 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from job import errors, pipeline
+from job import pipeline
 from job.cli import cli
-from job.errors import AccessDenied, JobError, SettingsError, TooManyFailedImages
 from job.settings import knobs
 from tests.conftest import ROOT
 from tests.kubernetes_server import KubernetesServer, Object
+from tests.schedulers import NEVER, error_classes
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
 
 OVERLAYS = ("base", "sharded", "jobset", "eks", "gke")
 VERSIONS = tuple(f"1.{minor}" for minor in range(29, 38))
 # To try again cannot help.
-FINAL = {error.exit_code for error in (SettingsError, TooManyFailedImages, AccessDenied)}
+FINAL = {error.exit_code for error in NEVER}
 
 
 def render(folder: Path) -> list[Object]:
@@ -99,8 +99,7 @@ def test_the_schemas_would_notice(rendered: dict[str, list[Object]]) -> None:
 
 
 def test_the_exit_codes_are_those_of_the_job(rendered: dict[str, list[Object]]) -> None:
-    codes = {each.exit_code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, JobError)}
-    assert codes > FINAL
+    assert {each.exit_code for each in error_classes()} > FINAL
     for name, job in all_jobs(rendered):
         disruption, final = job["spec"]["podFailurePolicy"]["rules"]
         assert disruption == {

@@ -9,9 +9,9 @@ from moto.batch.models import Job
 
 import cloud.aws.submit as aws
 from tests import servers
+from tests.aws_template import Template, described, register
 from tests.image.conftest import Pool
 from tests.image.engine import Engine
-from tests.test_cloud import Template, described, register
 
 pytestmark = pytest.mark.image
 

@@ -1,0 +1,31 @@
+"""What schedulers are told of the job's exit codes, for the tests of all of them; and settings to submit."""
+
+import re
+import shlex
+
+from job import errors
+from job.errors import JobError
+from tests.conftest import ROOT
+
+CLOUD = ROOT / "cloud"
+PAIRS = ("CORAL_INPUT=s3://in-bucket/frames", "CORAL_OUTPUT=s3://out-bucket/picks", "CORAL_N_SAMPLES=5")
+ENVIRONMENT = dict(pair.split("=", 1) for pair in PAIRS)
+
+# What trying again can help against, and what not: every error of the job is one of the two.
+AGAIN: set[type[JobError]] = {errors.JobError, errors.ServiceUnavailable, errors.TryAgain, errors.Stopped}
+NEVER: set[type[JobError]] = {errors.SettingsError, errors.TooManyFailedImages, errors.AccessDenied}
+KILLED = 137
+
+
+def error_classes() -> set[type[JobError]]:
+    """All errors of the job."""
+    found = {JobError}
+    while more := {each for cls in found for each in cls.__subclasses__()} - found:
+        found |= more
+    return {each for each in found if each.__module__ == errors.__name__}
+
+
+def readme_commands(program: str) -> list[list[str]]:
+    """The arguments of a program where the page shows how to call it."""
+    text = (CLOUD / "README.md").read_text().replace("\\\n", " ")
+    return [shlex.split(found) for found in re.findall(rf"^ +\.venv/bin/python -m {program} (.*)$", text, re.MULTILINE)]
