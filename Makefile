@@ -95,7 +95,7 @@ $(AZURITE):
 
 test: $(VENV)/.dev $(AZURITE) ## Runs all tests.
 	@$(RUN) -m demo.fetch
-	@$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
 
 test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Runs the tests of `make studio`, in a browser if Debian's chromium is there (2 minutes).

@@ -73,7 +73,7 @@ def make_certificates(authority: Path, certificate: Path, key: Path, host: str =
 def free_ports(count: int) -> list[int]:
     """Ports below those of outgoing connections, since a server must get them back when it starts again."""
     found: list[int] = []
-    start = 15_000 + os.getpid() % 10_000
+    start = 15_000 + os.getpid() * 100 % 10_000  # tests in processes side by side do not look in the same place
     for port in range(start, start + 2_000):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("127.0.0.1", port))
