@@ -120,7 +120,7 @@ soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and 
 
 bench: bench-storage bench-detect bench-lightly bench-embedding ## Runs all benchmarks.
 
-bench-detect: $(VENV)/.dev ## Measures the map step beside the bare model and detectron2's DefaultPredictor (ten minutes).
+bench-detect: $(VENV)/.dev ## Measures the map step beside the bare model and detectron2's DefaultPredictor (eight minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
 

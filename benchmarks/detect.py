@@ -29,14 +29,15 @@ import torch
 from detectron2 import model_zoo
 from detectron2.engine import DefaultPredictor
 from tabulate import tabulate
+from torchvision.ops import box_iou
 
 from demo import fetch
-from job import images
+from job import images, parts
 from job.detect import model, recipe, runner
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.preparation import Prepared, to_tensor
-from job.settings import Settings
+from job.settings import Precision, Settings
 from job.storage import Entry, Listing
 from job.storage.local import LocalFolder
 
@@ -225,6 +226,48 @@ def images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
     return found
 
 
+def half_precision(folder: Path, temporary: Path) -> dict[str, dict[str, float]]:
+    """How far the demo's boxes of score 0.1 and more move from fp32: by how much in score and in pixels."""
+    full_and_half: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+    found = {name: detections(folder, temporary / name, name) for name in full_and_half}
+    result: dict[str, dict[str, float]] = {}
+    for name in full_and_half[1:]:
+        scores, pixels, lost = [], [], 0
+        for key, (boxes, confidence, classes) in found["fp32"].items():
+            other_boxes, other_confidence, other_classes = found[name][key]
+            for row in np.flatnonzero(confidence >= 0.1):
+                overlap = box_iou(torch.from_numpy(boxes[row : row + 1]), torch.from_numpy(other_boxes))[0].numpy()
+                overlap[other_classes != classes[row]] = 0
+                if overlap.max(initial=0) < 0.5:
+                    lost += 1
+                    continue
+                scores.append(abs(float(confidence[row] - other_confidence[overlap.argmax()])))
+                pixels.append(float(np.abs(boxes[row] - other_boxes[overlap.argmax()]).max()))
+        result[name] = {
+            "boxes": len(scores) + lost,
+            "lost": lost,
+            "score_median": statistics.median(scores),
+            "score_max": max(scores),
+            "pixels_median": statistics.median(pixels),
+            "pixels_max": max(pixels),
+        }
+    return result
+
+
+def detections(folder: Path, output: Path, precision: Precision) -> dict[str, tuple[Any, Any, Any]]:
+    """Boxes, scores and classes of each image, by its name."""
+    detector, source = model.build(replace(demo_settings(), precision=precision)), LocalFolder(str(folder))
+    listing, store = Listing.of(source.list()), LocalFolder(str(output))
+    options: dict[str, Any] = {"batch_size": None, "part_size": 512, "stop": threading.Event()}
+    runner.predict(listing, source, store, detector, set(), **options)
+    found = {}
+    for part in parts.read(store, ["key", "boxes", "scores", "classes"]):
+        for row in part.table.to_pylist():
+            boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
+            found[row["key"]] = (boxes, np.array(row["scores"]), np.array(row["classes"]))
+    return found
+
+
 def rcnn_yaml(folder: Path) -> str:
     """The zoo's R50-FPN with as many proposals as trained weights have."""
     path = folder / "rcnn.yaml"
@@ -294,6 +337,7 @@ def measure(turns: int, demo_images: int, rcnn_images: int, temporary: Path) -> 
             "rcnn": {name: each / rcnn_images for name, each in rcnn.items()},
         },
     }
+    figures["half_precision"] = half_precision(street, temporary)
     if torch.cuda.is_available():
         figures["images_per_s"] = images_per_second(temporary)
         figures["gpu_busy"] = busy(rcnn_case.map_step(LocalFolder(str(some))))
@@ -325,7 +369,10 @@ def show(figures: dict[str, Any]) -> None:
         "rss_2000_over_500": "memory after 2,000 images of mixed sizes, over that after 500",
         "gpu_busy": "share of time in which the GPU works",
     }
-    print()
+    moved = figures["half_precision"]
+    headers = ["beside fp32", *(name.replace("_", ", ") for name in next(iter(moved.values())))]
+    rows = [[name, *(f"{value:.4g}" for value in each.values())] for name, each in moved.items()]
+    print("\n" + tabulate(rows, headers, disable_numparse=True) + "\n")
     for name, meaning in wanted.items():
         value = "not measured: " + figures[f"{name}_reason"] if figures[name] is None else f"{figures[name]:.3f}"
         print(f"{name}: {value}  ({meaning})")
