@@ -152,12 +152,16 @@ def shard_of(settings: Settings) -> Shard:
     return shards.detect(os.environ, settings.shard_index, settings.shard_count)
 
 
+def _number(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
+
+
 def report(settings: Settings, selected: list[Any]) -> None:
     """Tells the person what came out."""
     if logs.is_json(settings.log_format):
         logger.info("done", extra={"selected": len(selected), "output": settings.output})
         return
-    rows = [[each.rank, each.file_name, f"{each.score:.3f}", each.reason] for each in selected[:_SHOWN_PICKS]]
+    rows = [[each.rank, each.file_name, _number(each.score), each.reason] for each in selected[:_SHOWN_PICKS]]
     headers = ["rank", "file", settings.score, "why"]
     lines = ["", tabulate(rows, headers, maxcolwidths=[None, 40, None, 70], disable_numparse=True)]
     if len(selected) > _SHOWN_PICKS:

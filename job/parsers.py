@@ -77,6 +77,15 @@ def device(text: str) -> str:
     return text
 
 
+def embedding(text: str) -> str:
+    """``detector``, ``simclr``, or the URI of a file of embeddings."""
+    if text in ("detector", "simclr"):
+        return text
+    if not text.endswith((".parquet", ".csv")):
+        raise ValueError("must be detector, simclr, or the URI of a .parquet or .csv")
+    return uri(text)
+
+
 def boolean(text: str) -> bool:
     """Yes or no."""
     if text.lower() not in (*_YES, *_NO):

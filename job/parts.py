@@ -24,6 +24,7 @@ from job.storage import Entry, Storage, read_required
 from job.storage.rangefile import RangeFile
 
 SCHEMA_VERSION = 1
+NO_DETECTOR = "none"
 FOLDER = "parts/"
 _PROVENANCE = b"coralpick"
 _PREFIX = FOLDER + "part-"
@@ -66,6 +67,13 @@ class Row:
     thumbnail: bytes | None = None
     feature: npt.NDArray[np.float16] | None = None
 
+    @classmethod
+    def undetected(cls, key: str) -> "Row":
+        """Of an image that no detector has seen."""
+        boxes, probabilities = np.empty((0, 4), np.float32), np.empty((0, 1), np.float16)
+        nothing, none = np.empty(0, np.float32), np.empty(0, np.int32)
+        return cls(key, "", 0, "ok", None, None, None, boxes, nothing, none, probabilities, b"")
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -75,7 +83,7 @@ class Provenance:
         config_sha256: Digest of the detector's configuration with its thresholds and sizes.
         weights_sha256: Digest of the weights file.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        probabilities: Where class probabilities come from.
+        probabilities: Where class probabilities come from; ``none`` where there was no detector.
         class_names: Names by class index.
         schema_version: Of this module.
     """

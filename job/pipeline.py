@@ -9,12 +9,9 @@ import logging
 import uuid
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from job import embed, finished, inputs, parts, previous
+from job import embed, finished, imported, inputs, parts, previous
 from job import pool as pools
-from job.detect import gpu, runner
+from job.choosing import choose_among
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.publish import lightly_format, manifest, tables
@@ -23,7 +20,6 @@ from job.results import Found, names_of, publish, run_id
 from job.retry import Patience
 from job.run import Run
 from job.select import Selection
-from job.select import select as choose
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
@@ -69,6 +65,8 @@ def predict(settings: Settings, stop: Stop, shard: Shard) -> None:
 def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
     job = start(settings, stop, uses_device=settings.embedding == "simclr")
+    if settings.predictions:
+        return reduce_step(job, imported.take_in(job))
     return reduce_step(job, finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing))
 
 
@@ -78,8 +76,11 @@ def start(settings: Settings, stop: Stop, *, uses_device: bool = True) -> Run:
     Raises:
         JobError: One of them cannot.
     """
-    if uses_device and (without_gpu := gpu.choose(settings)[1]):
-        logger.warning("%s The job goes on on the CPU.", without_gpu)
+    if uses_device:
+        from job.detect import gpu  # torch, which a selection does without
+
+        if without_gpu := gpu.choose(settings)[1]:
+            logger.warning("%s The job goes on on the CPU.", without_gpu)
     return Run(settings, stop, open_output(settings, stop), connect(settings, stop))
 
 
@@ -121,8 +122,16 @@ def connect(settings: Settings, stop: Stop) -> "Platform | None":
 
 
 def map_step(job: Run, shard: Shard) -> Listing:
-    """Gives every image of a shard its row in a part, and returns its listing."""
+    """Gives every image of a shard its row in a part, and returns its listing.
+
+    Raises:
+        SettingsError: Detections are given already.
+    """
+    from job.detect import runner
+
     settings, output = job.settings, job.output
+    if settings.predictions:
+        raise SettingsError("CORAL_PREDICTIONS brings detections, so there is nothing to detect: use `select`.")
     with job.stage("list"):
         source = open_source(settings.input, job.stop.requested)
         listing = inputs.list_images(settings, source, shard)
@@ -166,7 +175,7 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     if settings.labelled:
         labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
     with job.stage("score"):
-        pool = pools.load(output, listing)
+        pool = pools.load(output, listing, settings.class_weights)
         job.check(pool)
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
@@ -174,13 +183,13 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     with job.stage("embed"):
         embeddings, how = embed.embed(pool, settings, output, lambda: job.detector_of(pool))
     with job.stage("select"):
-        selection = choose_among(settings, pool, embeddings, labelled)
+        selection = choose_among(settings, output, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
             "Only %d of %d images could be picked: no other is unlabelled, usable, and far enough from the rest.",
             *(len(selection.picks), settings.n_samples),
         )
-    if settings.lightly_predictions:
+    if settings.lightly_predictions and pool.has_detections:
         with job.stage("write predictions"):
             lightly_format.write(output, pool)
     digests = {
@@ -201,27 +210,6 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     return selected
 
 
-def choose_among(
-    settings: Settings,
-    pool: Pool,
-    embeddings: npt.NDArray[np.float32],
-    labelled: list[str],
-    candidates: list[str] | None = None,
-) -> Selection:
-    """Selects as the settings say, among the given images or all of them."""
-    row = {key: index for index, key in enumerate(pool.keys)}
-    return choose(
-        *(embeddings, pool.scores[settings.score], settings.n_samples),
-        strategy=settings.strategy,
-        labelled=[row[name] for name in labelled if name in row],
-        candidates=None if candidates is None else [row[name] for name in candidates],
-        score_strength=settings.score_strength,
-        diversity_strength=settings.diversity_strength,
-        min_distance=settings.min_distance if candidates is None else 0.0,
-        seed=settings.seed,
-    )
-
-
 def publish_platforms(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[Selected]:
     """Uploads the run, and writes the platform's picks, or ours where it refuses.
 
@@ -233,7 +221,7 @@ def publish_platforms(job: Run, platform: "Platform", found: Found, selection: S
     chosen = upload(job, platform, found, selection)
     if chosen is None:
         return ours or publish(job, found, selection)
-    theirs = choose_among(job.settings, found.pool, found.embeddings, found.labelled, candidates=chosen)
+    theirs = choose_among(job.settings, job.output, found.pool, found.embeddings, found.labelled, candidates=chosen)
     return publish(job, found, theirs, selected_by="platform")
 
 

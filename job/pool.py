@@ -1,6 +1,7 @@
 """The pool: what the parts say of all images, side by side."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from job import parts, scores
-from job.errors import TryAgain
+from job.errors import SettingsError, TryAgain
 from job.storage import Entry, Storage
 
 Floats = npt.NDArray[np.float64]
@@ -22,11 +23,14 @@ class Pool:
 
     Attributes:
         keys: File names of the n usable images, sorted bytewise; all arrays below follow this order.
-        size: (n, 2) width and height in pixels.
+        size: (n, 2) width and height in pixels; 0 where they are not known.
         etag: Of the files when they were read.
         byte_size: (n,) size of the files.
         num_boxes: (n,) boxes detected.
-        scores: (n,) for each score of `job.scores`.
+        expected_boxes: (n,) sums of the boxes' scores: so many objects, were these probabilities.
+        class_counts: (classes,) boxes of each class in the whole pool.
+        scores: (n,) for each score of `job.scores`, and once more by its name with ``_weighted`` behind it where
+            classes have weights; none at all without a detector.
         features: (n, d) pooled features of the detector; None when its model has none.
         thumbnails: JPEG files.
         part: Name of the part that each row is in.
@@ -39,12 +43,19 @@ class Pool:
     etag: list[str]
     byte_size: npt.NDArray[np.int64]
     num_boxes: npt.NDArray[np.int64]
+    expected_boxes: Floats
+    class_counts: npt.NDArray[np.int64]
     scores: dict[str, Floats]
     features: npt.NDArray[np.float32] | None
     thumbnails: list[bytes]
     part: list[str]
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
+
+    @property
+    def has_detections(self) -> bool:
+        """Whether a detector has seen the images."""
+        return self.provenance.probabilities != parts.NO_DETECTOR
 
     def rows_by_part(self) -> dict[str, list[int]]:
         """The rows of each part that has some."""
@@ -64,17 +75,23 @@ class Detections:
     class_probabilities: npt.NDArray[np.float16]
 
 
-def load(output: Storage, entries: Iterable[Entry]) -> Pool:
+def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, float] | None = None) -> Pool:
     """Gathers the rows of all images of a listing.
 
     Rows of images that are not in it, or had another content, are left out.
 
+    Args:
+        output: Where the parts are.
+        entries: The images.
+        class_weights: What boxes of a class count in weighted scores, by its name; 1 for classes that are not in it.
+
     Raises:
         TryAgain: An image of the listing has no row yet.
-        SettingsError: The output holds parts of different settings.
+        SettingsError: The output holds parts of different settings, or there is no such class.
     """
     wanted = {(each.key, each.etag) for each in entries}
-    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    columns: dict[str, list[Any]] = defaultdict(list)
+    class_counts: Any = 0
     failures: list[tuple[str, str]] = []
     unread: dict[tuple[str, str], str] = {}
     provenance: parts.Provenance | None = None
@@ -86,7 +103,8 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
         pairs = zip(tried["key"].to_pylist(), tried["etag"].to_pylist(), strict=True)
         unread.update(zip(pairs, tried["error"].to_pylist(), strict=True))
         table = part.table.filter(pa.compute.not_equal(part.table["status"], "unread"))
-        _add(part.name, table, len(provenance.class_names), wanted, columns, failures)
+        weights = weights_of(class_weights, provenance.class_names) if class_weights else None
+        class_counts += _add(part.name, table, len(provenance.class_names), wanted, columns, failures, weights)
     failures += [(pair[0], error) for pair, error in unread.items() if pair in wanted]
     wanted -= unread.keys()
     if wanted or provenance is None:
@@ -96,8 +114,11 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
     def column(name: str) -> npt.NDArray[Any]:
         return np.array([columns[name][i] for i in order])
 
-    values = {name: column(name).astype(np.float64) for name in _PER_IMAGE}
-    values = {"object_frequency": scores.object_frequency(column("richness")), **values}
+    values: dict[str, Floats] = {}
+    suffixes = ("", scores.WEIGHTED) if class_weights else ("",)
+    for suffix in suffixes if provenance.probabilities != parts.NO_DETECTOR else ():
+        values["object_frequency" + suffix] = scores.object_frequency(column("richness" + suffix).astype(np.float64))
+        values |= {name + suffix: column(name + suffix).astype(np.float64) for name in scores.OF_BOXES}
     features = [columns["feature"][i] for i in order]
     return Pool(
         keys=[columns["key"][i] for i in order],
@@ -105,6 +126,8 @@ def load(output: Storage, entries: Iterable[Entry]) -> Pool:
         etag=[columns["etag"][i] for i in order],
         byte_size=column("byte_size").astype(np.int64),
         num_boxes=column("num_boxes").astype(np.int64),
+        expected_boxes=column("expected_boxes").astype(np.float64),
+        class_counts=class_counts,
         scores=values,
         features=None if any(each is None for each in features) else np.array(features, np.float32),
         thumbnails=[columns["thumbnail"][i] for i in order],
@@ -145,8 +168,16 @@ def _rows_of(table: Any, wanted: set[tuple[str, str]]) -> npt.NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-_PER_IMAGE = ("objectness_least_confidence", *scores.UNCERTAINTIES)
-_COLUMNS = ("key", "etag", "size", "byte_size", "num_boxes", "richness", "feature", "thumbnail", "part", *_PER_IMAGE)
+def weights_of(given: Mapping[str, float], class_names: Sequence[str]) -> Floats:
+    """(classes,) weights over the largest of them."""
+    if unknown := sorted(given.keys() - set(class_names)):
+        raise SettingsError(
+            f"CORAL_CLASS_WEIGHTS names {unknown[0]!r}, which is no class of the detector: "
+            f"use {', '.join(class_names[:10])}{' ...' if len(class_names) > 10 else ''}."
+        )
+    weights = np.array([given.get(name, 1.0) for name in class_names])
+    result: Floats = weights / (weights.max(initial=0) or 1.0)
+    return result
 
 
 def _add(
@@ -156,8 +187,9 @@ def _add(
     wanted: set[tuple[str, str]],
     columns: dict[str, list[Any]],
     failures: list[tuple[str, str]],
-) -> None:
-    """Adds the wanted rows of one part, and takes them off `wanted`."""
+    weights: Floats | None,
+) -> npt.NDArray[np.int64]:
+    """Adds the wanted rows of one part, and takes them off `wanted`; returns its boxes by class."""
     table = table.take(_rows_of(table, wanted))
     usable = [status == "ok" for status in table["status"].to_pylist()]
     keys, errors = table["key"].to_pylist(), table["error"].to_pylist()
@@ -167,21 +199,51 @@ def _add(
     box_scores, counts = parts.ragged(table["scores"])
     classes, _ = parts.ragged(table["classes"])
     probabilities = scores.normalised(parts.ragged(table["class_probabilities"])[0])
+    boxes = scores.Boxes(counts, parts.ragged(table["boxes"])[0], box_scores.astype(np.float64), probabilities)
     columns["key"] += table["key"].to_pylist()
-    columns["size"] += zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+    sizes = (table[each].fill_null(0).to_pylist() for each in ("width", "height"))
+    columns["size"] += zip(*sizes, strict=True)
     columns["etag"] += table["etag"].to_pylist()
     columns["byte_size"] += table["byte_size"].to_pylist()
     columns["num_boxes"] += counts.tolist()
+    image = np.repeat(np.arange(len(counts)), counts)
+    columns["expected_boxes"] += np.bincount(image, weights=boxes.scores, minlength=len(counts)).tolist()
     columns["thumbnail"] += table["thumbnail"].to_pylist()
     columns["part"] += [name] * len(table)
-    columns["richness"] += scores.class_richness(classes, counts, num_classes).tolist()
-    columns["objectness_least_confidence"] += scores.objectness_least_confidence(
-        box_scores.astype(np.float64), counts
-    ).tolist()
-    for score, formula in scores.UNCERTAINTIES.items():
-        columns[score] += scores.per_image_maximum(formula(probabilities), counts)[0].tolist()
+    if num_classes:
+        _add_scores(columns, boxes, classes, num_classes, weights)
     features = table["feature"].combine_chunks()
     if features.null_count:
         columns["feature"] += [None] * len(features)
     else:
         columns["feature"] += list(features.flatten().to_numpy().reshape(-1, features.type.list_size))
+    return np.bincount(classes, minlength=num_classes)
+
+
+def _add_scores(
+    columns: dict[str, list[Any]],
+    boxes: scores.Boxes,
+    classes: npt.NDArray[np.integer],
+    num_classes: int,
+    weights: Floats | None,
+) -> None:
+    for score, formula in scores.OF_BOXES.items():
+        contributions = formula.of_boxes(boxes)
+        columns[score] += formula.of_images(contributions, boxes.counts).tolist()
+        if weights is not None:
+            weighted = formula.of_images(contributions * weights[classes], boxes.counts)
+            columns[score + scores.WEIGHTED] += weighted.tolist()
+    columns["richness"] += scores.class_richness(classes, boxes.counts, num_classes).tolist()
+    if weights is not None:
+        richness = scores.class_richness(classes, boxes.counts, num_classes, weights)
+        columns["richness" + scores.WEIGHTED] += richness.tolist()
+
+
+def class_shares(output: Storage, pool: Pool) -> Floats:
+    """(n, classes) shares of the boxes of each image that are of each class; zeros for an image without boxes."""
+    row = {key: number for number, key in enumerate(pool.keys)}
+    result = np.zeros((len(pool.keys), len(pool.provenance.class_names)))
+    for _, found in detections_by_part(output, pool, range(len(pool.keys))):
+        for key, each in found.items():
+            result[row[key]] = np.bincount(each.classes, minlength=result.shape[1]) / max(1, len(each.classes))
+    return result

@@ -8,12 +8,19 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from job import scores
 from job.errors import SettingsError
 from job.knobs import PREFIX
 from job.secret import Secret
+from job.select import STRATEGIES
 from job.settings import Settings, knobs
 from job.storage.uris import Location
 from job.urls import redacted
+
+# Of Lightly's platform.
+METHODS = ("CORAL", "CORESET", "ACTIVE_LEARNING", "RANDOM")
+# For CORAL_PREDICTIONS.
+NONE = "none"
 
 
 def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
@@ -99,7 +106,17 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
     if settings.previous and _same(settings.previous, settings.output):
         yield f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: an output is continued without it."
+    yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)
+
+
+def _selection_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.strategy not in STRATEGIES and (settings.score_strength, settings.diversity_strength) != (1, 1):
+        yield "CORAL_SCORE_STRENGTH and the like are for named strategies: write them into the list of CORAL_STRATEGY."
+    if settings.predictions and settings.embedding == "simclr":
+        yield "CORAL_PREDICTIONS brings no images, and CORAL_EMBEDDING='simclr' trains on them: give embeddings, too."
+    if settings.predictions == NONE and settings.embedding == "detector":
+        yield "CORAL_PREDICTIONS='none' leaves nothing to select by: set CORAL_EMBEDDING to a file of embeddings."
 
 
 def _lightly_contradictions(settings: Settings) -> Iterator[str]:
@@ -112,6 +129,12 @@ def _lightly_contradictions(settings: Settings) -> Iterator[str]:
             yield "CORAL_LIGHTLY_SELECT='platform' needs a token: set LIGHTLY_TOKEN."
         if settings.lightly_datasource:
             yield "CORAL_LIGHTLY_DATASOURCE=1 needs a token: set LIGHTLY_TOKEN."
+    if settings.lightly_select == "platform" and settings.strategy.upper() not in METHODS:
+        yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(METHODS).lower()}: set CORAL_STRATEGY to one of these."
+    if settings.lightly_select == "platform" and (settings.score not in scores.LIGHTLYS or settings.class_weights):
+        yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(scores.LIGHTLYS)}, unweighted: set CORAL_SCORE to one."
+    if settings.token and settings.predictions and settings.lightly_images != "none":
+        yield "CORAL_PREDICTIONS brings no images to upload to Lightly: set CORAL_LIGHTLY_IMAGES=none."
     if settings.lightly_select == "platform" and (settings.score_strength, settings.diversity_strength) != (1, 1):
         yield "CORAL_LIGHTLY_SELECT='platform' knows no strengths: leave CORAL_SCORE_STRENGTH and the like out."
     if bool(settings.lightly_role_arn) != bool(settings.lightly_external_id):

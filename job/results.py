@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import ledger
+from job import evidence, ledger, reasons, strategies
 from job import pool as pools
-from job.pool import Pool
+from job.choosing import driving_score
+from job.pool import Detections, Pool
 from job.publish import manifest, tables
 from job.publish.tables import Selected
 from job.run import Run
-from job.select import Selection, reasons
+from job.select import Selection, coverage
 from job.settings import Settings
 
 
@@ -36,6 +37,11 @@ class Found:
     inputs: dict[str, str]
     run_id: str
 
+    @property
+    def has_distances(self) -> bool:
+        """Whether there are embeddings."""
+        return bool(self.embedding["method"] != "none")
+
 
 def run_id(
     settings: Settings, pool: Pool, embedding: dict[str, Any], digests: dict[str, str], selection: Selection
@@ -43,6 +49,8 @@ def run_id(
     """Names a selection: the same for the same images, detections, embeddings, settings of the selection, and picks."""
     names = ("n_samples", "strategy", "score", "score_strength", "diversity_strength", "min_distance", "seed")
     of_selection = {name: getattr(settings, name) for name in names}
+    if settings.class_weights:
+        of_selection["class_weights"] = settings.class_weights
     return ledger.piece(digests, pool.provenance.digest, embedding, of_selection, names_of(pool, selection))[:8]
 
 
@@ -54,8 +62,12 @@ def names_of(pool: Pool, selection: Selection) -> list[str]:
 def publish(job: Run, found: Found, selection: Selection, selected_by: str = "local") -> list[Selected]:
     """Writes the lists of picks, the table of images and run.json."""
     pool, output = found.pool, job.output
-    selected = explain(job, pool, selection, set(found.labelled), selected_by)
-    tables.write_images(output, pool, selection)
+    detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
+    selected = explain(job.settings, found, selection, detections, selected_by)
+    row = {key: number for number, key in enumerate(pool.keys)}
+    centers = [row[name] for name in found.labelled if name in row] + [pick.index for pick in selection.picks]
+    distance, nearest = coverage(found.embeddings, centers if found.has_distances else [])
+    tables.write_images(output, pool, selected, distance, nearest)
     tables.write_selected(output, selected)
     counts = {
         "images": len(pool.keys) + len(pool.failures),
@@ -74,32 +86,41 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
         embedding=found.embedding,
         selected_by=selected_by,
         counts=counts,
+        selection=evidence.gather(job.settings, found, selection, detections, distance),
         timings=job.seconds,
     )
     return selected
 
 
-def explain(job: Run, pool: Pool, selection: Selection, labelled: set[str], selected_by: str) -> list[Selected]:
-    """Puts each pick's rank and reason beside it."""
-    settings = job.settings
-    detections = pools.detections(job.output, pool, [pick.index for pick in selection.picks])
+def explain(
+    settings: Settings, found: Found, selection: Selection, detections: dict[str, Detections], selected_by: str
+) -> list[Selected]:
+    """Puts each pick's rank, reason, factors and boxes beside it."""
+    pool, labelled = found.pool, set(found.labelled)
+    scores = driving_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.keys)
+    score, counts = strategies.driving(settings.strategy, settings.score)
+    weights = pools.weights_of(settings.class_weights, pool.provenance.class_names) if settings.class_weights else None
     selected = []
     for rank, pick in enumerate(selection.picks, start=1):
-        name = pool.keys[pick.index]
-        nearest = pool.keys[pick.nearest] if pick.nearest is not None else None
-        score = float(pool.scores[settings.score][pick.index])
-        found = detections[name]
+        name, seen = pool.keys[pick.index], detections[pool.keys[pick.index]]
+        values = reasons.contributions(score, seen, weights)
+        class_names = pool.provenance.class_names
+        nearest = pool.keys[pick.nearest] if pick.nearest is not None and found.has_distances else None
         words = reasons.reason(
             pick,
-            strategy=settings.strategy,
-            score_name=settings.score,
-            detections=(found.scores, found.classes, found.class_probabilities),
-            class_names=pool.provenance.class_names,
+            saw=reasons.what_the_detector_saw(score, seen, values, class_names) if counts else None,
+            random=settings.strategy == "random",
             nearest_name=nearest,
             nearest_is_labelled=nearest in labelled,
-            among="the pool" if selected_by == "local" else "Lightly's picks",
+            first=strategies.first(settings.strategy, "the pool" if selected_by == "local" else "Lightly's picks"),
         )
         if selected_by != "local":
             words = f"picked by Lightly; {words}"
-        selected.append(Selected(rank, name, score, pick.value, pick.distance, nearest, words))
+        distance = pick.distance if found.has_distances else None
+        factors = {each.name: float(each.values[pick.index]) for each in selection.factors}
+        factors |= {} if distance is None else {"distance": distance}
+        factors |= {} if pick.balance == 1 else {"balance": pick.balance}
+        boxes = reasons.boxes(seen, values, class_names)
+        of_pick = (scores[pick.index], pick.value, distance, nearest, words, factors, boxes)
+        selected.append(Selected(rank, name, *of_pick))
     return selected

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from job import parts
-from job.detect import model, recipe
-from job.detect.model import Detector
 from job.errors import Stopped
 from job.pool import Pool
 from job.settings import Settings
@@ -17,6 +15,7 @@ from job.stopping import MESSAGE, Stop
 from job.storage import Storage
 
 if TYPE_CHECKING:
+    from job.detect.model import Detector
     from job.lightly.api import Platform
 
 
@@ -37,7 +36,7 @@ class Run:
     stop: Stop
     output: Storage
     platform: "Platform | None" = None
-    detector: Detector | None = None
+    detector: "Detector | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -53,14 +52,16 @@ class Run:
         yield
         self.seconds[name] = time.monotonic() - start
 
-    def need_detector(self) -> Detector:
+    def need_detector(self) -> "Detector":
         """The detector, built on first use."""
+        from job.detect import model  # detectron2, which detections from elsewhere do without
+
         if self.detector is None:
             with self.stage("load the detector"):
                 self.detector = model.build(self.settings)
         return self.detector
 
-    def detector_of(self, pool: Pool) -> Detector:
+    def detector_of(self, pool: Pool) -> "Detector":
         """The detector, once it is sure that the pool was detected with it."""
         detector = self.need_detector()
         self.check(pool)
@@ -72,6 +73,10 @@ class Run:
         Raises:
             SettingsError: The output holds such.
         """
+        if self.settings.predictions:
+            return
+        from job.detect import recipe
+
         described = recipe.read(self.settings)
         ours = dataclasses.replace(pool.provenance, config_sha256=described.sha256, class_names=described.class_names)
         if self.detector is not None:

@@ -1,15 +1,17 @@
 """Every knob of the job: one frozen dataclass, from which options, checks, `--help` and the README's table come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from job import scores, strategies
 from job.knobs import Knob, knob
 from job.parsers import (
     auto_or,
     boolean,
     dataset,
     device,
+    embedding,
     external_id,
     integer,
     names,
@@ -26,15 +28,6 @@ from job.secret import Secret
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 LogFormat = Literal["auto", "text", "json"]
-Embedding = Literal["detector", "simclr"]
-Strategy = Literal["coral", "coreset", "active_learning", "random"]
-Score = Literal[
-    "object_frequency",
-    "objectness_least_confidence",
-    "uncertainty_least_confidence",
-    "uncertainty_margin",
-    "uncertainty_entropy",
-]
 
 LightlyImages = Literal["thumbnails", "full", "none"]
 LightlySelect = Literal["local", "platform"]
@@ -81,6 +74,16 @@ class Settings:
         group=_DATA,
         metavar="URI",
         shown_default="none",
+    )
+    predictions: str | None = knob(
+        "CORAL_PREDICTIONS",
+        None,
+        "For `select`: detections made elsewhere (COCO JSON, a folder in Lightly's format, or .parquet), in place of "
+        "the job's own; or none, to select by CORAL_EMBEDDING alone.",
+        uri,
+        group=_DATA,
+        metavar="URI",
+        shown_default="the job's own",
     )
     max_failed: float = knob(
         "CORAL_MAX_FAILED",
@@ -214,13 +217,14 @@ class Settings:
         shown_default="the platform's, or 1",
     )
 
-    embedding: Embedding = knob(
+    embedding: str = knob(
         "CORAL_EMBEDDING",
         "detector",
-        "detector: the detector's own pooled backbone feature. simclr: a self-supervised model trained on the pool.",
-        one_of("detector", "simclr"),
+        "detector: the detector's own pooled backbone feature. simclr: a self-supervised model trained on the pool. "
+        "Or a .parquet or .csv (path, s3://, gs://, az://) of your own: file_name and embedding.",
+        embedding,
         group=_EMBED,
-        metavar="NAME",
+        metavar="NAME|URI",
     )
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",
@@ -247,22 +251,32 @@ class Settings:
         group=_SELECT,
         metavar="N",
     )
-    strategy: Strategy = knob(
+    strategy: str = knob(
         "CORAL_STRATEGY",
         "coral",
-        "coral (diversity times score), coreset (diversity), active_learning (score) or random.",
-        one_of(*get_args(Strategy)),
+        "coral (diversity times score), coreset (diversity), active_learning (score), two_stage (diversity among the "
+        "4 n images of the highest scores), typicality (dense places first), random, or a JSON list of strategies.",
+        strategies.strategy,
+        group=_SELECT,
+        metavar="NAME|JSON",
+    )
+    score: str = knob(
+        "CORAL_SCORE",
+        "uncertainty_entropy",
+        f"Active-learning score that drives the selection: {', '.join(scores.NAMES)}; or several with their shares, "
+        "name=0.7,name=0.3.",
+        strategies.mix,
         group=_SELECT,
         metavar="NAME",
     )
-    score: Score = knob(
-        "CORAL_SCORE",
-        "uncertainty_entropy",
-        "Active-learning score that drives the selection: object_frequency, objectness_least_confidence, "
-        "uncertainty_least_confidence, uncertainty_margin or uncertainty_entropy.",
-        one_of(*get_args(Score)),
+    class_weights: Mapping[str, float] | None = knob(
+        "CORAL_CLASS_WEIGHTS",
+        None,
+        "What boxes of a class count in that score, class=weight,class=weight; 1 for all others.",
+        strategies.weights,
         group=_SELECT,
-        metavar="NAME",
+        metavar="LIST",
+        shown_default="none",
     )
     score_strength: float = knob(
         "CORAL_SCORE_STRENGTH",
@@ -296,6 +310,22 @@ class Settings:
         group=_SELECT,
         metavar="URI",
         shown_default="none",
+    )
+    cost_per_image: float = knob(
+        "CORAL_COST_PER_IMAGE",
+        0.0,
+        "What labelling an image costs besides its boxes, for the estimate in run.json.",
+        number(0),
+        group=_SELECT,
+        metavar="X",
+    )
+    cost_per_box: float = knob(
+        "CORAL_COST_PER_BOX",
+        0.0,
+        "What labelling a box costs, likewise.",
+        number(0),
+        group=_SELECT,
+        metavar="X",
     )
     allow_missing: bool = knob(
         "CORAL_ALLOW_MISSING",

@@ -16,7 +16,7 @@ from job.errors import SettingsError
 from studio import stores
 
 # Of images.parquet, what LightlyStudio keeps in places of its own.
-_NO_METADATA = {"file_name", "status", "error", "width", "height"}
+_NO_METADATA = {"file_name", "status", "error", "width", "height", "factors"}
 _PICK_METADATA = ("value", "reason")
 
 
@@ -136,6 +136,12 @@ def _results(uri: str, content: dict[str, bytes]) -> Results:
     picked = [json.loads(line) for line in content["selected.jsonl"].decode().split("\n") if line]
     reasons = {each["file_name"]: {name: each[name] for name in _PICK_METADATA} for each in picked}
     rows = _table(content["images.parquet"]).to_pylist()
+    unknown = [row["file_name"] for row in rows if row["status"] == "ok" and row["width"] is None]
+    if unknown:
+        raise SettingsError(
+            f"The sizes of {len(unknown)} images are not known, {unknown[0]!r} among them, since their detections came "
+            "from elsewhere without them: give width and height in CORAL_PREDICTIONS (COCO JSON or .parquet)."
+        )
     # Not of run.json as a whole, which differs from start to start of the same run.
     shown = [run["run_id"], run["detector"], run["embedding"]]
     digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode())

@@ -20,6 +20,7 @@ from job.lightly import api, masks
 from job.pool import Pool
 from job.publish.predictions import categories, predictions, task_name
 from job.retry import Requests
+from job.scores import LIGHTLYS
 from job.storage.local import LocalFolder
 from tests.lightly_client import NAMES, PICKS, embeddings, send, state
 from tests.lightly_server import Fault, LightlyServer
@@ -45,6 +46,7 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
     assert held["scores"] == {
         ("initial-tag", kind): dict(zip(pool.keys, values.tolist(), strict=True))
         for kind, values in pool.scores.items()
+        if kind in LIGHTLYS
     }
     assert held["tasks"] == {TASK: categories(MADE_WITH)}
     from job import pool as pools

@@ -71,12 +71,13 @@ def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> Non
     loaded = pool.load(output, entries(rows))
     for index, each in enumerate(rows):
         assert each.scores is not None and each.class_probabilities is not None
-        probabilities = scores.normalised(each.class_probabilities)
-        for name, formula in scores.UNCERTAINTIES.items():
-            expected = max(formula(probabilities), default=0)
+        boxes = scores.Boxes(
+            *(np.array([len(each.scores)]), each.boxes, each.scores.astype(float)),  # type: ignore[arg-type]
+            scores.normalised(each.class_probabilities),
+        )
+        for name, formula in scores.OF_BOXES.items():
+            (expected,) = formula.of_images(formula.of_boxes(boxes), boxes.counts)
             assert loaded.scores[name][index] == pytest.approx(expected, abs=1e-12)
-        expected = 1 - each.scores.mean(dtype=np.float64) if len(each.scores) else 0
-        assert loaded.scores["objectness_least_confidence"][index] == pytest.approx(expected, abs=1e-12)
     richness = [scores.class_richness(np.array(each.classes), np.array([len(each.classes)]), 3)[0] for each in rows]  # type: ignore[arg-type]
     np.testing.assert_array_equal(loaded.scores["object_frequency"], scores.object_frequency(np.array(richness)))
 

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as npst
 from job import scores
 from tests.conftest import DATA
 
+LIGHTLYS = scores.LIGHTLYS[1:]
 POOLS = json.loads((DATA / "lightly_1_4_6_scores.json").read_text())["pools"]
 
 
@@ -22,13 +23,10 @@ def computed(images: list[dict[str, Any]], outcomes: int) -> dict[str, Any]:
     rows = [row for each in images for row in each["class_probabilities"]]
     probabilities = np.array(rows, float).reshape(-1, outcomes)
     classes = probabilities.argmax(axis=1) if len(rows) else np.zeros(0, int)
+    boxes = scores.Boxes(counts, np.zeros((len(rows), 4)), box_scores, probabilities)
     return {
         "object_frequency": scores.object_frequency(scores.class_richness(classes, counts, outcomes)),
-        "objectness_least_confidence": scores.objectness_least_confidence(box_scores, counts),
-        **{
-            name: scores.per_image_maximum(formula(probabilities), counts)[0]
-            for name, formula in scores.UNCERTAINTIES.items()
-        },
+        **{name: scores.OF_BOXES[name].of_images(scores.OF_BOXES[name].of_boxes(boxes), counts) for name in LIGHTLYS},
     }
 
 
@@ -68,7 +66,7 @@ def test_uncertainties_are_those_of_a_loop_and_in_range(weights: Any) -> None:
         assert scores.entropy(rows)[position] == pytest.approx(entropy, abs=1e-12)
         assert scores.margin(rows)[position] == pytest.approx(1 - (first - second), abs=1e-12)
         assert scores.least_confidence(rows)[position] == pytest.approx((1 - first) / (1 - 1 / len(row)), abs=1e-12)
-    for formula in scores.UNCERTAINTIES.values():
+    for formula in (scores.entropy, scores.margin, scores.least_confidence):
         assert ((formula(rows) >= -1e-12) & (formula(rows) <= 1 + 1e-12)).all()
 
 
@@ -77,9 +75,61 @@ def test_a_hand_worked_pool() -> None:
     richness = scores.class_richness(np.array([2, 2, 5, 2]), np.array([3, 0, 1]), 10)
     assert richness.tolist() == [2.25, 0, 1]
     np.testing.assert_allclose(scores.object_frequency(richness), [1, 0.9, 0.9 + 0.1 / 2.25])
-    assert scores.objectness_least_confidence(np.array([0.9, 0.3, 0.6, 0.5]), np.array([3, 0, 1])).tolist() == (
-        pytest.approx([0.4, 0, 0.5])
+    weighted = scores.class_richness(np.array([2, 2, 5, 2]), np.array([3, 0, 1]), 6, np.array([1, 1, 1, 1, 1, 0.5]))
+    assert weighted.tolist() == [1.75, 0, 1]
+
+
+def test_scores_of_a_hand_worked_image() -> None:
+    # A confident box; a faint one inside it; one that it covers by 40 %; one apart; and an image without any.
+    boxes = scores.Boxes(
+        np.array([4, 0]),
+        np.array([[0, 0, 10, 10], [2, 2, 6, 6], [6, 0, 16, 10], [50, 50, 60, 60.0]]),
+        np.array([0.9, 0.4, 0.2, 0.1]),
+        np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0, 1]]),
     )
+    found = {}
+    for name, score in scores.OF_BOXES.items():
+        images = score.of_images(score.of_boxes(boxes), boxes.counts)
+        assert images[1] == 0
+        found[name] = float(images[0])
+    bits = [0.4689955935892812, 1.0, 0.7219280948873623, 0.0]
+    expected = {
+        "objectness_least_confidence": 1 - 1.6 / 4,
+        "uncertainty_least_confidence": 1,
+        "uncertainty_margin": 1,
+        "uncertainty_entropy": 1,
+        "objectness_margin": (0.2 + 0.8 + 0.4 + 0.2) / 4,
+        "entropy_mean": sum(bits) / 4,
+        "entropy_sum": sum(bits),
+        "suspected_misses": 1 - (1 - 0.2) * (1 - 0.1),
+    }
+    assert found == {name: pytest.approx(value, abs=1e-12) for name, value in expected.items()}
+
+
+@given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 2**32))
+def test_suspected_misses_are_those_of_a_loop(counts: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    total = sum(counts)
+    begins = rng.integers(0, 12, (total, 2))
+    corners = np.concatenate([begins, begins + rng.integers(0, 8, (total, 2))], axis=1).astype(np.float32)
+    boxes = scores.Boxes(np.array(counts, np.int64), corners, rng.choice([0.1, 0.3, 0.5, 0.8], total), np.zeros((0, 2)))
+    expected, start = [], 0
+    for count in counts:
+        rows = range(start, start + count)
+        missed = 1.0
+        for row in rows:
+            left, top, right, bottom = corners[row].tolist()
+            covered = False
+            for other in rows:
+                a, b, c, d = corners[other].tolist()
+                inside = max(0, min(right, c) - max(left, a)) * max(0, min(bottom, d) - max(top, b))
+                covered |= boxes.scores[other] >= 0.5 and inside >= 0.5 * (right - left) * (bottom - top)
+            if boxes.scores[row] < 0.5 and not covered:
+                missed *= 1 - boxes.scores[row]
+        expected.append(1 - missed)
+        start += count
+    score = scores.OF_BOXES["suspected_misses"]
+    np.testing.assert_allclose(score.of_images(score.of_boxes(boxes), boxes.counts), expected, atol=1e-12)
 
 
 def test_half_precision_rows_sum_to_one() -> None:

@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 import job
-from job.detect.model import Detector
+from job.choosing import uses_distance
+from job.embed import own
 from job.errors import SettingsError
 from job.images import read_thumbnail
 from job.pool import Pool
@@ -18,11 +19,14 @@ from job.publish import tables
 from job.settings import Settings
 from job.storage import Storage
 
+if TYPE_CHECKING:
+    from job.detect.model import Detector
+
 logger = logging.getLogger(__name__)
 
 
 def embed(
-    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], Detector]
+    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Embeds the pool as the settings say and writes embeddings.parquet, unless it is there from the same inputs.
 
@@ -33,28 +37,40 @@ def embed(
         need_detector: Gives the detector, whose backbone simclr starts from.
 
     Returns:
-        (n, d) in the order of the pool, and how they were made; vectors of the same ``space`` may be compared.
+        (n, d) in the order of the pool, and how they were made; vectors of the same ``space`` may be compared. By the
+        method ``none`` they are zeros, where detections came without images and the strategy needs no distances.
 
     Raises:
-        SettingsError: The detector has no feature to embed with.
+        SettingsError: There is nothing to embed with, or the file of embeddings is wrong.
     """
-    if settings.embedding == "detector":
-        embeddings = _features(pool)
-        how: dict[str, Any] = {"method": "detector", "space": pool.provenance.digest}
-        tables.write_embeddings(output, pool.keys, embeddings, digest="")
-    else:
+    if settings.embedding == "simclr":
         embeddings, how = _simclr(pool, settings, output, need_detector)
+        return embeddings, how | {"dimension": embeddings.shape[1]}
+    if settings.embedding != "detector":
+        embeddings, digest = own.of_pool(settings.embedding, pool.keys)
+        how = {"method": "own", "space": digest}
+    elif settings.predictions and not uses_distance(settings):
+        return np.zeros((len(pool.keys), 1), np.float32), {"method": "none", "space": "", "dimension": 0}
+    else:
+        embeddings = _features(pool, settings)
+        how = {"method": "detector", "space": pool.provenance.digest}
+    tables.write_embeddings(output, pool.keys, embeddings, digest="")
     return embeddings, how | {"dimension": embeddings.shape[1]}
 
 
-def _features(pool: Pool) -> npt.NDArray[np.float32]:
+def _features(pool: Pool, settings: Settings) -> npt.NDArray[np.float32]:
+    if pool.features is None and settings.predictions:
+        raise SettingsError(
+            "CORAL_PREDICTIONS brings no embeddings, and the strategy needs some: set CORAL_EMBEDDING to a file of "
+            "them, or CORAL_STRATEGY to active_learning or random."
+        )
     if pool.features is None:
         raise SettingsError("CORAL_EMBEDDING='detector': this model has no backbone to take features from. Use simclr.")
     return pool.features
 
 
 def _simclr(
-    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], Detector]
+    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
 

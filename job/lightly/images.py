@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from job import ledger
 from job import pool as pools
@@ -165,7 +166,9 @@ def _send(
     if sample is None:
         # With its whole name: a.jpg and a.png must not share a thumbnail.
         thumbnail = None if mode == "none" else f"{name}_thumb.jpg"
-        meta_data = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
+        meta_data: dict[str, Any] = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
+        if pool.etag[row] == "":  # only its detections are known, made elsewhere
+            meta_data = {"shape": [height, width, 3]} if width else {}
         sample, urls = platform.create_sample(dataset, name, thumbnail, meta_data)
     if mode != "none":
         urls = urls or platform.write_urls(dataset, sample)

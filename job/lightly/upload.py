@@ -20,6 +20,7 @@ from job.lightly.api import Dataset, Platform, Tag
 from job.lightly.tags import INITIAL, Tags
 from job.pool import Pool
 from job.publish.predictions import task_name
+from job.scores import LIGHTLYS
 from job.settings import Settings
 from job.stopping import Stop
 from job.storage import Source, Storage
@@ -154,7 +155,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     """
     row = {name: number for number, name in enumerate(pool.keys)}
     rows = [row[name] for name in tags.order if name in row]
-    scores: dict[str, list[float]] = {kind: values[rows].tolist() for kind, values in pool.scores.items()}
+    scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLYS}
     own = f"coral-pool-{ledger.piece(tags.mask(set(row)), scores)[:8]}"
     for tag in tags.having(set(row)):
         if tag.name in (INITIAL, own):

@@ -3,15 +3,16 @@
 import importlib.metadata
 import json
 import platform
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import job
 from job.parts import Provenance
 from job.resolve import as_json
 from job.settings import Settings
 from job.storage import Storage
+
+if TYPE_CHECKING:
+    import torch
 
 # detectron2 calls itself 0.6 whatever is in it; the package it was installed from tells more.
 _PACKAGES = (
@@ -32,11 +33,12 @@ def write(
     provenance: Provenance,
     *,
     run_id: str,
-    device: torch.device | None,
+    device: "torch.device | None",
     inputs: dict[str, str],
     embedding: dict[str, Any],
     selected_by: str,
     counts: dict[str, int],
+    selection: dict[str, Any],
     timings: dict[str, float],
 ) -> None:
     """Writes run.json.
@@ -51,6 +53,7 @@ def write(
         embedding: How the embeddings were made.
         selected_by: ``local``, or ``platform`` for Lightly's.
         counts: Of images.
+        selection: What the picks are like, beside the pool.
         timings: Seconds by stage.
     """
     content = {
@@ -62,6 +65,7 @@ def write(
         "embedding": embedding,
         "selected_by": selected_by,
         "counts": counts,
+        "selection": selection,
         "seconds": {stage: round(value, 3) for stage, value in timings.items()},
         "device": _device(device),
         "versions": {"python": platform.python_version()}
@@ -79,7 +83,9 @@ def read(output: Storage) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _device(device: torch.device | None) -> str | None:
+def _device(device: "torch.device | None") -> str | None:
     if device is None or device.type != "cuda":
         return str(device) if device else None
+    import torch
+
     return f"{device}: {torch.cuda.get_device_name(device)}"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +14,22 @@ import pyarrow.parquet as pq
 
 from job import names
 from job.pool import Pool
-from job.select import Selection
 from job.storage import Storage, read_required
 
 _DIGEST = b"digest"
+_TYPES = {
+    "folder": pa.string(),
+    "byte_size": pa.int64(),
+    **dict.fromkeys(("width", "height", "num_boxes"), pa.int32()),
+}
+_OF_SELECTION = {
+    "rank": pa.int32(),
+    "value": pa.float64(),
+    "distance": pa.float64(),
+    "nearest": pa.string(),
+    "reason": pa.string(),
+    "factors": pa.string(),
+}
 
 
 @dataclass(frozen=True)
@@ -26,31 +39,36 @@ class Selected:
     Attributes:
         rank: 1 for the best.
         file_name: Relative to the input.
-        score: The active-learning score that drove the selection.
+        score: The active-learning score that drove the selection; None without a detector.
         value: What the image was picked for; falls from pick to pick, but for the first.
         distance: To the nearest labelled or earlier picked image, 0 to 2; None for a first pick.
         nearest: File name of that image.
         reason: In words.
+        factors: What the value is the product of, by name.
+        boxes: The boxes that made the score, at most three: class, score, box (left, top, right, bottom), contribution.
     """
 
     rank: int
     file_name: str
-    score: float
+    score: float | None
     value: float
     distance: float | None
     nearest: str | None
     reason: str
+    factors: dict[str, float]
+    boxes: list[dict[str, Any]]
 
 
 def write_selected(output: Storage, selected: list[Selected]) -> None:
-    """Writes selected.jsonl, selected.csv and selected.txt."""
-    rows = [{name: _rounded(value) for name, value in asdict(each).items()} for each in selected]
+    """Writes selected.jsonl, selected.csv and selected.txt; in the CSV, factors and boxes are JSON."""
+    rows = [_rounded(asdict(each)) for each in selected]
     output.write("selected.jsonl", _json_lines(rows))
     text = io.StringIO()
     columns = list(Selected.__dataclass_fields__)
     writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
-    writer.writerows(rows)
+    nested = ("factors", "boxes")
+    writer.writerows(row | {name: json.dumps(row[name], ensure_ascii=False) for name in nested} for row in rows)
     output.write("selected.csv", text.getvalue().encode())
     output.write("selected.txt", names.dump([each.file_name for each in selected]).encode())
 
@@ -60,34 +78,57 @@ def write_failures(output: Storage, failures: list[tuple[str, str]]) -> None:
     output.write("failures.jsonl", _json_lines([{"file_name": key, "reason": reason} for key, reason in failures]))
 
 
-def write_images(output: Storage, pool: Pool, selection: Selection) -> None:
+def image_columns(pool: Pool) -> dict[str, Any]:
+    """What is known of each usable image before the selection, by the names of images.parquet."""
+    detected = {"num_boxes": pool.num_boxes, "expected_boxes": pool.expected_boxes, **pool.scores}
+    return {
+        "folder": [key.rpartition("/")[0] for key in pool.keys],
+        "byte_size": pool.byte_size,
+        "width": pool.size[:, 0],
+        "height": pool.size[:, 1],
+        **(detected if pool.has_detections else {}),
+    }
+
+
+def write_images(
+    output: Storage,
+    pool: Pool,
+    selected: Sequence[Selected],
+    distance: npt.NDArray[np.float64],
+    nearest: npt.NDArray[np.int64],
+) -> None:
     """Writes images.parquet: one row an image, usable ones first, each group sorted by name.
 
-    ``rank`` is null but for picks. ``distance`` and ``nearest`` tell how far the nearest labelled or picked image is;
-    for a pick, how far it was when it was picked.
+    ``rank``, ``value``, ``reason`` and ``factors`` (JSON) are null but for picks. ``distance`` and ``nearest`` tell how
+    far the nearest labelled or picked image is; for a pick, how far it was when it was picked.
+
+    Args:
+        output: Where to.
+        pool: The images.
+        selected: The picks.
+        distance: (n,) to the nearest labelled or picked image; infinite where there is none.
+        nearest: (n,) its row.
     """
-    count, failed = len(pool.keys), len(pool.failures)
-    rank: list[int | None] = [None] * count
-    distance: list[float | None] = [float(each) if np.isfinite(each) else None for each in selection.distance]
-    nearest = [pool.keys[each] if each >= 0 else None for each in selection.nearest]
-    for number, pick in enumerate(selection.picks, start=1):
-        rank[pick.index] = number
-        distance[pick.index] = pick.distance
-        nearest[pick.index] = pool.keys[pick.nearest] if pick.nearest is not None else None
-    nothing = [None] * failed
-    columns: dict[str, Any] = {
+    nothing = [None] * len(pool.failures)
+    row = {key: number for number, key in enumerate(pool.keys)}
+    columns: dict[str, list[Any]] = {name: [None] * len(pool.keys) for name in ("rank", "value", "reason", "factors")}
+    columns["distance"] = [float(each) if np.isfinite(each) else None for each in distance]
+    columns["nearest"] = [pool.keys[each] if each >= 0 else None for each in nearest]
+    for each in selected:
+        of_pick = asdict(each) | {"factors": json.dumps(each.factors)}
+        for name, values in columns.items():
+            values[row[each.file_name]] = of_pick[name]
+    known = {name: np.asarray(values).tolist() for name, values in image_columns(pool).items()}
+    for name in ("width", "height"):
+        known[name] = [each or None for each in known[name]]
+    table = {
         "file_name": pool.keys + [key for key, _ in pool.failures],
-        "status": ["ok"] * count + ["failed"] * failed,
-        "error": [None] * count + [reason for _, reason in pool.failures],
-        "width": pa.array([*pool.size[:, 0].tolist(), *nothing], pa.int32()),
-        "height": pa.array([*pool.size[:, 1].tolist(), *nothing], pa.int32()),
-        "num_boxes": pa.array([*pool.num_boxes.tolist(), *nothing], pa.int32()),
-        **{name: pa.array([*values.tolist(), *nothing], pa.float64()) for name, values in pool.scores.items()},
-        "rank": pa.array([*rank, *nothing], pa.int32()),
-        "distance": pa.array([*distance, *nothing], pa.float64()),
-        "nearest": pa.array([*nearest, *nothing], pa.string()),
+        "status": ["ok"] * len(pool.keys) + ["failed"] * len(pool.failures),
+        "error": pa.array([None] * len(pool.keys) + [reason for _, reason in pool.failures], pa.string()),
+        **{name: pa.array([*values, *nothing], _TYPES.get(name, pa.float64())) for name, values in known.items()},
+        **{name: pa.array([*columns[name], *nothing], kind) for name, kind in _OF_SELECTION.items()},
     }
-    output.write("images.parquet", _parquet(pa.table(columns)))
+    output.write("images.parquet", _parquet(pa.table(table)))
 
 
 def write_embeddings(output: Storage, keys: list[str], embeddings: npt.NDArray[np.float32], digest: str) -> None:
@@ -127,4 +168,8 @@ def _json_lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
     return round(value, 6) if isinstance(value, float) else value

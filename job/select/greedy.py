@@ -1,0 +1,199 @@
+"""The greedy selection: each step picks the image of the largest ``distance ** strength * weight``.
+
+The distance is Euclidean, between embeddings of unit length, to the nearest labelled or already picked image. Picks are
+those of the definition carried out in float64, to the last tie, but the embeddings are read a few times rather than
+once for a pick (`job.select.shortlist`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from job.select.points import Array, Points, Vectors, unit
+from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, slack
+
+_SHORTLIST = 2048
+_PAIRS_AT_ONCE = 1 << 20
+_VALUES_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One selected image.
+
+    Attributes:
+        index: Its row.
+        value: What it was picked for, ``distance ** strength * weight``; the weight where there was no distance yet.
+        distance: To the nearest labelled or earlier picked image, 0 to 2; None where there was none.
+        nearest: Row of that image; None where there was none.
+        balance: Product of the balances in the value; 1 without any.
+    """
+
+    index: int
+    value: float
+    distance: float | None
+    nearest: int | None
+    balance: float = 1.0
+
+
+def greedy(
+    points: Points, passes: Pass, worth: Worth, count: int, *, labelled: Sequence[int], first: Array | None
+) -> list[Pick]:
+    """Picks images, best first; fewer than `count` when no image is left that may be picked.
+
+    Args:
+        points: (n, d) embeddings, of any length.
+        passes: Over the same embeddings; new.
+        worth: What an image is worth. Picks are taken off the images that it allows.
+        count: How many images to pick.
+        labelled: Rows of images that have labels.
+        first: (n,) by which the first pick is made where nothing is labelled; None to take the first image.
+    """
+    centers = _Centers(points.shape[1], len(labelled) + count)
+    centers.add(unit(points.rows(labelled)), labelled)
+    worth.allowed[list(labelled)] = False
+    picks: list[Pick] = []
+    if not labelled:
+        start = first_pick(worth, first)
+        if start is None or count == 0:
+            return picks
+        picks.append(Pick(*start, None, None))
+        worth.allowed[start[0]] = False
+        centers.add(unit(points.rows([start[0]])), [start[0]])
+    if len(picks) == count:
+        passes.shortlist(centers.vectors, worth, 1)  # which looks whether all embeddings are finite
+    size = _SHORTLIST
+    while len(picks) < count:
+        shortlist = passes.shortlist(centers.vectors, worth, size)
+        found = _picks(shortlist, worth, centers, count - len(picks))
+        picks += found
+        if len(shortlist.rows) < size:
+            break  # that was all there is
+        if not found:
+            size *= 8
+    return picks
+
+
+def first_pick(worth: Worth, values: Array | None) -> tuple[int, float] | None:
+    """Row and value of the best image where there are no distances yet; None where none may be picked."""
+    rows = np.flatnonzero(worth.allowed)
+    if len(rows) == 0:
+        return None
+    here = np.ones(len(rows)) if values is None else values[rows]
+    best = np.lexsort((worth.ranks(rows), -here))[0]
+    return int(rows[best]), float(here[best])
+
+
+class _Centers:
+    """The labelled and picked images, in that order, but for exact repetitions of picks.
+
+    Attributes:
+        vectors: (c, d) of unit length.
+        rows: (c,) their rows.
+    """
+
+    def __init__(self, dimension: int, room: int) -> None:
+        self._vectors = np.empty((room, dimension), np.float32)
+        self._rows = np.empty(room, np.int64)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def vectors(self) -> Vectors:
+        return self._vectors[: self._count]
+
+    @property
+    def rows(self) -> Rows:
+        return self._rows[: self._count]
+
+    def add(self, vectors: Vectors, rows: Sequence[int]) -> None:
+        end = self._count + len(rows)
+        self._vectors[self._count : end], self._rows[self._count : end] = vectors, rows
+        self._count = end
+
+
+def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) -> list[Pick]:
+    """The picks that are sure to be the best of all images, not just of the shortlist."""
+    rows, vectors = shortlist.rows, shortlist.vectors
+    closest = _closest(vectors, centers.vectors)
+    error = slack(vectors.shape[1])
+    ranks = worth.ranks(rows)
+    here = replace(worth, weight=None if worth.weight is None else worth.weight[rows], allowed=worth.allowed[rows])
+    everything = slice(None)
+    picks: list[Pick] = []
+    while len(picks) < count and here.allowed.any():
+        square = 2 - 2 * closest.astype(np.float64)
+        upper = here.of(np.maximum(square + error, 0), everything)
+        lower = here.of(np.maximum(square - error, 0), everything)
+        if upper.max() < 0:
+            break
+        contenders = np.flatnonzero((upper >= lower.max()) & (upper >= 0))
+        distance, nearest = nearest_center(vectors[contenders], centers.vectors)
+        if (blocked := distance < worth.min_distance).any():
+            here.allowed[contenders[blocked]] = False
+            worth.allowed[rows[contenders[blocked]]] = False
+            continue
+        values = distance**worth.strength
+        if here.weight is not None:
+            values *= here.weight[contenders]
+        best = np.lexsort((ranks[contenders], -values))[0]
+        row = int(contenders[best])
+        bound, rank = shortlist.bound
+        if (-values[best], ranks[row]) > (-bound, rank):
+            break
+        picks.append(Pick(int(rows[row]), float(values[best]), float(distance[best]), int(centers.rows[nearest[best]])))
+        here.allowed[row] = worth.allowed[rows[row]] = False
+        if distance[best] > 0:
+            centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
+            np.maximum(closest, cosines(vectors, vectors[row : row + 1])[:, 0], out=closest)
+    return picks
+
+
+def _closest(vectors: Vectors, centers: Vectors) -> Vectors:
+    """(m,) the largest of the cosines to some centres."""
+    closest = np.empty(len(vectors), np.float32)
+    step = max(1, _PAIRS_AT_ONCE // len(centers))
+    for start in range(0, len(vectors), step):
+        closest[start : start + step] = cosines(vectors[start : start + step], centers).max(axis=1)
+    return closest
+
+
+def nearest_center(vectors: Vectors, centers: Vectors) -> tuple[Array, Rows]:
+    """Exact distances to the nearest of some centres, by differences in float64.
+
+    Cosines in single precision say which centres can be the nearest; they would lose the distances of near-duplicates
+    in rounding.
+
+    Args:
+        vectors: (m, d) of unit length.
+        centers: (c, d) of unit length, at least one.
+
+    Returns:
+        (m,) distances, and (m,) indices of the centres; the first of those at the same distance.
+    """
+    distance, nearest = np.empty(len(vectors)), np.empty(len(vectors), np.int64)
+    error = slack(vectors.shape[1])
+    step = max(1, _PAIRS_AT_ONCE // len(centers))
+    for start in range(0, len(vectors), step):
+        block = vectors[start : start + step]
+        cosine = cosines(block, centers)
+        row, center = np.nonzero(cosine >= cosine.max(axis=1, keepdims=True) - error)
+        exact = _distances(block, row, centers, center)
+        order = np.lexsort((center, exact, row))
+        best = order[np.searchsorted(row, np.arange(len(block)))]  # rows are sorted before and after
+        distance[start : start + step], nearest[start : start + step] = exact[best], center[best]
+    return distance, nearest
+
+
+def _distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Rows) -> Array:
+    """Distances between pairs of rows."""
+    result = np.empty(len(rows))
+    step = max(1, _VALUES_AT_ONCE // max(1, vectors.shape[1]))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        difference = vectors[rows[some]].astype(np.float64) - centers[columns[some]]
+        result[some] = np.einsum("ij,ij->i", difference, difference)
+    return np.sqrt(result)
