@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-check k8s-run test test-studio soak check format readme \
-	bench bench-storage bench-detect bench-lightly bench-embedding clean
+	bench bench-storage bench-detect bench-lightly bench-embedding bench-select bench-quality clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -118,11 +118,19 @@ soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and 
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest -m soak -s tests/test_soak.py
 
-bench: bench-storage bench-detect bench-lightly bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Measures the map step beside the bare model and detectron2's DefaultPredictor (eight minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
+
+bench-select: $(VENV)/.dev ## Measures the selection beside lightly-mundig, scikit-learn and numpy (ten minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.select --json benchmarks/results/select.json
+
+bench-quality: $(VENV)/.dev ## Measures what a detector gains from the picks, beside random ones (half an hour).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.quality --json benchmarks/results/quality.json
 
 bench-lightly: $(VENV)/.dev ## Measures the upload to Lightly beside one call after the other (five minutes).
 	@mkdir -p benchmarks/results

@@ -16,6 +16,9 @@ from job.storage import Entry, Storage
 
 Floats = npt.NDArray[np.float64]
 
+# Boxes of a lower score are called faint: the usual threshold for a detection that counts is 0.5.
+FAINT = 0.2
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -28,7 +31,10 @@ class Pool:
         byte_size: (n,) size of the files.
         num_boxes: (n,) boxes detected.
         expected_boxes: (n,) sums of the boxes' scores: so many objects, were these probabilities.
-        class_counts: (classes,) boxes of each class in the whole pool.
+        class_counts: (classes,) boxes of each class in the whole pool; and (classes,) sums over them:
+        class_scores: Of their scores.
+        class_entropies: Of the entropies of their class probabilities.
+        class_faint: Of those whose score is below `FAINT`.
         scores: (n,) for each score of `job.scores`, and once more by its name with ``_weighted`` behind it where
             classes have weights; none at all without a detector.
         features: (n, d) pooled features of the detector; None when its model has none.
@@ -45,6 +51,9 @@ class Pool:
     num_boxes: npt.NDArray[np.int64]
     expected_boxes: Floats
     class_counts: npt.NDArray[np.int64]
+    class_scores: Floats
+    class_entropies: Floats
+    class_faint: npt.NDArray[np.int64]
     scores: dict[str, Floats]
     features: npt.NDArray[np.float32] | None
     thumbnails: list[bytes]
@@ -91,7 +100,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
     """
     wanted = {(each.key, each.etag) for each in entries}
     columns: dict[str, list[Any]] = defaultdict(list)
-    class_counts: Any = 0
+    by_class: Any = 0
     failures: list[tuple[str, str]] = []
     unread: dict[tuple[str, str], str] = {}
     provenance: parts.Provenance | None = None
@@ -104,7 +113,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
         unread.update(zip(pairs, tried["error"].to_pylist(), strict=True))
         table = part.table.filter(pa.compute.not_equal(part.table["status"], "unread"))
         weights = weights_of(class_weights, provenance.class_names) if class_weights else None
-        class_counts += _add(part.name, table, len(provenance.class_names), wanted, columns, failures, weights)
+        by_class = by_class + _add(part.name, table, len(provenance.class_names), wanted, columns, failures, weights)
     failures += [(pair[0], error) for pair, error in unread.items() if pair in wanted]
     wanted -= unread.keys()
     if wanted or provenance is None:
@@ -127,7 +136,10 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
         byte_size=column("byte_size").astype(np.int64),
         num_boxes=column("num_boxes").astype(np.int64),
         expected_boxes=column("expected_boxes").astype(np.float64),
-        class_counts=class_counts,
+        class_counts=by_class[0].astype(np.int64),
+        class_scores=by_class[1],
+        class_entropies=by_class[2],
+        class_faint=by_class[3].astype(np.int64),
         scores=values,
         features=None if any(each is None for each in features) else np.array(features, np.float32),
         thumbnails=[columns["thumbnail"][i] for i in order],
@@ -188,8 +200,8 @@ def _add(
     columns: dict[str, list[Any]],
     failures: list[tuple[str, str]],
     weights: Floats | None,
-) -> npt.NDArray[np.int64]:
-    """Adds the wanted rows of one part, and takes them off `wanted`; returns its boxes by class."""
+) -> Floats:
+    """Adds the wanted rows of one part, and takes them off `wanted`; returns its sums by class, (4, classes)."""
     table = table.take(_rows_of(table, wanted))
     usable = [status == "ok" for status in table["status"].to_pylist()]
     keys, errors = table["key"].to_pylist(), table["error"].to_pylist()
@@ -217,7 +229,10 @@ def _add(
         columns["feature"] += [None] * len(features)
     else:
         columns["feature"] += list(features.flatten().to_numpy().reshape(-1, features.type.list_size))
-    return np.bincount(classes, minlength=num_classes)
+    sums = (np.ones(len(classes)), boxes.scores, scores.entropy(probabilities), boxes.scores < FAINT)
+    if num_classes == 0:
+        return np.zeros((len(sums), 0))
+    return np.stack([np.bincount(classes, weights=each, minlength=num_classes) for each in sums])
 
 
 def _add_scores(

@@ -65,7 +65,7 @@ def test_many_short_lists_give_the_picks_of_the_definition(
     seed: int, count: int, dimension: int, a: float, min_distance: float, with_labels: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(greedy, "_SHORTLIST", 8)
+        patch.setattr(greedy, "_LEAST", 8)
         embeddings, rng = clusters(seed, count, dimension), np.random.default_rng(seed)
         embeddings *= rng.choice([1e-3, 1, 50], (count, 1)).astype(np.float32)
         scores = rng.choice([0, 0.25, 1], count) if seed % 2 else rng.random(count)
@@ -114,7 +114,7 @@ def test_rows_of_zeros_and_of_extreme_lengths() -> None:
 @pytest.mark.parametrize("strategy", ["coral", "coreset", "active_learning", "two_stage", "typicality"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tensors_give_the_picks_of_arrays(strategy: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "_SHORTLIST", 32)
+    monkeypatch.setattr(greedy, "_LEAST", 32)
     rng = np.random.default_rng(2)
     embeddings, scores = clusters(3, 800, 16), rng.choice([0, 0.5, 0.7, 1], 800)
     embeddings[::50] = 0

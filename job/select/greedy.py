@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from job.select.points import Array, Points, Vectors, unit
-from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, slack
+from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, slack, zeros
 
-_SHORTLIST = 2048
+# Rows of a shortlist, as a share of all and within bounds: a longer one saves reads, and its picks take longer.
+_SHARE = 1 / 256
+_LEAST, _MOST = 1024, 8192
 _PAIRS_AT_ONCE = 1 << 20
 _VALUES_AT_ONCE = 1 << 22
 
@@ -63,7 +65,7 @@ def greedy(
         centers.add(unit(points.rows([start[0]])), [start[0]])
     if len(picks) == count:
         passes.shortlist(centers.vectors, worth, 1)  # which looks whether all embeddings are finite
-    size = _SHORTLIST
+    size = min(_MOST, max(_LEAST, int(points.shape[0] * _SHARE)))
     while len(picks) < count:
         shortlist = passes.shortlist(centers.vectors, worth, size)
         found = _picks(shortlist, worth, centers, count - len(picks))
@@ -119,6 +121,7 @@ def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) ->
     """The picks that are sure to be the best of all images, not just of the shortlist."""
     rows, vectors = shortlist.rows, shortlist.vectors
     closest = _closest(vectors, centers.vectors)
+    plain = len(zeros(vectors)) == 0
     error = slack(vectors.shape[1])
     ranks = worth.ranks(rows)
     here = replace(worth, weight=None if worth.weight is None else worth.weight[rows], allowed=worth.allowed[rows])
@@ -148,7 +151,8 @@ def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) ->
         here.allowed[row] = worth.allowed[rows[row]] = False
         if distance[best] > 0:
             centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
-            np.maximum(closest, cosines(vectors, vectors[row : row + 1])[:, 0], out=closest)
+            cosine = vectors @ vectors[row] if plain else cosines(vectors, vectors[row : row + 1])[:, 0]
+            np.maximum(closest, cosine, out=closest)
     return picks
 
 
