@@ -176,7 +176,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     detections = pool.detections(output, found, rows_of(selection))
     selected = explain(chosen, everything, selection, detections, "local")
     for each, pick in zip(selected, selection.picks, strict=True):
-        assert each.value == pytest.approx(each.factors["distance"] * each.factors["score"])
+        assert each.value == pytest.approx(each.factors["distance"] * each.factors["utility"])
         seen = detections[each.file_name]
         assert len(each.boxes) == min(3, len(seen.scores))
         assert [box["contribution"] for box in each.boxes] == sorted(

@@ -113,7 +113,7 @@ def select(
     options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
-        factors = [Factor("score", utility, score_strength)]
+        factors = [Factor("utility", utility, score_strength)]
         return choose(embeddings, count, factors, diversity_strength, first=utility, candidates=candidates, **options)
     if strategy in ("coreset", "two_stage"):
         if strategy == "two_stage":
