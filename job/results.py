@@ -1,20 +1,26 @@
 """What the reduce step has found, and the files that tell of it."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from job import evidence, ledger, reasons, strategies
+from job import evidence, ledger, reasons, report, strategies
 from job import pool as pools
 from job.choosing import driving_score
+from job.errors import JobError
 from job.pool import Detections, Pool
 from job.publish import manifest, tables
 from job.publish.tables import Selected
+from job.report.gather import gather
 from job.run import Run
 from job.select import Selection, coverage
 from job.settings import Settings
+from job.storage import Source, open_source
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
         "labelled": len(found.labelled),
         "selected": len(selected),
     }
-    manifest.write(
+    run = manifest.write(
         *(output, job.settings, pool.provenance),
         run_id=found.run_id,
         device=job.detector.device if job.detector else None,
@@ -89,7 +95,19 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
         selection=evidence.gather(job.settings, found, selection, detections, distance),
         timings=job.seconds,
     )
+    embeddings = found.embeddings if found.has_distances else None
+    content = gather(output, pool, embeddings, found.labelled, selected, run, _source(job))
+    output.write(report.NAME, report.render(content))
     return selected
+
+
+def _source(job: Run) -> Source | None:
+    """Where the images are, for the pictures in the report; None where they are not to be had."""
+    try:
+        return open_source(job.settings.input, job.stop.requested)
+    except JobError as error:
+        logger.warning("The report shows thumbnails of the picks: %s", error)
+        return None
 
 
 def explain(

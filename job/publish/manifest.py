@@ -40,8 +40,8 @@ def write(
     counts: dict[str, int],
     selection: dict[str, Any],
     timings: dict[str, float],
-) -> None:
-    """Writes run.json.
+) -> dict[str, Any]:
+    """Writes run.json, and returns its content.
 
     Args:
         output: Where to.
@@ -72,6 +72,7 @@ def write(
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     output.write("run.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    return content
 
 
 def read(output: Storage) -> dict[str, Any]:
