@@ -1,0 +1,140 @@
+"""The manual: its commands run, its messages are the job's, its names exist."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from demo import fetch
+from job import scores
+from job.settings import knobs
+from tests.conftest import DEMO_YAML, ROOT, S3, clean_environment
+from tests.servers import client
+from tests.test_own import coco
+
+MANUAL = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*MANUAL, ROOT / "k8s" / "README.md", ROOT / "cloud" / "README.md"]
+
+
+def blocks(path: Path) -> list[str]:
+    """The indented blocks of a page, lines that go on joined."""
+    found = re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"^    ", "", each, flags=re.MULTILINE).replace("\\\n", " ").strip() for each in found]
+
+
+def commands() -> list[str]:
+    """Every command of the README that starts the job itself."""
+    lines: list[str] = []
+    for block in blocks(ROOT / "README.md"):
+        if block.startswith("for "):
+            continue  # of several GPUs
+        lines += [line.partition("  #")[0].strip() for line in block.split("\n") if " entrypoint.py" in line]
+    return lines
+
+
+@pytest.fixture
+def place(few_frames: Path, tmp_path: Path, seaweedfs: S3) -> dict[str, Path]:
+    """What stands for /data and for the buckets of the manual."""
+    for file in sorted(few_frames.rglob("*.jpg")):
+        key = f"frames/{file.relative_to(few_frames)}"
+        client(seaweedfs.endpoint).put_object(Bucket=seaweedfs.bucket, Key=f"manual/{key}", Body=file.read_bytes())
+    (tmp_path / "data").mkdir()
+    few_frames.rename(tmp_path / "data" / "frames")
+    return {"/data/": tmp_path / "data"}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
+    if "LIGHTLY_TOKEN" in command:
+        pytest.skip("the platform is tested with its stand-in: tests/test_lightly_job.py")
+    names = [f"{each}.jpg" for each in range(12)]
+    (tmp_path / "predictions.json").write_text(json.dumps(coco()))
+    rows = "".join(f"{name},{number % 3},{number / 7:.3f},1\n" for number, name in enumerate(names))
+    (tmp_path / "embeddings.csv").write_text("file_name,x,y,z\n" + rows)
+    changes = {
+        "/data/": f"{place['/data/']}/",
+        "s3://bucket/": seaweedfs.uri("manual/"),
+        "predictions.json": str(tmp_path / "predictions.json"),
+        "embeddings.parquet": str(tmp_path / "embeddings.csv"),
+        "/your/images": str(place["/data/"] / "frames"),
+        "/your/results": str(tmp_path / "out"),
+    }
+    for shown, real in changes.items():
+        command = command.replace(shown, real)
+    ours = clean_environment(CORAL_MODEL=DEMO_YAML, CORAL_WEIGHTS=fetch.WEIGHTS, CORAL_N_SAMPLES=3)
+    if "CORAL_INPUT" not in command:
+        ours |= {"CORAL_INPUT": str(place["/data/"] / "frames"), "CORAL_OUTPUT": str(tmp_path / "out")}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=ours, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_manual_has_commands() -> None:
+    assert len(commands()) >= 4
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_in_the_manual_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:`|    )make ([a-z][a-z0-9-]*)", text)) <= targets
+    variables = {knob.env for _, knob in knobs()}
+    # Those of a family, as in `CORAL_SHARD_*`, and what is given to the clouds' scripts.
+    mentioned = set(re.findall(r"\bCORAL_[A-Z_]*[A-Z]\b(?![_*])", text))
+    assert mentioned <= variables, mentioned - variables
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (path.parent / link).exists(), link
+
+
+def texts() -> list[str]:
+    """Every text in the job's code, with {} where values go."""
+    found = []
+    for file in (ROOT / "job").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                pieces = (each.value if isinstance(each, ast.Constant) else "{}" for each in node.values)
+                found.append("".join(map(str, pieces)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_in_the_manual_are_the_jobs() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
+    assert len(told) > 10
+    known = texts()
+    # A message that is put together of several: what it says of a listing.
+    known += ["may not be listed: the credentials lack that permission"]
+    assert [each for each in told if not any(each in text for text in known)] == []
+
+
+def test_columns_and_fields_are_those_in_the_manual(few_frames: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    ours = clean_environment(
+        CORAL_INPUT=few_frames, CORAL_OUTPUT=tmp_path / "out", CORAL_MODEL=DEMO_YAML, CORAL_WEIGHTS=fetch.WEIGHTS,
+        CORAL_N_SAMPLES=3,
+    )  # fmt: skip
+    command = [sys.executable, "entrypoint.py"]
+    subprocess.run(command, cwd=ROOT, env=ours, check=True, timeout=300, capture_output=True)
+    tables = page[page.index("## images.parquet") : page.index("## selected.csv")]
+    told = [
+        name
+        for line in re.findall(r"^\| (`.*?) \|", tables, flags=re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", line)
+    ]
+    expected = set(pq.read_schema(tmp_path / "out" / "images.parquet").names) - set(scores.NAMES)
+    assert set(told) - {"_weighted"} == expected
+    assert len(scores.NAMES) == 9
+    picks = page[page.index("## selected.csv") : page.index("## run.json")]
+    first: dict[str, Any] = json.loads((tmp_path / "out" / "selected.jsonl").read_text().splitlines()[0])
+    assert all(f"`{name}`" in picks for name in first)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert all(f"`{name}`" in page[page.index("## run.json") :] for name in run)
