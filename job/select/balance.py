@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from job.select.greedy import Pick, first_pick
+from job.select.greedy import Pick, coverage, first_pick, nearest_center
 from job.select.points import Array, Points, unit
 from job.select.shortlist import Rows, Worth
 
@@ -61,49 +61,42 @@ def balanced(
         labelled: Rows of images that have labels.
         first: (n,) by which the first pick is made, times the balances, where nothing is labelled.
     """
-    square, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
+    distance, nearest = coverage(points, labelled)
     sums = [each.shares[list(labelled)].sum(axis=0) for each in balances]
-    taken: list[int] = []
-
-    def take(row: int) -> None:
-        taken.append(row)
-        worth.allowed[row] = False
-        _take_in(points, row, square, nearest)
-
-    for row in labelled:
-        take(row)
+    worth.allowed[list(labelled)] = False
+    weight = 1.0 if worth.weight is None else worth.weight
     picks: list[Pick] = []
     while len(picks) < count:
         product = np.ones(points.shape[0])
         for each, so_far in zip(balances, sums, strict=True):
             product *= each.of(so_far)
-        if not taken:
+        if not (labelled or picks):
             chosen = first_pick(worth, product if first is None else first * product)
             if chosen is None:
                 break
             row, value = chosen
             pick = Pick(row, value, None, None, float(product[row]))
         else:
-            values = worth.of(square, slice(None)) * product
+            values = distance**worth.strength * weight * product
+            values[~worth.allowed | (distance < worth.min_distance)] = -1
             rows = np.flatnonzero(values == values.max())
             row = int(rows[worth.ranks(rows).argmin()])
             if values[row] < 0:
                 break
-            distance = float(np.sqrt(square[row]))
-            pick = Pick(row, float(values[row]), distance, int(nearest[row]), float(product[row]))
+            pick = Pick(row, float(values[row]), float(distance[row]), int(nearest[row]), float(product[row]))
         picks.append(pick)
-        take(row)
+        worth.allowed[row] = False
+        _take_in(points, row, distance, nearest)
         for each, so_far in zip(balances, sums, strict=True):
             so_far += each.shares[row]
     return picks
 
 
-def _take_in(points: Points, center: int, square: Array, nearest: Rows) -> None:
-    vector = unit(points.rows([center])).astype(np.float64)
+def _take_in(points: Points, center: int, distance: Array, nearest: Rows) -> None:
+    vector = unit(points.rows([center]))
     for start, block in points.blocks():
-        difference = unit(block) - vector
-        found = np.einsum("ij,ij->i", difference, difference)
+        found, _ = nearest_center(unit(block), vector)
         rows = slice(start, start + len(block))
-        closer: npt.NDArray[np.bool_] = found < square[rows]
-        square[rows][closer] = found[closer]
+        closer: npt.NDArray[np.bool_] = found < distance[rows]
+        distance[rows][closer] = found[closer]
         nearest[rows][closer] = center

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from job.select import greedy
 from job.select.engine import as_points
-from job.select.greedy import nearest_center
 from job.select.points import Array, Vectors, unit
 from job.select.shortlist import Rows, cosines
 
@@ -30,15 +30,7 @@ def coverage(embeddings: "Embeddings", centers: Sequence[int]) -> tuple[Array, R
         (n,) distances, and (n,) rows of the nearest, the first of those at the same distance; infinite and -1 where
         there are no such images.
     """
-    points = as_points(embeddings)
-    distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
-    if len(centers) == 0:
-        return distance, nearest
-    vectors, rows = unit(points.rows(centers)), np.asarray(centers, np.int64)
-    for start, block in points.blocks():
-        distance[start : start + len(block)], index = nearest_center(unit(block), vectors)
-        nearest[start : start + len(block)] = rows[index]
-    return distance, nearest
+    return greedy.coverage(as_points(embeddings), centers)
 
 
 def random_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) -> list[float]:

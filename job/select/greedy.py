@@ -201,3 +201,15 @@ def _distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Rows) ->
         difference = vectors[rows[some]].astype(np.float64) - centers[columns[some]]
         result[some] = np.einsum("ij,ij->i", difference, difference)
     return np.sqrt(result)
+
+
+def coverage(points: Points, centers: Sequence[int]) -> tuple[Array, Rows]:
+    """(n,) distances to the nearest of some rows, and (n,) which it is; infinite and -1 without any."""
+    distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
+    if len(centers) == 0:
+        return distance, nearest
+    vectors, rows = unit(points.rows(centers)), np.asarray(centers, np.int64)
+    for start, block in points.blocks():
+        distance[start : start + len(block)], index = nearest_center(unit(block), vectors)
+        nearest[start : start + len(block)] = rows[index]
+    return distance, nearest
