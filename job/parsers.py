@@ -58,6 +58,20 @@ def one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    """Some of the given words with commas between them, ``all`` or ``none``; in their own order."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        if text in ("all", "none"):
+            return allowed if text == "all" else ()
+        given = {each.strip() for each in text.split(",")}
+        if not given <= set(allowed):
+            raise ValueError(f"must be some of {', '.join(allowed)}, with commas between them, or all, or none")
+        return tuple(each for each in allowed if each in given)
+
+    return parse
+
+
 def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
     """What another parser takes, or ``auto``, which becomes None."""
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import evidence, ledger, reasons, report, strategies
+from job import evidence, exports, ledger, reasons, report, strategies
 from job import pool as pools
 from job.choosing import driving_score
-from job.errors import JobError
+from job.errors import JobError, SettingsError
 from job.pool import Detections, Pool
 from job.publish import manifest, tables
 from job.publish.tables import Selected
@@ -21,6 +21,8 @@ from job.settings import Settings
 from job.storage import Source, open_source
 
 logger = logging.getLogger(__name__)
+
+_MOST_BOXES = 2_000_000  # some 400 MB
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,30 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
         selection=evidence.gather(job.settings, found, selection, detections, distance),
         timings=job.seconds,
     )
+    source = _source(job)
     embeddings = found.embeddings if found.has_distances else None
-    content = gather(output, pool, embeddings, found.labelled, selected, run, _source(job))
+    content = gather(output, pool, embeddings, found.labelled, selected, run, source)
     output.write(report.NAME, report.render(content))
+    export(job, pool, selected, detections, source)
     return selected
+
+
+def export(
+    job: Run, pool: Pool, selected: list[Selected], detections: dict[str, Detections], source: Source | None
+) -> None:
+    """Writes the picks for other tools, and copies their files if that is asked for."""
+    settings, output, names = job.settings, job.output, [each.file_name for each in selected]
+    if pool.has_detections:
+        uri_of = exports.of_input(settings.input)
+        exports.write(output, pool, names, uri_of, detections, settings.exports)
+        if "coco" in settings.exports and pool.num_boxes.sum() <= _MOST_BOXES:
+            exports.write_all_coco(output, pool, uri_of)
+        elif "coco" in settings.exports:
+            logger.warning("%s is left out: of more than %d boxes it would be too large.", exports.ALL, _MOST_BOXES)
+    if settings.copy_selected:
+        if source is None:
+            raise SettingsError(f"CORAL_COPY_SELECTED=1 cannot read CORAL_INPUT={settings.input!r}: see above.")
+        exports.copy_selected(output, source, pool, names)
 
 
 def _source(job: Run) -> Source | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from job import scores, strategies
+from job.exports import FORMATS
 from job.knobs import Knob, knob
 from job.parsers import (
     auto_or,
@@ -20,6 +21,7 @@ from job.parsers import (
     role_arn,
     secret_file,
     server,
+    some_of,
     uri,
     uri_or_url,
 )
@@ -84,6 +86,24 @@ class Settings:
         group=_DATA,
         metavar="URI",
         shown_default="the job's own",
+    )
+    exports: tuple[str, ...] = knob(
+        "CORAL_EXPORTS",
+        FORMATS,
+        f"Formats that the picks are exported in, with their detections as pre-labels: {', '.join(FORMATS)}, or none.",
+        some_of(*FORMATS),
+        group=_DATA,
+        metavar="LIST",
+        shown_default="all",
+    )
+    copy_selected: bool = knob(
+        "CORAL_COPY_SELECTED",
+        False,
+        "Copy the picked files themselves to selected/ in the output.",
+        boolean,
+        group=_DATA,
+        metavar="",
+        shown_default="0",
     )
     max_failed: float = knob(
         "CORAL_MAX_FAILED",

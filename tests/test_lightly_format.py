@@ -1,5 +1,6 @@
 """The files of Lightly's prediction format, read back by labelformat, which is Lightly's own reader."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -29,6 +30,7 @@ AWKWARD = [
     "ä ö.jpg", "x.jpg", "x.json/y.jpg", "line\nbreak.jpg", "n" * 210 + ".jpg", "a//b.jpg", "../up.jpg",
     "comma,quote'\".jpg",
 ]  # fmt: skip
+AWKWARD += [hashlib.sha256(b"../up.jpg").hexdigest() + ".jpg"]
 PIECES = ["a", "b", ".jpg", ".json", "/", ".", "schema"]
 
 

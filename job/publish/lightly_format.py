@@ -119,7 +119,10 @@ def paths(names: Sequence[str]) -> dict[str, str]:
     for name in names:
         claim(name, name + ".json")
     for name in names:
-        claim(name, sha256(name.encode()).hexdigest() + ".json")
+        path = name
+        while name not in result:  # once, but where an image has a digest for its name
+            path = sha256(path.encode()).hexdigest()
+            claim(name, path + ".json")
     return result
 
 

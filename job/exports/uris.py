@@ -1,0 +1,28 @@
+"""Where each image is."""
+
+from collections.abc import Callable
+
+from job.storage.uris import Location, normal
+
+_LISTS = (".txt", ".jsonl")
+
+
+def of_input(uri: str) -> Callable[[str], str]:
+    """From the key of an image to its URI, or its absolute path.
+
+    Args:
+        uri: CORAL_INPUT: a folder, or a list of files, whose keys are paths and URIs already.
+    """
+    if uri.endswith(_LISTS):
+        base, _ = Location.of(uri).split()
+        return lambda key: _of_list(base, key)
+    folder = normal(uri).removesuffix("/")
+    return lambda key: f"{folder}/{key}"
+
+
+def _of_list(base: Location, key: str) -> str:
+    location = Location.of(key)
+    if location.scheme or location.path.startswith("/"):
+        return location.normal
+    path = f"{base.path.removesuffix('/')}/{location.path}" if base.path else location.path
+    return Location(base.scheme, base.bucket, path).normal
