@@ -34,7 +34,7 @@ def main() -> int:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CORAL_", "LIGHTLY_"))}
     done = subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=kept | variables, check=False)
     if done.returncode == 0:
-        print("\nNext: look at demo/output/selected.csv, or at the images themselves with their boxes:")
+        print("\nNext: open demo/output/report.html in a browser; look through all images with their boxes:")
         print("  make studio OUTPUT=demo/output\nor run it on your own folder:")
         print(f"  CORAL_INPUT=/your/images CORAL_OUTPUT=/your/results {_shown(Path(sys.executable))} entrypoint.py")
     return done.returncode
