@@ -49,9 +49,13 @@ def main() -> int:
 
 
 class _Command(click.Command):
-    """Lists its settings by group."""
+    """Lists its own options, then the settings by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = [each for each in self.params if isinstance(each, click.Option) and each.help]
+        if own:
+            with formatter.section(f"Of {self.name} alone"):
+                formatter.write_dl([record for each in own if (record := each.get_help_record(ctx))], col_max=34)
         write_settings(formatter)
 
 
@@ -81,15 +85,16 @@ def write_settings(formatter: click.HelpFormatter) -> None:
             formatter.write_dl(rows, col_max=34)
 
 
-def with_settings(function: Callable[[Settings, Stop], Any]) -> Callable[..., None]:
-    """Adds an option for each setting, resolves them, and listens for SIGTERM."""
+def with_settings(function: Callable[..., Any]) -> Callable[..., None]:
+    """Adds an option for each setting, resolves them, and listens for SIGTERM; other options go to the function."""
 
-    def command(**flags: str | None) -> None:
+    def command(**flags: Any) -> None:
+        own = {name: flags.pop(name) for name in flags.keys() - {name for name, _ in knobs()}}
         logs.configure(flags["log_format"] or os.environ.get("CORAL_LOG_FORMAT") or "auto")
         settings = resolve(flags, os.environ)
         stop = Stop()
         stop.listen()
-        function(settings, stop)
+        function(settings, stop, **own)
 
     decorated: Callable[..., None] = command
     for name, knob in reversed(list(knobs())):
@@ -139,12 +144,21 @@ def select(settings: Settings, stop: Stop) -> None:
 
 
 @cli.command(cls=_Command)
+@click.option("--trial", is_flag=True, help="Detect on 20 images, too, and tell how long all of them take.")
+@click.option(
+    "--price-per-hour",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="What this machine costs an hour: --trial then also tells what the images cost.",
+)
 @with_settings
-def check(settings: Settings, stop: Stop) -> None:
+def check(settings: Settings, stop: Stop, *, trial: bool, price_per_hour: float | None) -> None:
     """Tries everything that a run needs, one line each, and does no work."""
     from job import preflight
 
-    preflight.check(settings, stop, shard_of(settings))
+    if price_per_hour is not None and not trial:
+        raise click.UsageError("--price-per-hour is for --trial: add that, or leave it out.")
+    preflight.check(settings, stop, os.environ, trial=trial, price_per_hour=price_per_hour)
 
 
 def shard_of(settings: Settings) -> Shard:
@@ -167,6 +181,7 @@ def report(settings: Settings, selected: list[Any]) -> None:
     if len(selected) > _SHOWN_PICKS:
         lines.append(f"... and {len(selected) - _SHOWN_PICKS} more.")
     lines += ["", f"The answer:    {settings.output}/selected.txt  (with reasons: selected.csv, selected.jsonl)"]
+    lines += [f"To look at:    {settings.output}/report.html"]
     lines += [f"Every image:   {settings.output}/images.parquet, embeddings.parquet, failures.jsonl"]
     lines += [f"How it ran:    {settings.output}/run.json"]
     click.echo("\n".join(lines), file=sys.stdout)

@@ -4,9 +4,11 @@ list -> [ read, decode, detect ] -> parts        map step: `predict`
 parts -> score -> embed -> select -> publish     reduce step: `select`
 """
 
+import contextlib
 import hashlib
 import logging
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from job import embed, finished, imported, inputs, parts, previous
@@ -14,6 +16,7 @@ from job import pool as pools
 from job.choosing import choose_among
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
+from job.progress import now
 from job.publish import lightly_format, manifest, tables
 from job.publish.tables import Selected
 from job.results import Found, names_of, publish, run_id
@@ -22,6 +25,7 @@ from job.run import Run
 from job.select import Selection
 from job.settings import Settings
 from job.shards import Shard
+from job.status import Status
 from job.stopping import Stop
 from job.storage import Listing, Storage, open_folder, open_source, read_required
 
@@ -47,31 +51,36 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
             f"`run` in {shard.count} shards does not upload to Lightly, since two of them may finish last: "
             "use `predict` in the shards and `select` after them, or leave the token out."
         )
-    job = start(settings, stop)
-    listing = map_step(job, shard)
-    if shard.count > 1:
-        if missing := finished.missing(job.output, shard.count):
-            logger.info("Shard %d of %d is through; %d others are not yet.", shard.index, shard.count, len(missing))
-            return None
-        listing = finished.listing(job.output, shard.count)
-    return reduce_step(job, listing)
+    with start(settings, stop, shard) as job:
+        listing = map_step(job, shard)
+        if shard.count > 1:
+            if missing := finished.missing(job.output, shard.count):
+                logger.info("Shard %d of %d is through; %d others are not yet.", shard.index, shard.count, len(missing))
+                return None
+            listing = finished.listing(job.output, shard.count)
+        return reduce_step(job, listing)
 
 
 def predict(settings: Settings, stop: Stop, shard: Shard) -> None:
     """The map step alone."""
-    map_step(start(settings, stop), shard)
+    with start(settings, stop, shard) as job:
+        map_step(job, shard)
 
 
 def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
-    job = start(settings, stop, uses_device=settings.embedding == "simclr")
-    if settings.predictions:
-        return reduce_step(job, imported.take_in(job))
-    return reduce_step(job, finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing))
+    with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as job:
+        if settings.predictions:
+            return reduce_step(job, imported.take_in(job))
+        listing = finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing)
+        return reduce_step(job, listing)
 
 
-def start(settings: Settings, stop: Stop, *, uses_device: bool = True) -> Run:
+@contextlib.contextmanager
+def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = True) -> Iterator[Run]:
     """Finds out whether the device, the output and the platform can be used, before any work is done.
+
+    What comes of the run is told in the output (`job.status`).
 
     Raises:
         JobError: One of them cannot.
@@ -81,7 +90,9 @@ def start(settings: Settings, stop: Stop, *, uses_device: bool = True) -> Run:
 
         if without_gpu := gpu.choose(settings)[1]:
             logger.warning("%s The job goes on on the CPU.", without_gpu)
-    return Run(settings, stop, open_output(settings, stop), connect(settings, stop))
+    output = open_output(settings, stop)
+    with Status(output, shard):
+        yield Run(settings, stop, output, connect(settings, stop))
 
 
 def open_output(settings: Settings, stop: Stop) -> Storage:
@@ -177,6 +188,7 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
     with job.stage("score"):
         pool = pools.load(output, listing, settings.class_weights)
         job.check(pool)
+    now.failures = len(pool.failures)
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from job import parts
 from job.errors import Stopped
 from job.pool import Pool
+from job.progress import now
 from job.settings import Settings
 from job.stopping import MESSAGE, Stop
 from job.storage import Storage
@@ -30,6 +31,7 @@ class Run:
         platform: Lightly's, if it is uploaded to.
         detector: Once it is built.
         seconds: Spent in each stage.
+        within: The stage that is going on.
     """
 
     settings: Settings
@@ -38,10 +40,11 @@ class Run:
     platform: "Platform | None" = None
     detector: "Detector | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
+    within: str | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage, which does not begin once the job is asked to stop.
+        """Times a stage, and says that it is the one; it does not begin once the job is asked to stop.
 
         Raises:
             Stopped: It is. A request that comes while Python cleans up is told of nowhere else.
@@ -49,8 +52,12 @@ class Run:
         if self.stop.requested.is_set():
             raise Stopped(MESSAGE)
         start = time.monotonic()
+        outer, self.within = self.within, name
+        now.enter(name)
         yield
         self.seconds[name] = time.monotonic() - start
+        self.within = outer
+        now.leave(outer)
 
     def need_detector(self) -> "Detector":
         """The detector, built on first use."""

@@ -12,10 +12,10 @@ import pytest
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from job import pipeline, preflight
+from job import pipeline
 from job.detect import gpu, model, recipe, weights
 from job.detect.gpu import Machine, runs_on
-from job.errors import ServiceUnavailable, SettingsError, Stopped, TryAgain
+from job.errors import ServiceUnavailable, SettingsError, TryAgain
 from job.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
@@ -191,30 +191,6 @@ def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.choose(settings(device="cuda:0")) == (torch.device("cuda:0"), None)
 
 
-def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: Path, job: Job) -> None:
-    done = job("check", **demo_variables(few_frames, tmp_path / "out"))
-    assert done.returncode == 0, done.stderr
-    for line in ("device: ok", "output: ok", "images: ok, 12 images", "detector: ok, 80 classes", "lightly: ok"):
-        assert f"check {line}" in done.stderr
-    assert [each for each in (tmp_path / "out").rglob("*") if each.is_file()] == []
-
-
-def test_check_tells_all_that_fails_and_ends_with_the_first(few_frames: Path, tmp_path: Path, job: Job) -> None:
-    (tmp_path / "empty").mkdir()
-    wrong = {"CORAL_WEIGHTS": tmp_path / "none.pth", "CORAL_DEVICE": "cuda:99"}
-    done = job("check", **demo_variables(tmp_path / "empty", tmp_path / "out") | wrong)
-    assert done.returncode == 64
-    for line in ("device: failed. CORAL_DEVICE='cuda:99'", "output: ok", "images: failed.", "detector: failed."):
-        assert f"check {line}" in done.stderr
-    assert "3 of 5 checks failed." in done.stderr
-
-
-def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "open_source", failing(Stopped("as asked")))
-    with pytest.raises(Stopped):
-        preflight.check(settings(output=str(tmp_path / "out")), Stop(), Shard())
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
     done = job(**demo_variables(few_frames, tmp_path / "out"), CORAL_REQUIRE_GPU=1)
@@ -229,7 +205,8 @@ def test_why_the_cpu_is_taken_comes_before_all_work(
 ) -> None:
     monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2)))
     ours = settings(output=str(tmp_path / "out"))
-    pipeline.start(ours, Stop())
+    with pipeline.start(ours, Stop(), Shard()):
+        pass
     assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
     assert "The job goes on on the CPU." in caplog.text
     required = dataclasses.replace(ours, require_gpu=True)

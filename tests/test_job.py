@@ -24,7 +24,7 @@ from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
 
 FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
-RESULTS = FILES | {"run.json", "_SUCCESS", "parts", ".lightly"}
+RESULTS = FILES | {"run.json", "status.json", "_SUCCESS", "parts", ".lightly"}
 
 
 def content(output: Path, *more: str) -> dict[str, bytes]:
@@ -123,7 +123,7 @@ def test_predict_then_select_is_run(done: dict[str, Any], job: Job, tmp_path: Pa
     early = job("select", **variables)
     assert early.returncode == 75 and "No shard is through yet" in early.stderr
     assert job("predict", **variables).returncode == 0
-    assert {each.name for each in (tmp_path / "out").iterdir()} == {"parts"}
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {"parts", "status.json"}
     assert job("select", **variables).returncode == 0
     assert content(tmp_path / "out") == content(done["output"])
 

@@ -292,7 +292,7 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
         part=[each for each in small.part for _ in range(many)],
     )
     picks = [Selected(1, small.keys[0], 0.5, 0.5, None, None, "first", {"utility": 0.5}, [])]
-    run = {
+    run: dict[str, Any] = {
         "coralpick": "0", "device": None, "settings": {}, "versions": {}, "seconds": {}, "embedding": {},
         "detector": {"class_names": []}, "counts": {"usable": 200_000, "labelled": 0, "failed": 0, "selected": 1},
         "selection": {"classes": {name: {"picks": 0} for name in "abc"}, "boxes": 2, "expected_boxes": 1.0,

@@ -17,7 +17,7 @@ from job.detect.batches import Batcher
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.preparation import Preparation, Prepared
-from job.progress import Progress
+from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
 from job.turns import Turns
 
@@ -132,6 +132,7 @@ def _detect(
         if isinstance(each, parts.Row):
             log_first_n(logging.WARNING, f"{each.key!r} cannot be used: {each.error}", n=10, name=__name__)
             rows.append(each)
+            now.failures += 1
             progress.add()
         elif batch := batcher.add(tuple(each.tensor.shape), each, each.tensor.nbytes):
             rows += inference.rows(batch)
