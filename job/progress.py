@@ -24,11 +24,11 @@ class Now:
     """
 
     def __init__(self) -> None:
-        self.changed = threading.Event()
         self.reset()
 
     def reset(self) -> None:
-        """Forgets an earlier job."""
+        """Forgets an earlier job, and whoever may still wait for it."""
+        self.changed = threading.Event()
         self.stage: str | None = None
         self.progress: Progress | None = None
         self.failures = 0

@@ -63,11 +63,13 @@ class Status:
         self._started = _utc()
         self._ending: dict[str, Any] = {"state": "running", "exit_code": None, "message": None}
         self._over = self._warned = False
+        self._changed = now.changed
         self._thread = threading.Thread(target=self._keep, daemon=True, name="status")
 
     def __enter__(self) -> "Status":
         now.reset()
-        now.changed.set()
+        self._changed = now.changed
+        self._changed.set()
         self._thread.start()
         return self
 
@@ -76,14 +78,14 @@ class Status:
     ) -> None:
         self._ending = _ending(error)
         self._over = True
-        now.changed.set()
+        self._changed.set()
         self._thread.join(_SECONDS_AT_THE_END)
 
     def _keep(self) -> None:
         over = False
         while not over:
-            now.changed.wait(_SECONDS_BETWEEN_WRITES)
-            now.changed.clear()
+            self._changed.wait(_SECONDS_BETWEEN_WRITES)
+            self._changed.clear()
             over = self._over  # before the content is put together, which then is the last
             self._write()
 

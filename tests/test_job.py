@@ -24,12 +24,21 @@ from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
 
 FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
-RESULTS = FILES | {"run.json", "status.json", "_SUCCESS", "parts", ".lightly"}
+RESULTS = FILES | {"run.json", "status.json", "report.html", "_SUCCESS", "parts", ".lightly", "exports", "predictions"}
 
 
 def content(output: Path, *more: str) -> dict[str, bytes]:
     """The files that must be the same in two runs on the same inputs."""
-    return {name: (output / name).read_bytes() for name in sorted({*FILES, *more})}
+    found = [output / name for name in sorted({*FILES, *more})]
+    found += sorted(each for each in (output / "exports").rglob("*") if each.is_file())
+    found += [output / "predictions" / "coco.json"]
+    return {str(each.relative_to(output)): _without_place(each.read_bytes(), output) for each in found}
+
+
+def _without_place(content: bytes, output: Path) -> bytes:
+    """Exports name images by where they are, which is the same in all of these runs; nothing names the output."""
+    assert str(output).encode() not in content
+    return content
 
 
 def parts_of(output: Path) -> dict[str, int]:

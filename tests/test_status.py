@@ -17,6 +17,7 @@ import pytest
 from job import status
 from job.errors import SettingsError, Stopped, TooManyFailedImages
 from job.progress import Progress, now
+from job.retry import Patience
 from job.run import Run
 from job.secret import Secret
 from job.shards import Shard
@@ -179,7 +180,7 @@ def proxy(seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy
 def test_a_store_that_stalls_holds_nothing_up(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_SECONDS_AT_THE_END", 0.5)
     proxy.faults = [Fault("stall", "PUT .*status")]
-    output: Storage = open_folder(f"s3://{BUCKET}/stalls")
+    output: Storage = open_folder(f"s3://{BUCKET}/stalls", patience=Patience(attempt=3, total=0))
     job = Run(settings(), Stop(), output)
     start = time.monotonic()
     with Status(output, Shard()):
@@ -189,6 +190,9 @@ def test_a_store_that_stalls_holds_nothing_up(proxy: FaultProxy, monkeypatch: py
     assert time.monotonic() - start < 2
     assert [each for each in threading.enumerate() if each.name == "status"]  # it is left behind
     wait_for(lambda: proxy.hits)
+    proxy.faults = []
+    wait_for(lambda: not [each for each in threading.enumerate() if each.name == "status"])
+    assert json.loads(output.read("status.json"))["state"] == "done"
 
 
 @pytest.fixture

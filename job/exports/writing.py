@@ -72,16 +72,17 @@ def write(
 
 
 def write_all_coco(output: Storage, pool: Pool, uri_of: Callable[[str], str]) -> None:
-    """Writes the detections on all usable images in COCO's format.
+    """Writes the detections on all usable images in COCO's format, in the order of the pool.
 
-    Detections are read and written part by part, so that of them all only the text of the file is held in memory.
+    Parts are read one after the other; of them all, boxes and the text of the file are held in memory.
 
     Raises:
         JobError: A part cannot be read, or the file cannot be written.
     """
     row = {key: number for number, key in enumerate(pool.keys)}
     parts = pools.detections_by_part(output, pool, range(len(pool.keys)))
-    images = (detected(pool, row[name], "", found) for _, here in parts for name, found in here.items())
+    images = [detected(pool, row[name], "", found) for _, here in parts for name, found in here.items()]
+    images.sort(key=lambda each: each.number)  # parts are cut, and ordered, in other ways from run to run
     entries = (
         coco.entry(number, name, uri_of(name), width, height)
         for number, (name, (width, height)) in enumerate(zip(pool.keys, pool.size.tolist(), strict=True), start=1)

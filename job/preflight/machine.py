@@ -111,7 +111,8 @@ def disk(known: Known) -> Findings:
     if not where.scheme:
         needed = (len(known.listing) - known.done) * _BYTES_PER_IMAGE
         yield _room(Path(where.path), needed, "the results", "name another CORAL_OUTPUT")
-    if known.detector is None and (weights is None or "://" in weights):
+    to_fetch = known.detector is None and not known.settings.predictions
+    if to_fetch and (weights is None or "://" in weights):
         yield _room(Path(torch.hub.get_dir()), _WEIGHTS, "weights", "set TORCH_HOME to a folder elsewhere")
 
 
