@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from job.select.points import Array, Points, Vectors, unit
+from job.select.points import Array, Points, Vectors, distinct, unit
 from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, slack, zeros
 
 # Rows of a shortlist, as a share of all and within bounds: a longer one saves reads, and its picks take longer.
@@ -18,6 +19,8 @@ _SHARE = 1 / 256
 _LEAST, _MOST = 1024, 8192
 _PAIRS_AT_ONCE = 1 << 20
 _VALUES_AT_ONCE = 1 << 22
+# Centres that can be the nearest of a vector, up to which differences are quicker than another product.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def greedy(
         first: (n,) by which the first pick is made where nothing is labelled; None to take the first image.
     """
     centers = _Centers(points.shape[1], len(labelled) + count)
-    centers.add(unit(points.rows(labelled)), labelled)
+    vectors = unit(points.rows(labelled))
+    centers.add(vectors[(kept := distinct(vectors))], [labelled[row] for row in kept])
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
     if not labelled:
@@ -88,7 +92,7 @@ def first_pick(worth: Worth, values: Array | None) -> tuple[int, float] | None:
 
 
 class _Centers:
-    """The labelled and picked images, in that order, but for exact repetitions of picks.
+    """The labelled and picked images, in that order, but for exact repetitions.
 
     Attributes:
         vectors: (c, d) of unit length.
@@ -125,7 +129,7 @@ def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) ->
     error = slack(vectors.shape[1])
     ranks = worth.ranks(rows)
     here = replace(worth, weight=None if worth.weight is None else worth.weight[rows], allowed=worth.allowed[rows])
-    everything = slice(None)
+    everything, exact = slice(None), _Exact(vectors)
     picks: list[Pick] = []
     while len(picks) < count and here.allowed.any():
         square = 2 - 2 * closest.astype(np.float64)
@@ -134,7 +138,7 @@ def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) ->
         if upper.max() < 0:
             break
         contenders = np.flatnonzero((upper >= lower.max()) & (upper >= 0))
-        distance, nearest = nearest_center(vectors[contenders], centers.vectors)
+        distance, nearest = exact.of(contenders, centers.vectors)
         if (blocked := distance < worth.min_distance).any():
             here.allowed[contenders[blocked]] = False
             worth.allowed[rows[contenders[blocked]]] = False
@@ -154,6 +158,29 @@ def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) ->
             cosine = vectors @ vectors[row] if plain else cosines(vectors, vectors[row : row + 1])[:, 0]
             np.maximum(closest, cosine, out=closest)
     return picks
+
+
+class _Exact:
+    """Exact distances of some vectors to the nearest centre, each worked out once for each centre."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+        self._distance = np.full(len(vectors), np.inf)
+        self._nearest = np.full(len(vectors), -1, np.int64)
+        self._seen = np.zeros(len(vectors), np.int64)
+
+    def of(self, rows: Rows, centers: Vectors) -> tuple[Array, Rows]:
+        """As `nearest_center`; the centres are those of the call before, and new ones behind them."""
+        for seen in np.unique(self._seen[rows]):
+            if seen == len(centers):
+                continue
+            behind = rows[self._seen[rows] == seen]
+            distance, nearest = nearest_center(self._vectors[behind], centers[seen:])
+            closer = distance < self._distance[behind]
+            self._distance[behind[closer]] = distance[closer]
+            self._nearest[behind[closer]] = nearest[closer] + seen
+            self._seen[behind] = len(centers)
+        return self._distance[rows], self._nearest[rows]
 
 
 def _closest(vectors: Vectors, centers: Vectors) -> Vectors:
@@ -184,12 +211,24 @@ def nearest_center(vectors: Vectors, centers: Vectors) -> tuple[Array, Rows]:
     for start in range(0, len(vectors), step):
         block = vectors[start : start + step]
         cosine = cosines(block, centers)
-        row, center = np.nonzero(cosine >= cosine.max(axis=1, keepdims=True) - error)
+        possible = cosine >= cosine.max(axis=1, keepdims=True) - error
+        many = np.flatnonzero(possible.sum(axis=1) > _FEW)
+        possible[many] &= _possible(block[many].astype(np.float64), centers)
+        row, center = np.nonzero(possible)
         exact = _distances(block, row, centers, center)
         order = np.lexsort((center, exact, row))
         best = order[np.searchsorted(row, np.arange(len(block)))]  # rows are sorted before and after
         distance[start : start + step], nearest[start : start + step] = exact[best], center[best]
     return distance, nearest
+
+
+def _possible(vectors: Array, centers: Vectors) -> npt.NDArray[np.bool_]:
+    """(m, c) which centres can be the nearest, by products in double precision, which near-duplicates need."""
+    exact = centers.astype(np.float64)
+    square = np.einsum("ij,ij->i", exact, exact)[None] - 2 * vectors @ exact.T
+    error = 16 * (vectors.shape[1] + 8) * 2.0**-53
+    result: npt.NDArray[np.bool_] = square <= square.min(axis=1, keepdims=True) + error
+    return result
 
 
 def _distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Rows) -> Array:
@@ -209,6 +248,8 @@ def coverage(points: Points, centers: Sequence[int]) -> tuple[Array, Rows]:
     if len(centers) == 0:
         return distance, nearest
     vectors, rows = unit(points.rows(centers)), np.asarray(centers, np.int64)
+    kept = distinct(vectors)  # among many of the same, each would be compared with each
+    vectors, rows = vectors[kept], rows[kept]
     for start, block in points.blocks():
         distance[start : start + len(block)], index = nearest_center(unit(block), vectors)
         nearest[start : start + len(block)] = rows[index]

@@ -102,3 +102,11 @@ def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     length = lengths(vectors)
     length[length == 0] = 1
     return (vectors / length[:, None]).astype(np.float32)
+
+
+def distinct(vectors: Vectors) -> npt.NDArray[np.int64]:
+    """Rows of the first of each vector, in their order."""
+    first: dict[bytes, int] = {}
+    for row, vector in enumerate(vectors):
+        first.setdefault(vector.tobytes(), row)
+    return np.array(list(first.values()), np.int64)
