@@ -107,8 +107,7 @@ def select(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
-    scores = checked("scores", scores, len(embeddings) if hasattr(embeddings, "__len__") else None, names)
-    scores = scaled(scores)
+    scores = scaled(checked("scores", scores, as_points(embeddings).shape[0], names))
     rank = ranks(names)
     options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
     if strategy == "coral":
@@ -200,14 +199,14 @@ def _pass(embeddings: "Embeddings", points: Points) -> Pass:
     return TensorPass(embeddings)
 
 
-def checked(what: str, values: Array, count: int | None, names: Sequence[str] | None = None) -> Array:
+def checked(what: str, values: Array, count: int, names: Sequence[str] | None = None) -> Array:
     """The values in float64, all of them finite and not negative.
 
     Raises:
         ValueError: One is not, or there are more or fewer than `count`.
     """
     values = np.asarray(values, np.float64)
-    if values.ndim != 1 or (count is not None and len(values) != count):
+    if values.shape != (count,):
         raise ValueError(f"{what} have the shape {values.shape} and do not match {count} embeddings")
     bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
     if len(bad):
