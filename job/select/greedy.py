@@ -171,10 +171,9 @@ class _Exact:
 
     def of(self, rows: Rows, centers: Vectors) -> tuple[Array, Rows]:
         """As `nearest_center`; the centres are those of the call before, and new ones behind them."""
-        for seen in np.unique(self._seen[rows]):
-            if seen == len(centers):
-                continue
-            behind = rows[self._seen[rows] == seen]
+        numbers = self._seen[rows]
+        for seen in sorted(set(numbers.tolist()) - {len(centers)}):
+            behind = rows[numbers == seen]
             distance, nearest = nearest_center(self._vectors[behind], centers[seen:])
             closer = distance < self._distance[behind]
             self._distance[behind[closer]] = distance[closer]
