@@ -27,12 +27,13 @@ _COMPARE = {
 
 
 def driving_score(settings: Settings, pool: Pool) -> Floats:
-    """(n,) the score that CORAL_SCORE names, or the mix of several; weighted by classes where these have weights.
+    """(n,) the score that drives the selection, or else the one that CORAL_SCORE names; weighted where classes are.
 
     Raises:
         SettingsError: There was no detector.
     """
-    return _mixed(pool, strategies.shares(settings.score), weighted=settings.class_weights is not None)
+    mix = strategies.driving_mix(settings.strategy, settings.score) or strategies.shares(settings.score)
+    return _mixed(pool, mix, weighted=settings.class_weights is not None)
 
 
 def choose_among(
@@ -156,7 +157,7 @@ class _Composition:
                 return Factor("typicality", typicality(points, neighbours=neighbours), strength)
             case strategies.Similarity(images, strength):
                 distance, _ = coverage(self._embeddings, self._rows(images))
-                return Factor("similarity", 1 - distance / 2, strength)
+                return Factor("similarity", np.maximum(1 - distance / 2, 0), strength)
         raise TypeError(entry)
 
     def _mix(self, mix: Mapping[str, float]) -> Floats:

@@ -188,6 +188,8 @@ def weights_of(given: Mapping[str, float], class_names: Sequence[str]) -> Floats
             f"use {', '.join(class_names[:10])}{' ...' if len(class_names) > 10 else ''}."
         )
     weights = np.array([given.get(name, 1.0) for name in class_names])
+    if len(weights) and not weights.any():
+        raise SettingsError("CORAL_CLASS_WEIGHTS gives every class the weight 0: leave out those that count.")
     result: Floats = weights / (weights.max(initial=0) or 1.0)
     return result
 

@@ -133,6 +133,8 @@ def _lightly_contradictions(settings: Settings) -> Iterator[str]:
         yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(METHODS).lower()}: set CORAL_STRATEGY to one of these."
     if settings.lightly_select == "platform" and (settings.score not in scores.LIGHTLYS or settings.class_weights):
         yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(scores.LIGHTLYS)}, unweighted: set CORAL_SCORE to one."
+    if settings.token and settings.predictions and (settings.predictions == NONE or settings.embedding == "detector"):
+        yield "An upload to Lightly needs predictions and embeddings: set CORAL_PREDICTIONS, CORAL_EMBEDDING to files."
     if settings.token and settings.predictions and settings.lightly_images != "none":
         yield "CORAL_PREDICTIONS brings no images to upload to Lightly: set CORAL_LIGHTLY_IMAGES=none."
     if settings.lightly_select == "platform" and (settings.score_strength, settings.diversity_strength) != (1, 1):

@@ -96,6 +96,7 @@ class Top:
 
 Entry = Diversity | Weights | Random | Typicality | Similarity | Balance | Threshold | Top
 
+_LARGEST = 1e300
 OPERATIONS = ("BIGGER", "BIGGER_EQUAL", "SMALLER", "SMALLER_EQUAL")
 # Which strategies each input can have.
 _KNOWN = {
@@ -119,7 +120,7 @@ def strategy(text: str) -> str:
         return text
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON: {error}") from None
     entries(json.dumps(given))
     return json.dumps(given, ensure_ascii=False)
@@ -175,16 +176,19 @@ def shares(text: str) -> Mix:
     return _mix(found)
 
 
-def driving(strategy: str, score: str) -> tuple[str, bool]:
-    """The score that counts most in a strategy, and whether one counts at all."""
+def driving_mix(strategy: str, score: str) -> Mix | None:
+    """The score, or the mix, that drives a strategy; of a list the first that it has. None where none counts."""
     found = entries(strategy)
     if found is None:
-        mixes, counts = [shares(score)], strategy in ("coral", "active_learning", "two_stage")
-    else:
-        mixes = [each.scores for each in found if isinstance(each, Weights | Top) and each.scores]
-        counts = bool(mixes)
-    largest = mixes[0] if mixes else shares(score)
-    return max(largest, key=lambda name: largest[name]), counts
+        return shares(score) if strategy in ("coral", "active_learning", "two_stage") else None
+    return next((each.scores for each in found if isinstance(each, Weights | Top) and each.scores), None)
+
+
+def driving(strategy: str, score: str) -> tuple[str, bool]:
+    """The score that counts most in a strategy, or in CORAL_SCORE; and whether one counts at all."""
+    mix = driving_mix(strategy, score)
+    largest = shares(score) if mix is None else mix
+    return max(largest, key=lambda name: largest[name]), mix is not None
 
 
 def first(strategy: str, among: str) -> str:
@@ -209,8 +213,8 @@ def weights(text: str) -> Mapping[str, float]:
             found[name.strip()] = float(weight)
         except ValueError:
             found[""] = math.nan
-    if "" in found or not all(0 <= each < math.inf for each in found.values()) or not any(found.values()):
-        raise ValueError("must be class=weight,class=weight, with weights of 0 or more that are not all 0")
+    if "" in found or not all(0 <= each < math.inf for each in found.values()):
+        raise ValueError("must be class=weight,class=weight, with weights of 0 or more")
     return found
 
 
@@ -247,7 +251,7 @@ class _Fields:
 
     def number(self, name: str, default: float | None, least: float = 0.0) -> float:
         value = self.take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _LARGEST:
             raise ValueError(f"needs {name!r}: a number" + (f" of at least {least:g}" if least > -math.inf else ""))
         return float(value)
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from job.select import ParquetPoints, Selection, greedy, select
 from job.select.engine import SCORE_FLOOR
-from job.select.points import unit
+from job.select.points import ArrayPoints, unit
+from job.select.typicality import typicality
 from tests.conftest import ROOT
 
 
@@ -100,9 +101,11 @@ def test_a_large_pool_of_real_size() -> None:
     assert rows(select(embeddings, scores, 300, labelled=[5, 6])) == expected
 
 
-def test_rows_of_zeros_and_of_extreme_lengths() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_rows_of_zeros_and_of_extreme_lengths(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greedy, "_LEAST", 4)
     rng = np.random.default_rng(1)
-    embeddings = rng.normal(size=(60, 5))
+    embeddings = rng.normal(size=(60, 5)) * scale
     embeddings[::7] = 0
     embeddings[1::9] *= 1e30
     embeddings[2::11] *= 1e-30
@@ -133,6 +136,32 @@ def test_a_file_gives_the_picks_of_the_array(tmp_path: Path, monkeypatch: pytest
     assert points.shape == (1000, 8)
     expected = select(embeddings, scores, 50, labelled=[999, 0])
     assert select(points, scores, 50, labelled=[999, 0]).picks == expected.picks
+
+
+def test_a_file_of_doubles_gives_the_distances_of_the_array(tmp_path: Path) -> None:
+    embeddings = clusters(8, 300, 6).astype(np.float64) * (1 + 1e-9)
+    embeddings[7] = embeddings[3]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), 6)
+    pq.write_table(pa.table({"embedding": vectors}), tmp_path / "a.parquet")
+    expected = select(embeddings, np.ones(300), 300, labelled=np.array([3]), min_distance=1e-9)
+    found = select(ParquetPoints(tmp_path / "a.parquet"), np.ones(300), 300, labelled=[3], min_distance=1e-9)
+    assert found.picks == expected.picks
+
+
+def test_duplicates_are_typical() -> None:
+    rng = np.random.default_rng(9)
+    embeddings = np.concatenate([np.repeat(rng.normal(size=(5, 16)), 60, axis=0), rng.normal(size=(100, 16))])
+    found = typicality(ArrayPoints(embeddings))
+    assert (
+        (found[:300] == 1).all()
+        and (found[300:] < 0.9).all()
+        and np.median(found[300:]) == pytest.approx(0.5, abs=0.01)
+    )
+
+
+def test_nothing_left_to_pick_from() -> None:
+    assert select(np.eye(3), np.ones(3), 10**12, candidates=[], strategy="two_stage").picks == []
+    assert len(select(np.eye(3), np.ones(3), 10**12).picks) == 3
 
 
 def test_a_file_with_vectors_of_two_lengths_is_refused(tmp_path: Path) -> None:

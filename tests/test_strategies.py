@@ -128,7 +128,7 @@ def test_what_is_no_score(text: str, says: str) -> None:
 
 def test_class_weights() -> None:
     assert strategies.weights("car=2, traffic light=0.5") == {"car": 2.0, "traffic light": 0.5}
-    for wrong in ("car", "car=", "=2", "car=-1", "car=inf", "car=0"):
+    for wrong in ("car", "car=", "=2", "car=-1", "car=inf"):
         with pytest.raises(ValueError, match="must be class=weight"):
             strategies.weights(wrong)
 

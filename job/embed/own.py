@@ -35,13 +35,17 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     """
     try:
         data = read_file(uri)
-        table = pq.read_table(io.BytesIO(data)) if uri.endswith(".parquet") else pyarrow.csv.read_csv(io.BytesIO(data))
+        table = pq.read_table(io.BytesIO(data)) if uri.endswith(".parquet") else _csv(data)
     except (OSError, pa.ArrowException) as error:
         raise _wrong(uri, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     name = next((each for each in _NAMES if each in table.column_names), None)
     if name is None:
         raise _wrong(uri, f"has no column file_name, but {', '.join(table.column_names[:5])}")
+    if len(set(table.column_names)) < len(table.column_names) or "" in table.column_names:
+        raise _wrong(uri, "has columns without a name, or two of one name")
     names = [str(each) for each in table[name].to_pylist()]
+    if "" in names:
+        raise _wrong(uri, "has an empty file name")
     if len(set(names)) < len(names):
         twice = sorted(names)[next(i for i, each in enumerate(sorted(names)[1:]) if each == sorted(names)[i])]
         raise _wrong(uri, f"has two embeddings of {twice!r}")
@@ -50,6 +54,12 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     if len(bad):
         raise _wrong(uri, f"has numbers that are not finite for {', '.join(repr(names[row]) for row in bad[:3])}")
     return names, vectors, hashlib.sha256(data).hexdigest()
+
+
+def _csv(data: bytes) -> pa.Table:
+    """Names stay texts, whatever they look like."""
+    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NAMES, pa.string()), strings_can_be_null=False)
+    return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=texts)
 
 
 def of_pool(uri: str, keys: Sequence[str]) -> tuple[npt.NDArray[np.float32], str]:

@@ -44,7 +44,7 @@ class Selected:
         distance: To the nearest labelled or earlier picked image, 0 to 2; None for a first pick.
         nearest: File name of that image.
         reason: In words.
-        factors: What the value is the product of, by name.
+        factors: What the value is made of, by name, each before its strength; and the distance.
         boxes: The boxes that made the score, at most three: class, score, box (left, top, right, bottom), contribution.
     """
 

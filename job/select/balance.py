@@ -70,7 +70,7 @@ def balanced(
         product = np.ones(points.shape[0])
         for each, so_far in zip(balances, sums, strict=True):
             product *= each.of(so_far)
-        if not (labelled or picks):
+        if len(labelled) == 0 and not picks:
             chosen = first_pick(worth, product if first is None else first * product)
             if chosen is None:
                 break

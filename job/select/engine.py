@@ -60,7 +60,7 @@ def select(
     count: int,
     *,
     strategy: str = "coral",
-    labelled: Sequence[int] = (),
+    labelled: Sequence[int] | npt.NDArray[np.int64] = (),
     candidates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     score_strength: float = 1.0,
@@ -108,7 +108,7 @@ def select(
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
     scores = scaled(checked("scores", scores, as_points(embeddings).shape[0], names))
-    rank = ranks(names)
+    rank, labelled = ranks(names), [int(row) for row in labelled]
     options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
@@ -134,7 +134,7 @@ def choose(
     diversity_strength: float,
     *,
     balances: Sequence[Balance] = (),
-    labelled: Sequence[int] = (),
+    labelled: Sequence[int] | npt.NDArray[np.int64] = (),
     candidates: Sequence[int] | None = None,
     first: Array | None = None,
     rank: npt.NDArray[np.int64] | None = None,
@@ -160,7 +160,7 @@ def choose(
     Raises:
         ValueError: An embedding is not finite.
     """
-    points = as_points(embeddings)
+    points, labelled = as_points(embeddings), [int(row) for row in labelled]
     allowed = np.ones(points.shape[0], bool)
     if candidates is not None:
         allowed[:] = False
@@ -241,7 +241,8 @@ def best_by(
     rank: npt.NDArray[np.int64] | None,
 ) -> list[int]:
     """The unlabelled candidates of the highest scores."""
-    rows = np.setdiff1d(np.arange(len(scores)) if candidates is None else candidates, labelled)
+    among = np.arange(len(scores)) if candidates is None else np.asarray(candidates, np.int64)
+    rows = np.setdiff1d(among, np.asarray(labelled, np.int64))
     order = np.lexsort((rows if rank is None else rank[rows], -scores[rows]))
     return [int(row) for row in rows[order[:count]]]
 

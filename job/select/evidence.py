@@ -33,6 +33,11 @@ def coverage(embeddings: "Embeddings", centers: Sequence[int]) -> tuple[Array, R
     return greedy.coverage(as_points(embeddings), centers)
 
 
+def cover_step(count: int) -> int:
+    """Covering radii are taken over every so-manieth image of a pool."""
+    return max(1, -(-count // _IMAGES_TO_COVER))
+
+
 def random_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) -> list[float]:
     """Covering radii of the pool by the labelled images and so many random others, for 20 seeds.
 
@@ -50,7 +55,7 @@ def random_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) 
     points = as_points(embeddings)
     others = np.setdiff1d(np.arange(points.shape[0]), labelled)
     drawn = [np.random.default_rng(seed).choice(others, min(count, len(others)), False) for seed in range(RANDOM_SEEDS)]
-    step = -(-points.shape[0] // _IMAGES_TO_COVER)
+    step = cover_step(points.shape[0])
     seen = unit(points.rows(range(0, points.shape[0], step)))
     known = _closest(seen, unit(points.rows(labelled)))
     radii = []

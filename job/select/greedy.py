@@ -55,12 +55,13 @@ def greedy(
         labelled: Rows of images that have labels.
         first: (n,) by which the first pick is made where nothing is labelled; None to take the first image.
     """
+    count = min(count, points.shape[0])
     centers = _Centers(points.shape[1], len(labelled) + count)
     vectors = unit(points.rows(labelled))
     centers.add(vectors[(kept := distinct(vectors))], [labelled[row] for row in kept])
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
-    if not labelled:
+    if len(labelled) == 0:
         start = first_pick(worth, first)
         if start is None or count == 0:
             return picks

@@ -51,11 +51,12 @@ class ArrayPass:
         for start in range(0, len(centers), _CENTERS_AT_ONCE):
             np.maximum(closest, (centers[start : start + _CENTERS_AT_ONCE] @ block.T).max(axis=0), out=closest)
         nothing = len(zeros(centers)) > 0
+        scale = None if self._scale is None else self._scale[rows]
+        if scale is not None:
+            closest *= scale
         if nothing:
             np.maximum(closest, 0.5, out=closest)
-        if self._scale is not None:
-            scale = self._scale[rows]
-            closest *= scale
+        if scale is not None:
             closest[scale == 0] = 1.0 if nothing else 0.5
             closest[scale < 0] = -1
             np.maximum(known, closest, out=known)

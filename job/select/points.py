@@ -13,6 +13,7 @@ Vectors = npt.NDArray[np.float32]
 
 _VALUES_IN_BLOCK = 1 << 19  # 2 MB, which stays in a core's cache with what is worked out from it
 _ROWS_FROM_FILE = 1 << 16
+_READ_AT_ONCE = 1 << 20
 
 
 class Points(Protocol):
@@ -59,10 +60,14 @@ class ParquetPoints:
 
     def __init__(self, path: Path, column: str = "embedding") -> None:
         self._path, self._column = path, column
-        with pq.ParquetFile(path) as file:
+        with self._open() as file:
             first = next(file.iter_batches(1, columns=[column]), None)
             dimension = 0 if first is None or len(first) == 0 else len(first.column(0)[0])
             self.shape = (file.metadata.num_rows, dimension)
+
+    def _open(self) -> pq.ParquetFile:
+        # By itself, pyarrow would read all row groups ahead, and hold the whole file.
+        return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=_READ_AT_ONCE)
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.floating]]]:
         """Yields blocks as they come from the file.
@@ -71,7 +76,7 @@ class ParquetPoints:
             ValueError: A vector is missing, or has another length.
         """
         start = 0
-        with pq.ParquetFile(self._path) as file:
+        with self._open() as file:
             for batch in file.iter_batches(_ROWS_FROM_FILE, columns=[self._column]):
                 column = batch.column(0)
                 values = column.flatten()
@@ -83,9 +88,10 @@ class ParquetPoints:
     def rows(self, indices: Sequence[int]) -> npt.NDArray[np.floating]:
         """Some rows, in the order of the indices; reads the whole file."""
         wanted = np.asarray(indices, np.int64)
-        found = np.empty((len(wanted), self.shape[1]), np.float32)
+        found: npt.NDArray[np.floating] = np.empty((len(wanted), self.shape[1]), np.float32)
         for start, block in self.blocks() if len(wanted) else ():
             here = np.flatnonzero((wanted >= start) & (wanted < start + len(block)))
+            found = found.astype(block.dtype, copy=False)  # as `blocks` has them, to the last bit
             found[here] = block[wanted[here] - start]
         return found
 

@@ -58,7 +58,8 @@ class TensorPass:
         exact = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits of mantissa are outside of `slack`
         try:
-            self._take_in(torch.from_numpy(centers[self._taken :]).to(self._device))
+            with torch.autocast(self._device.type, enabled=False):
+                self._take_in(torch.from_numpy(centers[self._taken :]).to(self._device))
         finally:
             torch.backends.cuda.matmul.allow_tf32 = exact
         self._taken = len(centers)

@@ -15,7 +15,7 @@ _DIGITS = 9
 
 
 def typicality(points: Points, rank: npt.NDArray[np.int64] | None = None, neighbours: int = NEIGHBOURS) -> Array:
-    """1 / (1 + m / median m), where m is the mean distance to the nearest neighbours.
+    """1 / (1 + m / median m), where m is the mean distance to the nearest neighbours; the median is of those above 0.
 
     Of pools of more than 10,000 images, neighbours are looked for in a sample, evenly spread over the names.
 
@@ -42,11 +42,13 @@ def typicality(points: Points, rank: npt.NDArray[np.int64] | None = None, neighb
             rows = np.arange(start + begin, start + min(begin + 256, len(block)))
             ours = unit(block[begin : begin + 256]).astype(np.float64)
             lengths = np.einsum("ij,ij->i", ours, ours)[:, None] + np.einsum("ij,ij->i", vectors, vectors)[None]
-            square = np.maximum(lengths - 2 * ours @ vectors.T, 0)
+            square = lengths - 2 * ours @ vectors.T
+            square[square < 16 * (ours.shape[1] + 8) * 2.0**-53] = 0  # what rounding leaves of duplicates
             itself = np.flatnonzero(place[rows] >= 0)
             square[itself, place[rows[itself]]] = np.inf
             nearest = np.sort(np.partition(square, neighbours - 1, axis=1)[:, :neighbours], axis=1)
             mean[rows] = np.sqrt(nearest).mean(axis=1)
-    median = float(np.median(mean)) or 1.0
+    apart = mean[mean > 0]
+    median = float(np.median(apart)) if len(apart) else 1.0
     # Rounded, so that the last digit of a product, which depends on the company of a row, does not break ties.
     return (1 / (1 + mean / median)).round(_DIGITS)
