@@ -36,8 +36,8 @@ def gather(
     Returns:
         ``covering_radius``: the largest of these distances, over at most 50,000 images, evenly spread;
         ``covering_radius_random``: of as many random picks, the mean of 20 seeds; ``near_duplicate_pairs``: of picks
-        less than ``near_duplicates_within`` apart; ``without_boxes``, ``classes``: of the pool and of the picks; ``boxes``: on the picks;
-        ``expected_boxes``: the sum of their scores; ``expected_cost``: of labelling these.
+        less than ``near_duplicates_within`` apart; ``without_boxes``, ``classes``: of the pool and of the picks;
+        ``boxes``: on the picks; ``expected_boxes``: the sum of their scores; ``expected_cost``: of labelling these.
     """
     pool, rows = found.pool, [pick.index for pick in selection.picks]
     covered = _cover(found, rows, distance)
