@@ -70,6 +70,25 @@ def choose_among(
     )
 
 
+def check_classes(settings: Settings, class_names: Sequence[str]) -> None:
+    """Finds out before any work whether the settings of the selection name classes that there are.
+
+    Raises:
+        SettingsError: One does not.
+    """
+    if settings.class_weights:
+        pools.weights_of(settings.class_weights, class_names)
+    for each in strategies.entries(settings.strategy) or ():
+        if isinstance(each, strategies.Balance) and not each.column:
+            _check_target(each, class_names)
+
+
+def _check_target(entry: strategies.Balance, values: Sequence[str]) -> None:
+    if unknown := [each for each in entry.target if each not in values]:
+        what = entry.column or "class"
+        raise SettingsError(f"CORAL_STRATEGY balances by the {what} {unknown[0]!r}: there are {', '.join(values)}.")
+
+
 def uses_distance(settings: Settings) -> bool:
     """Whether the strategy needs embeddings."""
     entries = strategies.entries(settings.strategy)
@@ -169,6 +188,10 @@ class _Composition:
         values = np.asarray(self._column(column))
         if values.dtype.kind not in "iuf":
             raise SettingsError(f"CORAL_STRATEGY takes {column!r} for numbers, and it holds texts: balance by it.")
+        unknown = np.flatnonzero(values == 0)
+        if column in ("width", "height") and len(unknown):
+            shown = ", ".join(repr(self._pool.keys[row]) for row in unknown[:3])
+            raise SettingsError(f"CORAL_STRATEGY goes by {column!r}, which is not known of {shown}: give it, too.")
         return values.astype(np.float64)
 
     def _not_negative(self, column: str, values: Floats) -> Floats:
@@ -197,9 +220,7 @@ class _Composition:
         else:
             values = list(self._pool.provenance.class_names)
             shares = pools.class_shares(self._output, self._pool)
-        if unknown := [each for each in entry.target if each not in values]:
-            what = entry.column or "class"
-            raise SettingsError(f"CORAL_STRATEGY balances by the {what} {unknown[0]!r}: there are {', '.join(values)}.")
+        _check_target(entry, values)
         present = [value for value, sums in zip(values, shares.sum(axis=0), strict=True) if sums > 0]
         target = dict(entry.target) or {value: 1 / len(present) for value in present}
         others = [column for column, value in enumerate(values) if value not in target]

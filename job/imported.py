@@ -38,7 +38,7 @@ def _read(job: Run) -> tuple[list[Row], Provenance]:
     found = external.read(
         str(settings.predictions), settings.classes, stop=job.stop.requested, min_score=settings.score_threshold
     )
-    threshold = f"min_score={settings.score_threshold:g}"
+    threshold = f"min_score={settings.score_threshold!r}"
     return found.rows, Provenance(threshold, found.sha256, "", found.probabilities, found.class_names)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from job import embed, finished, imported, inputs, parts, previous
 from job import pool as pools
-from job.choosing import choose_among
+from job.choosing import check_classes, choose_among
+from job.embed import own
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.pool import Pool
 from job.progress import now
@@ -153,8 +154,11 @@ def map_step(job: Run, shard: Shard) -> Listing:
             lightly_images.refused((each.key for each in listing), settings.max_failed)
         if settings.labelled:
             inputs.read_labelled(settings.labelled, listing, shard)
+        if settings.embedding not in embed.METHODS:
+            own.check(settings.embedding, [each.key for each in listing], settings.max_failed)
     earlier = previous.open_output(settings.previous) if settings.previous else None
     detector = job.need_detector()
+    check_classes(settings, detector.class_names)
     with job.stage("find what is done"):
         made_with = runner.provenance(detector)
         done = parts.done(output, made_with)
@@ -198,7 +202,7 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
         selection = choose_among(settings, output, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
-            "Only %d of %d images could be picked: no other is unlabelled, usable, and far enough from the rest.",
+            "Only %d of %d images could be picked: no other is unlabelled, usable, within all thresholds and far enough.",
             *(len(selection.picks), settings.n_samples),
         )
     if settings.lightly_predictions and pool.has_detections:

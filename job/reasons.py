@@ -89,6 +89,8 @@ def what_the_detector_saw(
     best = int(values.argmax())
     name, confidence = class_names[int(found.classes[best])], float(found.scores[best])
     number = "1 box" if count == 1 else f"{count} boxes"
+    if not values.any() and score != "suspected_misses":
+        return f"{number}, none of which counts"
     if score == "object_frequency":
         counts = Counter(class_names[int(each)] for each in found.classes)
         return ", ".join(f"{count} {name}" for name, count in counts.most_common(4))

@@ -12,7 +12,6 @@ from job import scores
 from job.errors import SettingsError
 from job.knobs import PREFIX
 from job.secret import Secret
-from job.select import STRATEGIES
 from job.settings import Settings, knobs
 from job.storage.uris import Location
 from job.urls import redacted
@@ -111,8 +110,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _selection_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.strategy not in STRATEGIES and (settings.score_strength, settings.diversity_strength) != (1, 1):
-        yield "CORAL_SCORE_STRENGTH and the like are for named strategies: write them into the list of CORAL_STRATEGY."
+    if settings.strategy != "coral" and (settings.score_strength, settings.diversity_strength) != (1, 1):
+        yield "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH are for coral: leave them out, or set CORAL_STRATEGY."
+    if settings.predictions and settings.previous:
+        yield "CORAL_PREVIOUS and CORAL_PREDICTIONS both bring detections: leave one out."
     if settings.predictions and settings.embedding == "simclr":
         yield "CORAL_PREDICTIONS brings no images, and CORAL_EMBEDDING='simclr' trains on them: give embeddings, too."
     if settings.predictions == NONE and settings.embedding == "detector":

@@ -83,8 +83,12 @@ def test_selects_without_a_detector_and_without_torch(given: dict[str, Any], tmp
 def test_again_gives_the_same_and_other_predictions_are_refused(
     given: dict[str, Any], job: Job, tmp_path: Path
 ) -> None:
+    files = ("selected.txt", "selected.jsonl", "images.parquet", "embeddings.parquet", "exports/coco.json")
+    found = []
     for _ in range(2):
         assert job("select", **given).returncode == 0
+        found.append([(tmp_path / "out" / name).read_bytes() for name in files])
+    assert found[0] == found[1]
     other = coco()
     other["annotations"][0]["score"] = 0.5
     (tmp_path / "other.json").write_text(json.dumps(other))

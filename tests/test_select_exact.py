@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from job.select import ParquetPoints, Selection, greedy, select
 from job.select.engine import SCORE_FLOOR
 from job.select.points import ArrayPoints, unit
+from job.select.tensors import TensorPass
 from job.select.typicality import typicality
 from tests.conftest import ROOT
 
@@ -125,6 +126,24 @@ def test_tensors_give_the_picks_of_arrays(strategy: str, dtype: torch.dtype, mon
         expected = select(embeddings, scores, 100, strategy=strategy, **options)
         found = select(torch.from_numpy(embeddings).to(dtype), scores, 100, strategy=strategy, **options)
         assert rows(found) == rows(expected)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_ties_on_tensors_go_by_name_and_take_no_longer_list(shuffled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greedy, "_LEAST", 16)
+    sizes: list[int] = []
+    real = TensorPass.shortlist
+
+    def noted(self: TensorPass, centers: Any, worth: Any, size: int) -> Any:
+        sizes.append(size)
+        return real(self, centers, worth, size)
+
+    monkeypatch.setattr(TensorPass, "shortlist", noted)
+    embeddings, rng = clusters(6, 500, 8), np.random.default_rng(6)
+    names = [f"{number:04d}" for number in (rng.permutation(500) if shuffled else range(500))]
+    found = select(torch.from_numpy(embeddings), np.zeros(500), 60, strategy="active_learning", names=names)
+    assert [names[row] for row in rows(found)] == sorted(names)[:60]
+    assert set(sizes) == {16}
 
 
 def test_a_file_gives_the_picks_of_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

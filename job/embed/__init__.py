@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+METHODS = ("detector", "simclr")  # everything else is a file of embeddings
+
 
 def embed(
     pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
@@ -50,6 +52,7 @@ def embed(
         embeddings, digest = own.of_pool(settings.embedding, pool.keys)
         how = {"method": "own", "space": digest}
     elif settings.predictions and not uses_distance(settings):
+        output.delete(tables.EMBEDDINGS)  # of an earlier run
         return np.zeros((len(pool.keys), 1), np.float32), {"method": "none", "space": "", "dimension": 0}
     else:
         embeddings = _features(pool, settings)

@@ -56,6 +56,23 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     return names, vectors, hashlib.sha256(data).hexdigest()
 
 
+def check(uri: str, keys: Sequence[str], max_failed: float) -> None:
+    """Finds out before any work whether a pool can be embedded; images that turn out to be unusable need no embedding.
+
+    Raises:
+        SettingsError: As `read`; or more images have none than may be unusable.
+    """
+    there = set(read(uri)[0])
+    missing = [key for key in keys if key not in there]
+    if len(missing) > max_failed * len(keys):
+        raise _missing(uri, missing, len(keys))
+
+
+def _missing(uri: str, missing: Sequence[str], count: int) -> SettingsError:
+    shown = ", ".join(map(repr, missing[:3])) + (" ..." if len(missing) > 3 else "")
+    return _wrong(uri, f"has none for {len(missing)} of {count} images: {shown}")
+
+
 def _csv(data: bytes) -> pa.Table:
     """Names stay texts, whatever they look like."""
     texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_NAMES, pa.string()), strings_can_be_null=False)
@@ -71,8 +88,7 @@ def of_pool(uri: str, keys: Sequence[str]) -> tuple[npt.NDArray[np.float32], str
     names, vectors, digest = read(uri)
     row = {name: number for number, name in enumerate(names)}
     if missing := [key for key in keys if key not in row]:
-        shown = ", ".join(map(repr, missing[:3])) + (" ..." if len(missing) > 3 else "")
-        raise _wrong(uri, f"has none for {len(missing)} of {len(keys)} images: {shown}")
+        raise _missing(uri, missing, len(keys))
     return vectors[[row[key] for key in keys]], digest
 
 

@@ -17,6 +17,7 @@ from job.pool import Pool
 from job.storage import Storage, read_required
 
 _DIGEST = b"digest"
+EMBEDDINGS = "embeddings.parquet"
 _TYPES = {
     "folder": pa.string(),
     "byte_size": pa.int64(),
@@ -142,14 +143,14 @@ def write_embeddings(output: Storage, keys: list[str], embeddings: npt.NDArray[n
     """
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
     table = pa.table({"file_name": pa.array(keys, pa.string()), "embedding": vectors})
-    output.write("embeddings.parquet", _parquet(table.replace_schema_metadata({_DIGEST: digest})))
+    output.write(EMBEDDINGS, _parquet(table.replace_schema_metadata({_DIGEST: digest})))
 
 
 def read_embeddings(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:
     """Reads embeddings.parquet, in the order of its rows, if it was written with the same digest."""
-    if output.stat("embeddings.parquet") is None:
+    if output.stat(EMBEDDINGS) is None:
         return None
-    table = pq.read_table(io.BytesIO(read_required(output, "embeddings.parquet")))
+    table = pq.read_table(io.BytesIO(read_required(output, EMBEDDINGS)))
     if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
         return None
     vectors = table["embedding"].combine_chunks()

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from job.select.points import Vectors, unit
-from job.select.shortlist import LONGEST, SHORTEST, Shortlist, Worth, slack
+from job.select.shortlist import LONGEST, SHORTEST, Rows, Shortlist, Worth, slack
 
 _VALUES_IN_BLOCK = 1 << 26
 _CENTERS_AT_ONCE = 1024
@@ -64,13 +64,7 @@ class TensorPass:
             torch.backends.cuda.matmul.allow_tf32 = exact
         self._taken = len(centers)
         values = self._values(worth)
-        count = min(size + 1, len(values))
-        highest, rows = torch.topk(values, count)
-        highest, rows = highest.cpu(), rows.cpu()
-        usable = int((highest >= 0).sum())
-        # Which rows topk takes among equals is left open: a pick must be above the bound, so it counts as the first.
-        bound = (float(highest[size]), -1) if usable > size else (-1.0, 0)
-        found = rows[: min(size, usable)].numpy()
+        found, bound = _highest(values, worth, size)
         on_device = torch.as_tensor(found, device=self._device)
         vectors = unit(_array(self._embeddings[on_device]))
         return Shortlist(found, vectors, bound)
@@ -119,6 +113,26 @@ class TensorPass:
         for start in range(0, len(self._embeddings), size):
             rows = slice(start, start + size)
             yield rows, self._embeddings[rows]
+
+
+def _highest(values: torch.Tensor, worth: Worth, size: int) -> tuple[Rows, tuple[float, int]]:
+    """The rows of the highest values that may be picked, highest first; value and rank of the best of all others."""
+    if len(values) == 0:
+        return np.empty(0, np.int64), (-1.0, 0)
+    count = min(size + 1, len(values))
+    least = torch.topk(values, count).values[-1].clamp(min=0)
+    # Which rows topk takes among equals is left open: those that come first by rank are wanted.
+    above, equal = torch.nonzero(values > least)[:, 0], torch.nonzero(values == least)[:, 0]
+    if worth.rank is not None:
+        ranks = torch.from_numpy(worth.rank).to(values.device)[equal]
+        equal = equal[ranks.argsort()]
+    taken = torch.cat([above, equal[: count - len(above)]])
+    rows, highest = taken.cpu().numpy(), values[taken].cpu().numpy()
+    order = np.lexsort((worth.ranks(rows), -highest))
+    rows, highest = rows[order], highest[order]
+    if len(rows) <= size:
+        return rows, (-1.0, 0)
+    return rows[:size], (float(highest[size]), int(worth.ranks(rows[size:])[0]))
 
 
 def _array(rows: torch.Tensor) -> npt.NDArray[np.floating]:
