@@ -202,7 +202,7 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
         selection = choose_among(settings, output, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
-            "Only %d of %d images could be picked: no other is unlabelled, usable, within all thresholds and far enough.",
+            "Only %d of %d images could be picked: no other is unlabelled, usable, within all thresholds and apart.",
             *(len(selection.picks), settings.n_samples),
         )
     if settings.lightly_predictions and pool.has_detections:

@@ -206,6 +206,15 @@ def seaweedfs(seaweedfs_server: servers.SeaweedFS, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
+def proxy(seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.FaultProxy]:
+    """A proxy with faults before SeaweedFS, and the variable that leads to it."""
+    made = servers.FaultProxy(seaweedfs.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["LightlyServer"]:
     """The stand-in for the Lightly platform; it must have refused nothing by the end of a test."""
     from tests.lightly_server import LightlyServer  # lightly takes seconds to import

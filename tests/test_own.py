@@ -14,7 +14,7 @@ import pytest
 from job import names
 from job.embed import own
 from job.errors import SettingsError
-from tests.conftest import ROOT, Job, clean_environment
+from tests.conftest import ROOT, Job, clean_environment, demo_variables
 
 # Fails the process if a selection brings in what it can do without.
 WATCHED = """
@@ -130,6 +130,33 @@ def test_predictions_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert all(each["distance"] is None and "from the nearest" not in each["reason"] for each in lines(tmp_path))
     assert "covering_radius" not in json.loads((tmp_path / "out" / "run.json").read_text())["selection"]
+
+
+def test_thresholds_on_sizes_that_are_not_known_are_an_error(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    sized = coco()
+    del sized["images"][4]["width"], sized["images"][4]["height"]
+    (tmp_path / "predictions.json").write_text(json.dumps(sized))
+    wanted = [
+        {"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}},
+        {
+            "input": {"type": "METADATA", "key": "height"},
+            "strategy": {"type": "THRESHOLD", "threshold": 10, "operation": "BIGGER"},
+        },
+    ]
+    done = job("select", CORAL_STRATEGY=json.dumps(wanted), **given)
+    assert done.returncode == 64 and "goes by 'height', which is not known of '4.jpg'" in done.stderr
+
+
+def test_wrong_classes_and_embeddings_are_told_before_detection(few_frames: Path, job: Job, tmp_path: Path) -> None:
+    variables = demo_variables(few_frames, tmp_path / "out")
+    (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
+    for wrong, says in (
+        ({"CORAL_CLASS_WEIGHTS": "bycicle=2"}, "names 'bycicle', which is no class"),
+        ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "has none for 12 of 12 images"),
+    ):
+        done = job(**variables | wrong)
+        assert done.returncode == 64 and says in done.stderr
+        assert not list((tmp_path / "out").rglob("part-*"))
 
 
 def test_run_and_predict_refuse_predictions(given: dict[str, Any], job: Job) -> None:

@@ -274,14 +274,6 @@ def test_each_missing_right_is_named(
     assert all("Give it to the job's credentials." in str(each) for each in said)
 
 
-@pytest.fixture
-def proxy(seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    made = FaultProxy(seaweedfs.endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-    yield made
-    made.close()
-
-
 def test_nothing_stays_in_a_bucket(seaweedfs: S3, proxy: FaultProxy) -> None:
     what = known(settings(output=seaweedfs.uri("rights")))
     assert only(stores.output, what) == (

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from job import images, parts, pool, report
 from job.choosing import choose_among
@@ -25,6 +25,7 @@ from job.report.gather import gather
 from job.results import Found, explain
 from job.storage import Entry
 from job.storage.local import LocalFolder
+from tests import browser as browsers
 from tests.conftest import Job, demo_variables, picture, settings, start_job
 from tests.test_parts import MADE_WITH, failed
 from tests.test_parts import row as made_row
@@ -34,11 +35,7 @@ NASTY = "<script>window.hacked = 1</script>'\"&😀\u2028</script>.jpg"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not program:
-        pytest.skip("There is no browser: apt-get install chromium.")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    yield from browsers.launched()
 
 
 @pytest.fixture

@@ -80,6 +80,9 @@ def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
     assert "contradict each other: leave one out" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
     assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
+    assert "are for coral" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
+    assert "both bring detections" in both[0]
 
 
 def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]

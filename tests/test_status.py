@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -167,14 +167,6 @@ def test_a_fault_of_the_store_is_told_once_and_ends_nothing(tmp_path: Path, capl
                 told.wait(stage=name)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert caplog.messages == ["status.json cannot be written, and the run goes on without it: ValueError"]
-
-
-@pytest.fixture
-def proxy(seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    made = FaultProxy(seaweedfs.endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-    yield made
-    made.close()
 
 
 def test_a_store_that_stalls_holds_nothing_up(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:

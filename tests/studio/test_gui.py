@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from studio import __main__ as door
+from tests import browser as browsers
 from tests import servers
 from tests.studio.conftest import N_SAMPLES, ROOT, Run, Server, environment, started
 
@@ -31,11 +31,7 @@ def server(local: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not program:
-        pytest.skip("There is no browser: apt-get install chromium.")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    yield from browsers.launched()
 
 
 class Watched:

@@ -1,0 +1,16 @@
+"""The browser that is there; a module of its own, since LightlyStudio's tests run in another environment."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+
+def launched() -> Iterator[Browser]:
+    """Starts it; without one, the test is skipped and says so."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not program:
+        pytest.skip("There is no browser: apt-get install chromium.")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
