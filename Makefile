@@ -80,7 +80,7 @@ k8s-render: ## Prints the manifests for Kubernetes: make k8s-render OVERLAY=base
 
 k8s-check: $(VENV)/.dev ## Holds the manifests to the schemas of Kubernetes 1.29 to 1.37, and to what these miss.
 	@$(KUBECTL)
-	@$(RUN) -m pytest tests/test_k8s.py
+	@$(RUN) -m pytest tests/k8s/test_manifests.py
 
 k8s-run: ## Runs the Jobs of an overlay one after the other: make k8s-run OVERLAY=sharded.
 	@$(KUBECTL)
@@ -116,7 +116,7 @@ readme: $(VENV)/.runtime ## Writes the table of settings into the README.
 
 soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and compares the results (20 minutes).
 	@$(RUN) -m demo.fetch
-	@$(RUN) -m pytest -m soak -s tests/test_soak.py
+	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py
 
 bench: bench-storage bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
 

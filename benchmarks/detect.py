@@ -33,11 +33,12 @@ from torchvision.ops import box_iou
 
 from demo import fetch
 from job import images, parts
-from job.detect import model, recipe, runner
+from job.detect import config, model, runner
 from job.detect.inference import Inference
 from job.detect.model import Detector
-from job.detect.preparation import Prepared, to_tensor
-from job.settings import Precision, Settings
+from job.detect.prepare import Prepared, to_tensor
+from job.settings import Settings
+from job.settings.schema import Precision
 from job.storage import Entry, Listing
 from job.storage.local import LocalFolder
 
@@ -126,11 +127,11 @@ def case(settings: Settings, folder: Path, temporary: Path) -> Case:
     """Builds both detectors from the same configuration; without weights, from the same random ones."""
     if settings.weights is None:
         torch.manual_seed(0)
-        random = recipe.read(replace(settings, weights="none")).build(torch.device("cpu"))
+        random = config.read(replace(settings, weights="none")).build(torch.device("cpu"))
         settings = replace(settings, weights=str(temporary / "random.pth"))
         torch.save({"model": random.state_dict()}, temporary / "random.pth")
     detector = model.build(settings)
-    cfg = recipe.config(settings)
+    cfg = config.config(settings)
     cfg.MODEL.DEVICE = str(detector.device)
     cfg.MODEL.WEIGHTS = str(temporary / "state.pth")  # for the demo's come in a format that it cannot read
     torch.save({"model": detector.model.state_dict()}, cfg.MODEL.WEIGHTS)

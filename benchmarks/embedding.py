@@ -27,10 +27,10 @@ from torch import nn
 
 from demo import fetch
 from job import images, logs
-from job import pool as pools
 from job.detect import model, runner
 from job.detect.model import Detector
 from job.embed import simclr
+from job.parts import pool as pools
 from job.settings import Settings
 from job.storage import Listing
 from job.storage.local import LocalFolder

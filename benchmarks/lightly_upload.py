@@ -20,17 +20,18 @@ from tabulate import tabulate
 
 from demo import fetch
 from demo.run import ROOT
-from job import parts, pipeline, pool
+from job import parts, pipeline
 from job.errors import SettingsError
 from job.lightly import images
 from job.lightly.api import Platform
 from job.lightly.transport import SIMULTANEOUS, Transport
+from job.parts import pool
 from job.secret import Secret
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Entry, Storage, open_folder
-from tests.lightly_server import TOKEN
+from tests.standins.lightly_server import TOKEN
 
 LATENCY = 0.020
 COPIES = 8
@@ -39,7 +40,7 @@ COPIES = 8
 @contextlib.contextmanager
 def served() -> Iterator[str]:
     """Runs the server, and gives its address."""
-    command = [sys.executable, "-m", "tests.lightly_server", "--latency", str(LATENCY)]
+    command = [sys.executable, "-m", "tests.standins.lightly_server", "--latency", str(LATENCY)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:

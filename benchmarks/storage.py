@@ -31,7 +31,7 @@ from obstore.store import S3Store
 from tabulate import tabulate
 
 from job.storage import Entry, Listing, open_folder
-from tests.servers import ADMIN, BUCKET, SeaweedFS
+from tests.standins.servers import ADMIN, BUCKET, SeaweedFS
 
 LISTED, READ, SIZE = 5000, 2000, 30_000
 MILLION = 1_000_000

@@ -7,7 +7,7 @@ import click
 
 from job.errors import JobError, SettingsError
 from job.settings import knobs
-from job.urls import redacted
+from job.uris import redacted
 
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 _OTHERS = ("AWS_", "GOOGLE_")

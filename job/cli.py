@@ -12,8 +12,8 @@ from tabulate import tabulate
 import job
 from job import logs, shards
 from job.errors import JobError, SettingsError
-from job.resolve import resolve
 from job.settings import Settings, knobs
+from job.settings.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
 
@@ -158,7 +158,7 @@ def check(settings: Settings, stop: Stop, *, trial: bool, price_per_hour: float 
 
     if price_per_hour is not None and not trial:
         raise click.UsageError("--price-per-hour is for --trial: add that, or leave it out.")
-    preflight.check(settings, stop, os.environ, trial=trial, price_per_hour=price_per_hour)
+    preflight.run_checks(settings, stop, os.environ, trial=trial, price_per_hour=price_per_hour)
 
 
 def shard_of(settings: Settings) -> Shard:

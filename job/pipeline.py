@@ -11,18 +11,21 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from job import embed, finished, imported, inputs, parts, previous
-from job import pool as pools
-from job.choosing import check_classes, choose_among
-from job.embed import own
+from job import embed, inputs, parts
+from job.choose import check_classes, choose_among
+from job.context import Run
+from job.embed import from_file
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
-from job.pool import Pool
+from job.exports import lightly_files
+from job.external import take_in
+from job.parts import listings, previous
+from job.parts import pool as pools
+from job.parts.pool import Pool
 from job.progress import now
-from job.publish import lightly_format, manifest, tables
+from job.publish import manifest, tables
+from job.publish.results import Found, names_of, publish, run_id
 from job.publish.tables import Selected
-from job.results import Found, names_of, publish, run_id
 from job.retry import Patience
-from job.run import Run
 from job.select import Selection
 from job.settings import Settings
 from job.shards import Shard
@@ -55,10 +58,10 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
     with start(settings, stop, shard) as job:
         listing = map_step(job, shard)
         if shard.count > 1:
-            if missing := finished.missing(job.output, shard.count):
+            if missing := listings.missing(job.output, shard.count):
                 logger.info("Shard %d of %d is through; %d others are not yet.", shard.index, shard.count, len(missing))
                 return None
-            listing = finished.listing(job.output, shard.count)
+            listing = listings.listing(job.output, shard.count)
         return reduce_step(job, listing)
 
 
@@ -72,8 +75,8 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as job:
         if settings.predictions:
-            return reduce_step(job, imported.take_in(job))
-        listing = finished.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing)
+            return reduce_step(job, take_in.take_in(job))
+        listing = listings.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(job, listing)
 
 
@@ -155,7 +158,7 @@ def map_step(job: Run, shard: Shard) -> Listing:
         if settings.labelled:
             inputs.read_labelled(settings.labelled, listing, shard)
         if settings.embedding not in embed.METHODS:
-            own.check(settings.embedding, [each.key for each in listing], settings.max_failed)
+            from_file.check(settings.embedding, [each.key for each in listing], settings.max_failed)
     earlier = previous.open_output(settings.previous) if settings.previous else None
     detector = job.need_detector()
     check_classes(settings, detector.class_names)
@@ -166,7 +169,7 @@ def map_step(job: Run, shard: Shard) -> Listing:
             done = previous.take_over(earlier, output, listing, done, made_with)
     # From here on, what an earlier run of this output has said no longer holds.
     output.delete(SUCCESS)
-    finished.begin(output, shard)
+    listings.begin(output, shard)
     with job.stage("detect"), job.stop.deferred() as requested:
         runner.predict(
             *(listing, source, output, detector, done),
@@ -175,7 +178,7 @@ def map_step(job: Run, shard: Shard) -> Listing:
             stop=requested,
         )
         if not requested.is_set():
-            finished.finish(output, shard, listing)
+            listings.finish(output, shard, listing)
     return listing
 
 
@@ -207,7 +210,7 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
         )
     if settings.lightly_predictions and pool.has_detections:
         with job.stage("write predictions"):
-            lightly_format.write(output, pool)
+            lightly_files.write(output, pool)
     digests = {
         "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
         "labelled_sha256": _sha256(labelled),

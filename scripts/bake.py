@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from job import logs
-from job.detect import model, recipe, weights
+from job.detect import config, model, weights
 from job.errors import JobError
 from job.settings import Settings
 
@@ -19,7 +19,7 @@ def main(name: str, folder: str) -> int:
     settings = Settings(input="", output="", model=name, device="cpu")
     try:
         model.build(settings)
-        path = weights.fetch(recipe.read(settings).weights)
+        path = weights.fetch(config.read(settings).weights)
     except JobError as error:
         print(f"BAKE_WEIGHTS: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from job.resolve import markdown_table
+from job.settings.resolve import markdown_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- settings: written by `make readme` -->\n", "<!-- end of settings -->\n"

@@ -20,12 +20,12 @@ from job.detect import model
 from job.detect.model import Detector
 from job.settings import Settings
 from job.shards import PLATFORMS
-from tests import servers
+from tests.standins import servers
 
 if TYPE_CHECKING:
-    from job.pool import Pool
+    from job.parts.pool import Pool
     from job.storage.local import LocalFolder
-    from tests.lightly_server import LightlyServer
+    from tests.standins.lightly_server import LightlyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -217,7 +217,7 @@ def proxy(seaweedfs: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[servers.Fa
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["LightlyServer"]:
     """The stand-in for the Lightly platform; it must have refused nothing by the end of a test."""
-    from tests.lightly_server import LightlyServer  # lightly takes seconds to import
+    from tests.standins.lightly_server import LightlyServer
 
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
@@ -229,7 +229,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["LightlyServer"]:
 @pytest.fixture
 def small(tmp_path: Path) -> tuple["LocalFolder", "Pool"]:
     """An output of eight images, in parts of three, and the pool that they are."""
-    from tests.lightly_client import NAMES
-    from tests.test_lightly_format import filled
+    from tests.exports.test_lightly_files import filled
+    from tests.standins.lightly_client import NAMES
 
     return filled(tmp_path / "out", NAMES, per_part=3)

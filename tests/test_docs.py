@@ -15,8 +15,8 @@ from demo import fetch
 from job import scores
 from job.settings import knobs
 from tests.conftest import DEMO_YAML, ROOT, S3, clean_environment
-from tests.servers import client
-from tests.test_own import coco
+from tests.embed.test_from_file import coco
+from tests.standins.servers import client
 
 MANUAL = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*MANUAL, ROOT / "k8s" / "README.md", ROOT / "cloud" / "README.md"]
@@ -52,7 +52,7 @@ def place(few_frames: Path, tmp_path: Path, seaweedfs: S3) -> dict[str, Path]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
     if "LIGHTLY_TOKEN" in command:
-        pytest.skip("the platform is tested with its stand-in: tests/test_lightly_job.py")
+        pytest.skip("the platform is tested with its stand-in: tests/e2e/test_lightly_job.py")
     names = [f"{each}.jpg" for each in range(12)]
     (tmp_path / "predictions.json").write_text(json.dumps(coco()))
     rows = "".join(f"{name},{number % 3},{number / 7:.3f},1\n" for number, name in enumerate(names))

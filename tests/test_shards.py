@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import finished, parts
+from job import parts
 from job.errors import SettingsError, TryAgain
+from job.parts import listings
 from job.shards import Shard, detect
 from job.storage import Entry, Listing
 from job.storage.local import LocalFolder
-from tests.test_parts import MADE_WITH, row
+from tests.parts.test_part import MADE_WITH, row
 
 
 @pytest.mark.parametrize(
@@ -114,41 +115,41 @@ def keys_of(found: Listing) -> list[str]:
 def test_the_reduce_step_waits_for_all_shards(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     with pytest.raises(TryAgain, match="No shard is through yet") as caught:
-        finished.listing(output)
+        listings.listing(output)
     assert caught.value.exit_code == 75
-    finished.finish(output, Shard(0, 3), listing("b.jpg"))
-    finished.finish(output, Shard(2, 3), listing("c.jpg", "a.jpg"))
-    assert finished.missing(output, 3) == [1]
+    listings.finish(output, Shard(0, 3), listing("b.jpg"))
+    listings.finish(output, Shard(2, 3), listing("c.jpg", "a.jpg"))
+    assert listings.missing(output, 3) == [1]
     with pytest.raises(TryAgain, match=r"1 of 3 shards are not through yet \(1\)"):
-        finished.listing(output)
-    finished.finish(output, Shard(1, 3), listing())
-    assert finished.missing(output, 3) == []
-    assert keys_of(finished.listing(output)) == ["a.jpg", "b.jpg", "c.jpg"]
-    assert keys_of(finished.listing(output, 3)) == ["a.jpg", "b.jpg", "c.jpg"]
+        listings.listing(output)
+    listings.finish(output, Shard(1, 3), listing())
+    assert listings.missing(output, 3) == []
+    assert keys_of(listings.listing(output)) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert keys_of(listings.listing(output, 3)) == ["a.jpg", "b.jpg", "c.jpg"]
     with pytest.raises(TryAgain, match="2 of 2 shards are not through yet"):
-        finished.listing(output, 2)
+        listings.listing(output, 2)
 
 
 def test_a_shard_that_starts_takes_back_what_it_said(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     for index in range(3):
-        finished.finish(output, Shard(index, 3), listing(f"{index}.jpg"))
-    finished.begin(output, Shard(1, 3))
-    assert finished.missing(output, 3) == [1]
-    finished.begin(output, Shard(0, 1))
-    assert finished.missing(output, 3) == [0, 1, 2]
-    finished.finish(output, Shard(0, 1), listing("0.jpg"))
-    finished.finish(output, Shard(0, 2), listing("0.jpg"))
+        listings.finish(output, Shard(index, 3), listing(f"{index}.jpg"))
+    listings.begin(output, Shard(1, 3))
+    assert listings.missing(output, 3) == [1]
+    listings.begin(output, Shard(0, 1))
+    assert listings.missing(output, 3) == [0, 1, 2]
+    listings.finish(output, Shard(0, 1), listing("0.jpg"))
+    listings.finish(output, Shard(0, 2), listing("0.jpg"))
     with pytest.raises(TryAgain, match="results of 1, 2 shards: set CORAL_SHARD_COUNT"):
-        finished.listing(output)
-    assert keys_of(finished.listing(output, 1)) == ["0.jpg"]
+        listings.listing(output)
+    assert keys_of(listings.listing(output, 1)) == ["0.jpg"]
 
 
 def test_a_damaged_name_is_no_listing(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     output.write("parts/listing-of.parquet", b"")
-    finished.finish(output, Shard(0, 1), listing("0.jpg"))
-    assert finished.missing(output, 1) == [] and keys_of(finished.listing(output)) == ["0.jpg"]
+    listings.finish(output, Shard(0, 1), listing("0.jpg"))
+    assert listings.missing(output, 1) == [] and keys_of(listings.listing(output)) == ["0.jpg"]
 
 
 def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
     theirs = [name for name in names if Shard(1, 2).has(name)]
     parts.write(output, [row(name) for name in mine], MADE_WITH)
     parts.write(output, [row(name) for name in theirs[:3]], MADE_WITH)
-    assert keys_of(finished.listing(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])
+    assert keys_of(listings.listing(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])
     # Of a shard that is through, its listing counts, and not what else it has done some day.
-    finished.finish(output, Shard(0, 2), listing(*mine[1:]))
-    assert keys_of(finished.listing(output, allow_missing=True)) == sorted([*mine[1:], *theirs[:3]])
+    listings.finish(output, Shard(0, 2), listing(*mine[1:]))
+    assert keys_of(listings.listing(output, allow_missing=True)) == sorted([*mine[1:], *theirs[:3]])

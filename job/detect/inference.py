@@ -10,7 +10,7 @@ from job import parts
 from job.detect import gpu, probabilities
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
-from job.detect.preparation import Prepared
+from job.detect.prepare import Prepared
 from job.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)

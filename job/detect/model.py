@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
-from job.detect import gpu, probabilities, recipe, weights
+from job.detect import config, gpu, probabilities, weights
 from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
 
@@ -60,7 +60,7 @@ def build(settings: Settings) -> Detector:
         ServiceUnavailable: The weights cannot be downloaded, or the GPU fails.
     """
     device, _ = gpu.choose(settings)
-    described = recipe.read(settings)
+    described = config.read(settings)
     try:
         with gpu.faults():
             model = described.build(device)

@@ -12,14 +12,14 @@ import numpy as np
 from detectron2.utils.logger import log_first_n
 
 from job import parts
-from job.budget import Budget
 from job.detect.batches import Batcher
+from job.detect.budget import Budget
+from job.detect.cpu_turns import Turns
 from job.detect.inference import Inference
 from job.detect.model import Detector
-from job.detect.preparation import Preparation, Prepared
+from job.detect.prepare import Preparation, Prepared
 from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
-from job.turns import Turns
 
 logger = logging.getLogger(__name__)
 

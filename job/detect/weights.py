@@ -21,8 +21,7 @@ from job.progress import Progress
 from job.retry import Attempt, Patience, TransientError, persist
 from job.storage import open_location
 from job.storage.local import LocalFolder
-from job.storage.uris import Location
-from job.urls import identity, redacted
+from job.uris import Location, identity, redacted
 
 # Only files from here may be pickles, since reading a pickle runs what is in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 import job
-from job.choosing import uses_distance
-from job.embed import own
+from job.choose import uses_distance
+from job.embed import from_file
 from job.errors import SettingsError
 from job.images import read_thumbnail
-from job.pool import Pool
+from job.parts.pool import Pool
 from job.publish import tables
 from job.settings import Settings
 from job.storage import Storage
@@ -49,7 +49,7 @@ def embed(
         embeddings, how = _simclr(pool, settings, output, need_detector)
         return embeddings, how | {"dimension": embeddings.shape[1]}
     if settings.embedding != "detector":
-        embeddings, digest = own.of_pool(settings.embedding, pool.keys)
+        embeddings, digest = from_file.of_pool(settings.embedding, pool.keys)
         how = {"method": "own", "space": digest}
     elif settings.predictions and not uses_distance(settings):
         output.delete(tables.EMBEDDINGS)  # of an earlier run

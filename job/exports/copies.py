@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from job.errors import one_line
 from job.exports import paths
-from job.pool import Pool
+from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.storage import Source, Storage, read_required
 

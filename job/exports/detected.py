@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from job.pool import Detections, Pool
+from job.parts.pool import Detections, Pool
 
 ORIENTATION = "Boxes are in pixels of the image after its EXIF orientation."
 _DECIMALS, _SCORE_DECIMALS = 3, 6

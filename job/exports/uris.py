@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from job.storage.uris import Location, normal
+from job.uris import Location, normal
 
 _LISTS = (".txt", ".jsonl")
 

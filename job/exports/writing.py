@@ -4,13 +4,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from job import pool as pools
 from job.exports import coco, cvat, fiftyone, label_studio, voc, yolo
 from job.exports.detected import DetectedImage, Export, detected
+from job.exports.lightly import task_name
 from job.exports.xml import can_hold
-from job.pool import Detections, Pool
+from job.parts import pool as pools
+from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
-from job.publish.predictions import task_name
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from job.external.batch import MIXED, Batch, Reading, rows_of
 from job.external.problems import Problems, shown
 from job.stopping import MESSAGE
 from job.storage import Storage, open_location, read_required
-from job.storage.uris import Location
+from job.uris import Location
 
 _FORMATS = (
     "Known are a COCO JSON file (an object with images, categories and annotations), a folder of Lightly's predictions "

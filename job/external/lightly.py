@@ -5,7 +5,7 @@
                             {"category_id": 0, "bbox": [left, top, width, height], "score": 0.9, "probabilities": [1]}]}
 
 Probabilities, one for each of the categories in their order, may be missing from all predictions.
-`job.publish.lightly_format` writes this format.
+`job.exports.lightly_files` writes this format.
 """
 
 import hashlib

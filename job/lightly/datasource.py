@@ -10,7 +10,7 @@ from job.errors import SettingsError
 from job.lightly.api import Dataset, Platform
 from job.secret import Secret
 from job.settings import Settings
-from job.storage.uris import Location
+from job.uris import Location
 
 _BOTH = "INPUT_OUTPUT"
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import ledger
-from job.ledger import Ledger
 from job.lightly.api import Dataset, Platform
+from job.parts import ledger
+from job.parts.ledger import Ledger
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)

@@ -5,17 +5,17 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from job import ledger
-from job import pool as pools
 from job.errors import SettingsError, TooManyFailedImages
-from job.ledger import Ledger
+from job.exports.lightly import categories, predictions, task_name
 from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line
-from job.pool import Detections, Pool
+from job.parts import ledger
+from job.parts import pool as pools
+from job.parts.ledger import Ledger
+from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
 from job.progress import Progress
-from job.publish.predictions import categories, predictions, task_name
 from job.storage import Source, Storage
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ import threading
 import time
 from typing import Any
 
-from job import ledger
 from job.errors import AccessDenied, TryAgain
-from job.ledger import Ledger
 from job.lightly.api import Dataset, Platform, Tag, Task
 from job.lightly.transport import Refused
+from job.parts import ledger
+from job.parts.ledger import Ledger
 from job.settings import Settings
 from job.storage import Storage
 

@@ -4,9 +4,9 @@ import logging
 
 import numpy as np
 
-from job import ledger
 from job.lightly import masks
 from job.lightly.api import Dataset, Platform, Tag
+from job.parts import ledger
 
 logger = logging.getLogger(__name__)
 

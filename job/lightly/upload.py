@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from job import ledger
 from job.errors import SettingsError, TooManyFailedImages
+from job.exports.lightly import task_name
 from job.lightly import datasource, embeddings, images, selection
 from job.lightly.api import Dataset, Platform, Tag
 from job.lightly.tags import INITIAL, Tags
-from job.pool import Pool
-from job.publish.predictions import task_name
+from job.parts import ledger
+from job.parts.pool import Pool
 from job.scores import LIGHTLYS
 from job.settings import Settings
 from job.stopping import Stop

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 
 from job.errors import JobError, Stopped
-from job.preflight import inside, machine, stores, work
-from job.preflight.found import Check, Finding, Known, Warn
+from job.preflight import inputs, machine, output, plan
+from job.preflight.check import Check, Finding, Known, Warn
 from job.preflight.trial import Trial
 from job.settings import Settings
 from job.stopping import Stop
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 # In this order, since some need what others have found.
 _DETECTING: tuple[Check, ...] = (
-    *(machine.device, machine.memory, machine.temporary_files, stores.output, stores.clock),
-    *(inside.shard, inside.images, inside.labelled, inside.previous_run),
-    *(work.detector, work.embeddings, work.earlier_results, machine.disk, work.lightly, work.run),
+    *(machine.device, machine.memory, machine.temporary_files, output.output, output.clock),
+    *(inputs.shard, inputs.images, inputs.labelled, inputs.previous_run),
+    *(plan.detector, plan.embeddings, plan.earlier_results, machine.disk, plan.lightly, plan.run),
 )
 # Detections from elsewhere need neither the images nor the detector.
 _DETECTED: tuple[Check, ...] = (
-    *(machine.memory, machine.temporary_files, stores.output, stores.clock),
-    *(inside.predictions, inside.labelled, work.embeddings, machine.disk, work.lightly, work.run),
+    *(machine.memory, machine.temporary_files, output.output, output.clock),
+    *(inputs.predictions, inputs.labelled, plan.embeddings, machine.disk, plan.lightly, plan.run),
 )
 
 
-def check(
+def run_checks(
     settings: Settings,
     stop: Stop,
     environment: Mapping[str, str],

@@ -10,8 +10,8 @@ import torch
 
 from job.detect import gpu
 from job.errors import AccessDenied
-from job.preflight.found import Findings, Known, Warn, amount
-from job.storage.uris import Location
+from job.preflight.check import Findings, Known, Warn, amount
+from job.uris import Location
 
 _GIB = 1 << 30
 _GPU_MEMORY = 4 * _GIB

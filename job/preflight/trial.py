@@ -8,7 +8,7 @@ from job import parts
 from job.detect import runner
 from job.detect.inference import Inference
 from job.detect.model import Detector
-from job.preflight.found import Findings, Known, Warn, amount
+from job.preflight.check import Findings, Known, Warn, amount
 from job.storage import Listing, Source
 from job.storage.local import LocalFolder
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import job
 from job.parts import Provenance
-from job.resolve import as_json
 from job.settings import Settings
+from job.settings.resolve import as_json
 from job.storage import Storage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from job import names
-from job.pool import Pool
+from job.parts.pool import Pool
 from job.storage import Storage, read_required
 
 _DIGEST = b"digest"

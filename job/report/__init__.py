@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from job.pool import FAINT
+from job.parts.pool import FAINT
 from job.report import plots
 from job.report.content import Content
 

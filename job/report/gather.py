@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import pool as pools
 from job import scores
-from job.pool import Detections, Pool
+from job.parts import pool as pools
+from job.parts.pool import Detections, Pool
 from job.publish.tables import Selected
 from job.report import duplicates, pictures
 from job.report.content import ByClass, Content, Histogram, Map, Picture, Shown, Strip

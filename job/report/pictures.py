@@ -11,7 +11,7 @@ import numpy as np
 from job import images
 from job.errors import JobError, Stopped
 from job.images import BGR
-from job.pool import Detections, Pool
+from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
 from job.report.content import Picture
 from job.storage import Source

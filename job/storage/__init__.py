@@ -9,7 +9,7 @@ from job.retry import Patience
 from job.storage.base import Entry, Source, Storage
 from job.storage.listing import Listing
 from job.storage.local import LocalFolder
-from job.storage.uris import Location, below, normal
+from job.uris import Location, below, normal
 
 __all__ = [
     "Entry", "Listing", "Source", "Storage",
@@ -41,7 +41,7 @@ def open_location(
 
         return S3Folder(location.bucket, location.path, stop=stop, patience=patience)
     if location.scheme:
-        from job.storage.cloud import CloudFolder, store_of
+        from job.storage.gcs_azure import CloudFolder, store_of
 
         store = store_of(location.scheme, location.bucket)
         return CloudFolder(location.normal, store, location.path, stop=stop, patience=patience)

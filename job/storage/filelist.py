@@ -10,7 +10,7 @@ from job import names
 from job.errors import AccessDenied, SettingsError
 from job.prefetch import prefetch
 from job.storage.base import Entry, Storage, everything
-from job.storage.uris import Location
+from job.uris import Location
 
 _SIMULTANEOUS = 32
 

@@ -24,7 +24,7 @@ from botocore.config import Config
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, everything
-from job.storage.fast import FastError, FastReader
+from job.storage.s3_fast import FastError, FastReader
 
 T = TypeVar("T")
 

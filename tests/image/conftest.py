@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from demo import fetch
-from tests import servers
 from tests.conftest import DEMO_YAML, ROOT, S3, start_job
 from tests.image.engine import ZOO, Engine, make_base
+from tests.standins import servers
 
 TAG = "coralpick-test"
 NEEDED = ("dockerd", "docker", "mmdebstrap")

@@ -8,10 +8,10 @@ import pytest
 from moto.batch.models import Job
 
 import cloud.aws.submit as aws
-from tests import servers
-from tests.aws_template import Template, described, register
 from tests.image.conftest import Pool
 from tests.image.engine import Engine
+from tests.standins import servers
+from tests.standins.aws_template import Template, described, register
 
 pytestmark = pytest.mark.image
 

@@ -9,8 +9,8 @@ import yaml
 
 from tests.image.conftest import Pool
 from tests.image.engine import Engine
-from tests.kubernetes_server import KubernetesServer, Object
-from tests.test_k8s import readme_example, run_script
+from tests.k8s.test_manifests import readme_example, run_script
+from tests.standins.kubernetes_server import KubernetesServer, Object
 
 pytestmark = pytest.mark.image
 

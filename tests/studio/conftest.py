@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import servers
+from tests.standins import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / ".cache" / "demo"

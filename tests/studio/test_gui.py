@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from studio import __main__ as door
-from tests import browser as browsers
-from tests import servers
+from tests.standins import browser as browsers
+from tests.standins import servers
 from tests.studio.conftest import N_SAMPLES, ROOT, Run, Server, environment, started
 
 SCREENSHOTS = ROOT / ".cache" / "studio" / "screenshots"

@@ -24,7 +24,7 @@ from job import names
 from job.errors import SettingsError
 from studio import __main__ as door
 from studio import database, places, results
-from tests import servers
+from tests.standins import servers
 from tests.studio.conftest import N_SAMPLES, ROOT, Run, run_job
 
 SCORES = (

@@ -1,0 +1,35 @@
+"""What the map step leaves: parts, the listings of shards, and what is read back from them."""
+
+from job.parts.part import (
+    FOLDER,
+    NO_DETECTOR,
+    SCHEMA_VERSION,
+    Part,
+    Provenance,
+    Row,
+    check_same,
+    difference,
+    done,
+    files,
+    ragged,
+    read,
+    write,
+    write_table,
+)
+
+__all__ = [
+    "FOLDER",
+    "NO_DETECTOR",
+    "SCHEMA_VERSION",
+    "Part",
+    "Provenance",
+    "Row",
+    "check_same",
+    "difference",
+    "done",
+    "files",
+    "ragged",
+    "read",
+    "write",
+    "write_table",
+]

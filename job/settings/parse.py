@@ -1,0 +1,182 @@
+"""Parsers of setting values: each takes the given text and raises a ValueError that says what is accepted."""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from job.secret import Secret
+from job.storage import read_file
+from job.uris import Location
+
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """A whole number in a range, both ends included."""
+
+    def parse(text: str) -> int:
+        expected = f"a whole number of at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
+        if not re.fullmatch(r"[+-]?\d+", text):
+            raise ValueError(f"must be {expected}")
+        value = int(text)
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"must be {expected}")
+        return value
+
+    return parse
+
+
+def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
+    """A finite number in a range, both ends included."""
+
+    def parse(text: str) -> float:
+        expected = f"a number of at least {minimum:g}"
+        if maximum != float("inf"):
+            expected = f"a number from {minimum:g} to {maximum:g}"
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"must be {expected}") from None
+        if not minimum <= value <= maximum or value == float("inf"):  # NaN fails the first comparison
+            raise ValueError(f"must be {expected}")
+        return value
+
+    return parse
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """One of the given words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            close = difflib.get_close_matches(text, allowed, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+        return text
+
+    return parse
+
+
+def some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
+    """Some of the given words with commas between them, ``all`` or ``none``; in their own order."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        if text in ("all", "none"):
+            return allowed if text == "all" else ()
+        given = {each.strip() for each in text.split(",")}
+        if not given <= set(allowed):
+            raise ValueError(f"must be some of {', '.join(allowed)}, with commas between them, or all, or none")
+        return tuple(each for each in allowed if each in given)
+
+    return parse
+
+
+def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """What another parser takes, or ``auto``, which becomes None."""
+
+    def parse_auto(text: str) -> int | None:
+        try:
+            return None if text == "auto" else parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto") from None
+
+    return parse_auto
+
+
+def device(text: str) -> str:
+    """A torch device, or ``auto``."""
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", text):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return text
+
+
+def embedding(text: str) -> str:
+    """``detector``, ``simclr``, or the URI of a file of embeddings."""
+    if text in ("detector", "simclr"):
+        return text
+    if not text.endswith((".parquet", ".csv")):
+        raise ValueError("must be detector, simclr, or the URI of a .parquet or .csv")
+    return uri(text)
+
+
+def boolean(text: str) -> bool:
+    """Yes or no."""
+    if text.lower() not in (*_YES, *_NO):
+        raise ValueError("must be 1 or 0")
+    return text.lower() in _YES
+
+
+def uri(text: str) -> str:
+    """A local path or the URI of something in a bucket; ``file://`` is taken off."""
+    location = Location.of(text)
+    return text if location.scheme else location.path
+
+
+def uri_or_url(text: str) -> str:
+    """What `uri` takes, or an http(s) URL."""
+    return text if re.match(r"https?://", text) else uri(text)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for the name of a file
+        return False
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Class names: a list with commas, or a file, wherever it is, with one name a line."""
+    location = Location.of(text)
+    try:
+        in_file = location.scheme or _is_file(Path(location.path))
+        given = read_file(text).decode().splitlines() if in_file else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read ({error}); give a UTF-8 file with one class name a line") from None
+    stripped = [name.strip() for name in given if name.strip()]
+    if not stripped or len(set(stripped)) != len(stripped):
+        raise ValueError("must be distinct class names with commas between them, or a file with one name a line")
+    return tuple(stripped)
+
+
+def secret_file(text: str) -> Secret:
+    """A local file with a secret in it, as Kubernetes mounts them."""
+    try:
+        content = Path(text).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"cannot be read: {reason}") from None
+    if not content:
+        raise ValueError("is empty")
+    return Secret(content)
+
+
+def server(text: str) -> str:
+    """The address of a web service."""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
+        raise ValueError("must be an address such as https://api.lightly.ai")
+    return text.rstrip("/")
+
+
+def dataset(text: str) -> str:
+    """Name or id of a dataset of Lightly."""
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9 _-]{2,}", text):
+        raise ValueError(
+            "must be an id, or a name of at least three letters, digits, spaces, - and _ that begins with one of the "
+            "first two"
+        )
+    return text
+
+
+def role_arn(text: str) -> str:
+    """The ARN of an AWS role."""
+    if not re.fullmatch(r"arn:aws:iam::\d{12}:role/.+", text):
+        raise ValueError("must look like arn:aws:iam::123456789012:role/name")
+    return text
+
+
+def external_id(text: str) -> Secret:
+    """The external id of an AWS role, in the characters that Lightly takes."""
+    if not re.fullmatch(r"[a-zA-Z0-9_+=,.@:/-]{10,}", text):
+        raise ValueError("must be at least 10 letters, digits and _+=,.@:/-")
+    return Secret(text)

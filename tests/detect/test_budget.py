@@ -1,0 +1,105 @@
+"""The limit in bytes: it holds, and nothing waits for ever."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job import images, parts
+from job.detect import model
+from job.detect.budget import Budget
+from job.detect.cpu_turns import Turns
+from job.detect.prepare import Preparation
+from job.errors import Stopped
+from job.prefetch import prefetch
+from job.storage.local import LocalFolder
+from tests.conftest import settings as detector_settings
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 100), min_size=1, max_size=3), max_size=30),
+    st.integers(0, 150),
+    st.integers(1, 6),
+)
+def test_all_come_through_and_the_limit_holds(items: list[list[int]], limit: int, workers: int) -> None:
+    """Items grow and shrink on their way; some are larger than the limit."""
+    budget = Budget(limit)
+
+    def work(numbered: tuple[int, list[int]]) -> int:
+        number, sizes = numbered
+        for size in sizes:
+            budget.hold(number, size)
+        return number
+
+    with ThreadPoolExecutor(workers) as pool:
+        done = []
+        for number in prefetch(pool, work, enumerate(items), ahead=2 * workers):
+            budget.consumed(number)
+            done.append(number)
+    assert done == list(range(len(items)))
+    assert budget.peak <= limit + max((max(sizes) for sizes in items), default=0)
+
+
+def test_those_that_wait_are_sent_away_at_the_end() -> None:
+    budget = Budget(10)
+    budget.hold(0, 10)
+
+    def wait() -> None:
+        with pytest.raises(Stopped):
+            budget.hold(5, 1)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive()
+    budget.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_large_images_wait_for_each_other(
+    small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, encoded = cv2.imencode(".png", np.full((4_000, 4_000), 127, np.uint8))
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(encoded.tobytes())
+    detector = model.build(detector_settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    decoding, at_once = [0], []
+    real = images.decode
+
+    def counted(data: bytes) -> Any:
+        decoding[0] += 1
+        at_once.append(decoding[0])
+        try:
+            return real(data)
+        finally:
+            decoding[0] -= 1
+
+    monkeypatch.setattr(images, "decode", counted)
+    each = 22 * 4_000 * 4_000 + encoded.nbytes
+    limit = 2 * each  # one more may be held: the next to be consumed never waits
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit), Turns(on_cpu=True))
+    entries = sorted(preparation.source.list(), key=lambda each: each.key)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(preparation.of(entries, pool, ahead=16))
+    assert [image.width for image in found] == [4_000] * 6
+    assert 2 * each <= preparation.budget.peak <= limit + each and max(at_once) <= 3
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.truncate(600_000_000)
+    detector = model.build(detector_settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
+    preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30), Turns(on_cpu=True))
+    with ThreadPoolExecutor(1) as pool:
+        (row,) = preparation.of(preparation.source.list(), pool, ahead=1)
+    assert isinstance(row, parts.Row) and "600,000,000 bytes are more than the limit" in str(row.error)
+    assert preparation.budget.peak == 0

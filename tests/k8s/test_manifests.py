@@ -1,0 +1,340 @@
+"""The manifests: held to Kubernetes' own schemas and to what these miss, and run by the real kubectl."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from job import pipeline
+from job.cli import cli
+from job.settings import knobs
+from tests.conftest import ROOT
+from tests.standins.kubernetes_server import KubernetesServer, Object
+from tests.standins.schedulers import NEVER, error_classes
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+
+OVERLAYS = ("base", "sharded", "jobset", "eks", "gke")
+VERSIONS = tuple(f"1.{minor}" for minor in range(29, 38))
+# To try again cannot help.
+FINAL = {error.exit_code for error in NEVER}
+
+
+def render(folder: Path) -> list[Object]:
+    """What kustomize makes of a folder."""
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, list[Object]]:
+    return {each: render(ROOT / "k8s" / each) for each in OVERLAYS}
+
+
+def jobs(objects: list[Object]) -> dict[str, Object]:
+    """All Jobs by name, those within a JobSet included."""
+    found = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Job"}
+    for each in objects:
+        if each["kind"] == "JobSet":
+            for step in each["spec"]["replicatedJobs"]:
+                identity = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": step["name"]}}
+                found[step["name"]] = identity | {"spec": step["template"]["spec"]}
+    return found
+
+
+def container(job: Object) -> Object:
+    (only,) = job["spec"]["template"]["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def variables(job: Object) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container(job)["env"]}
+
+
+def readme_example(folder: Path) -> Object:
+    """Writes the kustomization that k8s/README.md shows into a folder, and returns what is in it."""
+    text = (ROOT / "k8s" / "README.md").read_text()
+    (shown,) = re.findall(r"^    resources: .*\n(?:    .*\n)+", text, re.MULTILINE)
+    example: Object = yaml.safe_load(textwrap.dedent(shown))
+    assert example["resources"] == ["../coralpick/k8s/sharded"]
+    folder.mkdir()
+    example["resources"] = [os.path.relpath(ROOT / "k8s" / "sharded", folder)]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(example))
+    return example
+
+
+def all_jobs(rendered: dict[str, list[Object]]) -> Iterator[tuple[str, Object]]:
+    for overlay, objects in rendered.items():
+        found = jobs(objects)
+        assert found
+        yield from ((f"{overlay}/{name}", job) for name, job in found.items())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_schemas_of_every_version_accept_them(rendered: dict[str, list[Object]], version: str) -> None:
+    for objects in rendered.values():
+        known = [each for each in objects if each["kind"] != "JobSet"]  # no schema of Kubernetes itself
+        for each in (*known, *jobs(objects).values()):
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_schemas_would_notice(rendered: dict[str, list[Object]]) -> None:
+    (job,) = jobs(rendered["base"]).values()
+    wrong = json.loads(json.dumps(job))
+    wrong["spec"]["template"]["spec"]["containers"][0]["arg"] = ["run"]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+def test_the_exit_codes_are_those_of_the_job(rendered: dict[str, list[Object]]) -> None:
+    assert {each.exit_code for each in error_classes()} > FINAL
+    for name, job in all_jobs(rendered):
+        disruption, final = job["spec"]["podFailurePolicy"]["rules"]
+        assert disruption == {
+            "action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        }, name
+        assert final["action"] == "FailJob", name
+        assert final["onExitCodes"] == {
+            "containerName": container(job)["name"], "operator": "In", "values": sorted(FINAL),
+        }, name  # fmt: skip
+        assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never", name  # else the policy is refused
+
+
+def test_what_the_schemas_do_not_see(rendered: dict[str, list[Object]]) -> None:
+    for name, job in all_jobs(rendered):
+        spec, pod = job["spec"], job["spec"]["template"]["spec"]
+        indexed = name.endswith("predict")
+        assert spec.get("completionMode", "NonIndexed") == ("Indexed" if indexed else "NonIndexed"), name
+        assert spec["podReplacementPolicy"] == "Failed", name  # the only one that podFailurePolicy allows
+        assert spec["activeDeadlineSeconds"] >= 3600, name
+        # A JobSet would make a Job again that has cleaned itself up.
+        assert ("ttlSecondsAfterFinished" in spec) is not name.startswith("jobset"), name
+        assert pod["terminationGracePeriodSeconds"] > 2 * pipeline._SECONDS_TO_SAVE, name
+        for limit in ("backoffLimit", "backoffLimitPerIndex"):
+            assert spec.get(limit, 0) >= 0, name
+        if indexed:
+            assert spec["completions"] == spec["parallelism"] > 1, name
+            assert spec["backoffLimitPerIndex"] > 0, name
+            assert 0 <= spec["maxFailedIndexes"] <= spec["completions"], name
+            assert "backoffLimit" not in spec, name
+        else:
+            assert spec["backoffLimit"] > 0, name
+            assert not {"backoffLimitPerIndex", "maxFailedIndexes", "completions", "parallelism"} & set(spec), name
+
+
+def test_it_asks_for_one_gpu_and_insists_on_it(rendered: dict[str, list[Object]]) -> None:
+    for name, job in all_jobs(rendered):
+        resources = container(job)["resources"]
+        gpus = [resources[each].get("nvidia.com/gpu") for each in ("requests", "limits")]
+        if name.endswith("select"):
+            assert gpus == [None, None], name
+            assert (variables(job)["CORAL_DEVICE"], variables(job)["CORAL_REQUIRE_GPU"]) == ("cpu", "0"), name
+            assert variables(job)["NVIDIA_VISIBLE_DEVICES"] == "void", name
+            assert "tolerations" not in job["spec"]["template"]["spec"], name
+        else:
+            assert gpus == [1, 1], name
+            assert all(type(each) is int for each in gpus), name
+            assert variables(job)["CORAL_REQUIRE_GPU"] == "1", name
+        assert resources["requests"] == {"cpu": "4"} | resources["limits"], name
+
+
+def test_it_has_no_rights(rendered: dict[str, list[Object]]) -> None:
+    for name, job in all_jobs(rendered):
+        pod = job["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, name  # a service called coral would set CORAL_ variables
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), name
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"], name
+        assert context["runAsUser"] == 10001, name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert container(job)["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        assert [each["mountPath"] for each in container(job)["volumeMounts"]] == ["/tmp"], name
+        assert [set(each) for each in pod["volumes"]] == [{"name", "emptyDir"}], name
+
+
+def test_secrets_are_only_referred_to(rendered: dict[str, list[Object]]) -> None:
+    for overlay, objects in rendered.items():
+        assert "Secret" not in {each["kind"] for each in objects}, overlay
+        for name, job in jobs(objects).items():
+            assert {"secretRef": {"name": "coralpick-secrets", "optional": True}} in container(job)["envFrom"], name
+
+
+def test_they_set_what_the_job_knows(rendered: dict[str, list[Object]]) -> None:
+    known = {knob.env for _, knob in knobs()}
+    for name, job in all_jobs(rendered):
+        assert set(variables(job)) <= known | {"NVIDIA_VISIBLE_DEVICES"}, name
+        (command,) = container(job)["args"]
+        assert command in cli.commands, name
+    for overlay, objects in rendered.items():
+        (given,) = (each["data"] for each in objects if each["kind"] == "ConfigMap")
+        assert set(given) <= known, overlay
+        assert {"CORAL_INPUT", "CORAL_OUTPUT"} <= set(given), overlay
+
+
+def test_all_names_lead_somewhere(rendered: dict[str, list[Object]]) -> None:
+    for overlay, objects in rendered.items():
+        there = {(each["kind"], each["metadata"]["name"]) for each in objects}
+        for name, job in jobs(objects).items():
+            assert ("ServiceAccount", job["spec"]["template"]["spec"]["serviceAccountName"]) in there, (overlay, name)
+            (settings,) = (each["configMapRef"]["name"] for each in container(job)["envFrom"] if "configMapRef" in each)
+            assert ("ConfigMap", settings) in there, (overlay, name)
+            # A hash, so that no pod of a run sees the settings of another.
+            assert re.fullmatch(r"coralpick-settings-\w{10}", settings), (overlay, name)
+
+
+def test_the_jobset_runs_the_same_two_steps(rendered: dict[str, list[Object]]) -> None:
+    (jobset,) = (each for each in rendered["jobset"] if each["kind"] == "JobSet")
+    first, second = jobset["spec"]["replicatedJobs"]
+    assert (first["name"], second["name"]) == ("predict", "select")
+    assert second["dependsOn"] == [{"name": "predict", "status": "Complete"}]
+    assert "dependsOn" not in first
+    assert not [each for each in rendered["jobset"] if each["kind"] == "Job"]
+    sharded = jobs(rendered["sharded"])
+    for step in (first, second):
+        spec = sharded[f"coralpick-{step['name']}"]["spec"]
+        left_out = {name: value for name, value in spec.items() if name not in ("suspend", "ttlSecondsAfterFinished")}
+        assert step["template"]["spec"] == left_out
+
+
+def test_the_clouds_know_the_service_account(rendered: dict[str, list[Object]]) -> None:
+    annotations = {"eks": "eks.amazonaws.com/role-arn", "gke": "iam.gke.io/gcp-service-account"}
+    for overlay, annotation in annotations.items():
+        (account,) = (each for each in rendered[overlay] if each["kind"] == "ServiceAccount")
+        assert annotation in account["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("steps", ["base", "sharded"])
+def test_only_jobs_with_a_gpu_go_to_googles_gpus(tmp_path: Path, steps: str) -> None:
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    place = tmp_path / "k8s" / "gke" / "kustomization.yaml"
+    place.write_text(place.read_text().replace("  - ../base\n", f"  - ../{steps}\n"))
+    found = jobs(render(place.parent))
+    selectors = {name: job["spec"]["template"]["spec"].get("nodeSelector", {}) for name, job in found.items()}
+    with_gpu = {name for name, selector in selectors.items() if "cloud.google.com/gke-accelerator" in selector}
+    assert with_gpu == {"coralpick" if steps == "base" else "coralpick-predict"}
+    assert len(found) == (1 if steps == "base" else 2)
+
+
+def test_the_number_of_shards_stands_in_one_place(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    place = tmp_path / "k8s" / "steps" / "predict" / "indexed.yaml"
+    text, changes = re.subn(r"completions: \d+", "completions: 7", place.read_text())
+    assert changes == 1
+    place.write_text(text)
+    for overlay in ("sharded", "jobset"):
+        found = {name.removeprefix("coralpick-"): job for name, job in jobs(render(tmp_path / "k8s" / overlay)).items()}
+        assert (found["predict"]["spec"]["completions"], found["predict"]["spec"]["parallelism"]) == (7, 7)
+        assert [variables(found[step])["CORAL_SHARD_COUNT"] for step in ("predict", "select")] == ["7", "7"]
+
+
+def kubectl_environment(server: KubernetesServer, folder: Path) -> dict[str, str]:
+    """Leads kubectl to a server, and keeps its caches away from the user's home."""
+    context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
+    config: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "current-context": "test", "contexts": [context]}
+    config["clusters"] = [{"name": "test", "cluster": {"server": server.endpoint}}]
+    config["users"] = [{"name": "test", "user": {}}]
+    (folder / "kubeconfig").write_text(json.dumps(config))
+    return os.environ | {"KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder)}
+
+
+def run_script(
+    server: KubernetesServer, folder: Path, *arguments: str, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """k8s/run.sh with the real kubectl."""
+    return subprocess.run(
+        [ROOT / "k8s" / "run.sh", *arguments], env=kubectl_environment(server, folder),
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def test_make_k8s_run_selects_when_all_shards_are_through(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: None).running() as server:
+        done = run_script(server, tmp_path, "sharded")
+        assert done.returncode == 0, done.stderr
+        assert "All is done" in done.stdout
+        assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict", "coralpick-select"]
+        again = run_script(server, tmp_path, "sharded")  # with Jobs that are there, and cannot be changed
+        assert again.returncode == 0, again.stderr
+        assert len(server.started) == 4
+        waited = run_script(server, tmp_path, "--wait", "sharded")
+        assert waited.returncode == 0, waited.stderr
+        assert len(server.started) == 4
+
+
+def test_make_k8s_run_says_what_failed_and_goes_no_further(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: "PodFailurePolicy").running() as server:
+        done = run_script(server, tmp_path, "sharded")
+        assert done.returncode == 1
+        assert "job/coralpick-predict has failed. PodFailurePolicy: see the pods" in done.stderr
+        assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict"]
+
+
+def test_a_folder_of_ones_own_in_a_namespace(tmp_path: Path) -> None:
+    """The example of the manual."""
+    example = readme_example(tmp_path / "own")
+    with KubernetesServer(lambda job: None).running() as server:
+        for _ in range(2):
+            done = run_script(server, tmp_path, str(tmp_path / "own"))
+            assert done.returncode == 0, done.stderr
+        (settings,) = (each for key, each in server.objects.items() if key[1] == "configmaps")
+    assert {key[0] for key in server.objects} == {example["namespace"]} == {"curation"}
+    assert len(server.started) == 4
+    (image,) = {container(each)["image"] for each in server.started}
+    assert image == "ghcr.io/acme/coralpick:0.1.0"
+    assert settings["data"]["CORAL_INPUT"] == "s3://acme/frames"
+
+
+def test_make_k8s_run_outlives_a_hiccup_of_the_cluster(tmp_path: Path) -> None:
+    def slowly(job: Object) -> None:
+        time.sleep(1)  # for it to be waited for
+        server.hiccups = 4
+        time.sleep(2)
+
+    with KubernetesServer(slowly).running() as server:
+        done = run_script(server, tmp_path, "base")
+    assert done.returncode == 0, done.stderr
+    assert server.hiccups == 0
+
+
+def test_make_k8s_run_notices_a_job_that_is_gone(tmp_path: Path) -> None:
+    def deleted(job: Object) -> None:
+        time.sleep(1)
+        server.objects.pop(("default", "jobs", "coralpick"))
+        time.sleep(60)
+
+    with KubernetesServer(deleted).running() as server:
+        done = run_script(server, tmp_path, "base")
+    assert done.returncode == 1
+    assert "job/coralpick is gone" in done.stderr
+
+
+def test_make_k8s_run_knows_what_has_no_jobs(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: None).running() as server:
+        done = run_script(server, tmp_path, "jobset")
+    assert done.returncode == 64
+    assert "kubectl apply -k" in done.stderr
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_make_k8s_render_prints_them(overlay: str) -> None:
+    command = ["make", "--silent", "--no-print-directory", "k8s-render", f"OVERLAY={overlay}"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert jobs(list(yaml.safe_load_all(printed)))

@@ -1,0 +1,203 @@
+"""Parts, the folder they lie in, and the pool made of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job import parts, scores
+from job.errors import AccessDenied, JobError, SettingsError, TryAgain
+from job.parts import Provenance, Row, pool
+from job.storage import Entry
+from job.storage.local import LocalFolder
+
+MADE_WITH = Provenance("c" * 64, "w" * 64, "fp32", "softmax", ("a", "b", "c"))
+NAMES = ["z.jpg", "a b.jpg", "a,b.jpg", "ä/ö.png", "a\u0308/o\u0308.png", "quote'\".jpg", "line\nbreak.jpg", ".dot.jpg"]
+
+
+def row(key: str, boxes: int = 2, seed: int = 0, etag: str = "e") -> Row:
+    rng = np.random.default_rng(seed)
+    return Row(
+        *(key, etag, 10, "ok", None, 64, 48),
+        boxes=rng.random((boxes, 4), np.float32),
+        scores=rng.random(boxes, np.float32),
+        classes=rng.integers(0, 3, boxes).astype(np.int32),
+        class_probabilities=rng.dirichlet(np.ones(4), boxes).astype(np.float16),
+        thumbnail=b"\xff\xd8" + key.encode(),
+        feature=rng.random(6).astype(np.float16),
+    )
+
+
+def failed(key: str) -> Row:
+    return Row(key, "e", 3, "failed", "not an image")
+
+
+def entries(rows: list[Row]) -> list[Entry]:
+    return sorted((Entry(each.key, each.etag, each.byte_size) for each in rows), key=lambda each: each.key.encode())
+
+
+def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    rows = [row(name, boxes=seed % 4, seed=seed) for seed, name in enumerate(NAMES)]
+    parts.write(output, [*rows[:3], failed("broken.jpg")], MADE_WITH)
+    parts.write(output, rows[3:], MADE_WITH)
+    assert parts.done(output, MADE_WITH) == {(each.key, "e") for each in [*rows, failed("broken.jpg")]}
+
+    listing = entries([*rows, failed("broken.jpg")])
+    loaded = pool.load(output, listing)
+    assert loaded.keys == sorted(NAMES, key=str.encode)
+    assert loaded.failures == [("broken.jpg", "not an image")]
+    by_name = {each.key: each for each in rows}
+    assert loaded.features is not None
+    for index, key in enumerate(loaded.keys):
+        np.testing.assert_array_equal(loaded.features[index], by_name[key].feature)
+        assert loaded.thumbnails[index] == by_name[key].thumbnail
+        assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
+        assert loaded.size[index].tolist() == [64, 48]
+    found = pool.detections(output, loaded, range(len(loaded.keys)))
+    for key, original in by_name.items():
+        for name in ("boxes", "scores", "classes", "class_probabilities"):
+            np.testing.assert_array_equal(getattr(found[key], name), getattr(original, name))
+
+
+def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    rows = [row(f"{seed}.jpg", boxes=seed % 4, seed=seed) for seed in range(9)]
+    for start in range(0, 9, 4):
+        parts.write(output, rows[start : start + 4], MADE_WITH)
+    loaded = pool.load(output, entries(rows))
+    for index, each in enumerate(rows):
+        assert each.scores is not None and each.class_probabilities is not None
+        boxes = scores.Boxes(
+            *(np.array([len(each.scores)]), each.boxes, each.scores.astype(float)),  # type: ignore[arg-type]
+            scores.normalised(each.class_probabilities),
+        )
+        for name, formula in scores.OF_BOXES.items():
+            (expected,) = formula.of_images(formula.of_boxes(boxes), boxes.counts)
+            assert loaded.scores[name][index] == pytest.approx(expected, abs=1e-12)
+    richness = [scores.class_richness(np.array(each.classes), np.array([len(each.classes)]), 3)[0] for each in rows]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(loaded.scores["object_frequency"], scores.object_frequency(np.array(richness)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(1, 4))
+def test_how_rows_are_cut_into_parts_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, boxes: list[int], size: int
+) -> None:
+    rows = [row(f"{seed}.jpg", count, seed) for seed, count in enumerate(boxes)]
+    pools = []
+    for each in (size, len(rows)):
+        output = LocalFolder(str(tmp_path_factory.mktemp("cut")))
+        for start in range(0, len(rows), each):
+            parts.write(output, rows[start : start + each], MADE_WITH)
+        pools.append(pool.load(output, entries(rows)))
+    first, second = pools
+    assert first.keys == second.keys and first.thumbnails == second.thumbnails
+    for name in first.scores:
+        np.testing.assert_array_equal(first.scores[name], second.scores[name])
+
+
+def test_the_same_work_makes_the_same_file(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    name = parts.write(output, [row("a.jpg"), row("b.jpg")], MADE_WITH)
+    content = (tmp_path / name).read_bytes()
+    assert parts.write(output, [row("b.jpg"), row("a.jpg")], MADE_WITH) == name
+    assert (tmp_path / name).read_bytes() == content
+    assert [each.key for each in parts.files(output)] == [name]
+
+
+def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=2)], MADE_WITH)
+    parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=3, etag="new"), row("gone.jpg")], MADE_WITH)
+    loaded = pool.load(output, [Entry("a.jpg", "e", 10), Entry("b.jpg", "new", 10)])
+    assert loaded.keys == ["a.jpg", "b.jpg"]
+    assert loaded.features is not None
+    np.testing.assert_array_equal(loaded.features[1], row("b.jpg", seed=3).feature)
+    with pytest.raises(TryAgain, match="1 images have no detections yet"):
+        pool.load(output, [Entry("a.jpg", "e", 10), Entry("c.jpg", "e", 10)])
+
+
+def test_a_part_of_failures_alone_and_a_model_without_a_feature(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    without = [Row(**{**vars(row(f"{seed}.jpg", seed=seed)), "feature": None}) for seed in range(2)]
+    parts.write(output, without, MADE_WITH)
+    parts.write(output, [failed("x.jpg"), failed("y.jpg")], MADE_WITH)
+    loaded = pool.load(output, entries([*without, failed("x.jpg"), failed("y.jpg")]))
+    assert loaded.features is None and len(loaded.failures) == 2
+
+
+def test_who_could_not_read_does_not_undo_who_could(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg"), row("b.jpg")], MADE_WITH)
+    parts.write(output, [Row("a.jpg", "e", 10, "unread", "no answer"), row("b.jpg")], MADE_WITH)
+    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert pool.load(output, entries([row("a.jpg"), row("b.jpg")])).failures == []
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    name = parts.write(output, [row("a.jpg")], MADE_WITH)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(JobError, match=rf"{name} is damaged .*delete it"):
+        parts.done(output, MADE_WITH)
+
+
+def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = LocalFolder(str(tmp_path))
+    noise = np.random.default_rng(0).bytes(3_000_000)
+    parts.write(output, [Row(**{**vars(row("a.jpg")), "thumbnail": noise}), row("b.jpg")], MADE_WITH)
+    lengths = []
+
+    def counted(key: str, start: int, length: int) -> bytes:
+        lengths.append(length)
+        return LocalFolder.read_range(output, key, start, length)
+
+    monkeypatch.setattr(output, "read_range", counted)
+    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert 0 < sum(lengths) < 200_000
+
+    def refused(key: str, start: int, length: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(output, "read_range", refused)
+    with pytest.raises(AccessDenied, match="may not be read: Permission denied"):
+        parts.done(output, MADE_WITH)
+
+
+def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg")], MADE_WITH)
+    other = Provenance(**{**vars(MADE_WITH), "weights_sha256": "x" * 64, "precision": "bf16"})
+    with pytest.raises(SettingsError, match=r"different weights, precision.*new folder, or delete") as caught:
+        parts.done(output, other)
+    assert caught.value.exit_code == 64
+    parts.write(output, [row("b.jpg")], other)
+    with pytest.raises(SettingsError, match="different weights"):
+        pool.load(output, entries([row("a.jpg"), row("b.jpg")]))
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    unread = Row("a.jpg", "e", 10, "unread", "it cannot be read: Input/output error")
+    parts.write(output, [unread, row("b.jpg")], MADE_WITH)
+    assert parts.done(output, MADE_WITH) == {("b.jpg", "e")}
+    listing = entries([unread, row("b.jpg")])
+    assert pool.load(output, listing).failures == [("a.jpg", "it cannot be read: Input/output error")]
+    parts.write(output, [row("a.jpg")], MADE_WITH)
+    loaded = pool.load(output, listing)
+    assert loaded.keys == ["a.jpg", "b.jpg"] and loaded.failures == []
+    found = pool.detections(output, loaded, range(2))
+    for key in ("a.jpg", "b.jpg"):
+        np.testing.assert_array_equal(found[key].boxes, row(key).boxes)
+
+
+def test_ragged_columns() -> None:
+    kind = pa.list_(pa.int32())
+    column = pa.chunked_array([pa.array([[1, 2], None, []], kind), pa.array([[3]], kind)])
+    values, counts = parts.ragged(column)
+    assert (values.tolist(), counts.tolist()) == ([1, 2, 3], [2, 0, 0, 1])

@@ -1,0 +1,329 @@
+"""report.html: what it says, in a real browser where there is one, and what odd runs make of it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page
+
+from job import images, parts, report
+from job.choose import choose_among
+from job.parts import Row, pool
+from job.parts.pool import Pool
+from job.publish.results import Found, explain
+from job.publish.summary import gather as evidence
+from job.publish.tables import Selected
+from job.report import duplicates
+from job.report.gather import gather
+from job.storage import Entry
+from job.storage.local import LocalFolder
+from tests.conftest import Job, demo_variables, picture, settings, start_job
+from tests.parts.test_part import MADE_WITH, failed
+from tests.parts.test_part import row as made_row
+from tests.standins import browser as browsers
+
+NASTY = "<script>window.hacked = 1</script>'\"&😀\u2028</script>.jpg"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    yield from browsers.launched()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Any]:
+    """Opens a file in a page; nothing may go wrong in it, or be asked for from elsewhere."""
+    errors: list[str] = []
+    pages: list[Page] = []
+
+    def open_page(path: Path, **options: Any) -> Page:
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda each: errors.append(each.text) if each.type in ("error", "warning") else None)
+        page.on("request", lambda each: None if each.url.startswith(("file:", "data:")) else errors.append(each.url))
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield open_page
+    for each in pages:
+        each.close()
+    assert errors == []
+
+
+def usable(name: str, seed: int, boxes: int = 2) -> Row:
+    row = made_row(name, boxes=boxes, seed=seed)
+    assert row.boxes is not None
+    row.boxes[:] = np.sort(row.boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4) * 40
+    return replace(row, thumbnail=images.thumbnail(picture(seed, 48, 64)))
+
+
+def reported(folder: Path, rows: list[Row], count: int, **options: Any) -> str:
+    """The report on a selection among some rows."""
+    output = LocalFolder(str(folder))
+    parts.write(output, rows, MADE_WITH)
+    found = pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
+    return rendered(output, found, count, **options)
+
+
+def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder | None = None) -> str:
+    embeddings = found.features if found.features is not None else np.zeros((len(found.keys), 6), np.float32)
+    chosen = settings(n_samples=count)
+    selection = choose_among(chosen, output, found, embeddings, [])
+    everything = Found(found, embeddings, {"method": "detector"}, [], {}, "0")
+    detections = pool.detections(output, found, [pick.index for pick in selection.picks])
+    selected = explain(chosen, everything, selection, detections, "local")
+    counts = {"images": len(found.keys) + len(found.failures), "usable": len(found.keys), "labelled": 0}
+    run = {
+        "coralpick": "0", "device": "cpu", "settings": {"CORAL_INPUT": "<b>in</b>"}, "versions": {},
+        "seconds": {"detect": 1.5},
+        "detector": {"class_names": ["a", "b", "c"]}, "embedding": {"method": "detector"},
+        "counts": counts | {"failed": len(found.failures), "selected": len(selected)},
+        "selection": evidence(chosen, everything, selection, detections, np.zeros(len(found.keys))),
+    }  # fmt: skip
+    content = gather(output, found, embeddings, [], selected, run, source)
+    return report.render(content).decode()
+
+
+@pytest.fixture(scope="module")
+def demo(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run on 30 real frames, one of them broken, with a real detector."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "in").mkdir()
+    for frame in frames[::9]:
+        shutil.copy(frame, folder / "in")
+    (folder / "in" / "broken.jpg").write_bytes(b"no image")
+    process = start_job(**demo_variables(folder / "in", folder / "out", CORAL_N_SAMPLES=8))
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return folder / "out" / "report.html"
+
+
+def test_a_person_looks_through_the_picks(demo: Path, opened: Any) -> None:
+    page = opened(demo)
+    run = json.loads((demo.parent / "run.json").read_text())
+    picks = [json.loads(each) for each in (demo.parent / "selected.jsonl").read_text().splitlines()]
+    cards = page.locator(".card")
+    assert cards.count() == len(picks) == 8
+    for number, pick in enumerate(picks):
+        assert cards.nth(number).locator(".name").inner_text() == pick["file_name"]
+        assert cards.nth(number).locator(".reason").inner_text() == pick["reason"]
+    assert page.evaluate(
+        "[...document.images].every(each => each.id || !each.src || (each.complete && each.naturalWidth > 0))"
+    )
+    assert "broken.jpg" in page.locator("#failures").inner_text()
+    assert f"{run['selection']['covering_radius']:.3g}" in page.locator(".summary").inner_text()
+    # The boxes lie where the detector saw them.
+    first = next(number for number, pick in enumerate(picks) if pick["boxes"])
+    seen = picks[first]["boxes"][0]["box"]
+    sides = page.evaluate(
+        "card => [...card.querySelectorAll('rect')].map("
+        "each => ['x', 'y', 'width', 'height'].map(name => +each.getAttribute(name)))",
+        cards.nth(first).element_handle(),
+    )
+    wanted = [seen[0], seen[1], seen[2] - seen[0], seen[3] - seen[1]]
+    assert any(np.allclose(each, wanted, atol=0.11) for each in sides)
+    page.screenshot(path=demo.parent / "desk.png")
+
+
+def test_filters(demo: Path, opened: Any) -> None:
+    page = opened(demo)
+    total = page.locator(".card").count()
+    wanted = page.evaluate(
+        "JSON.parse([...document.querySelectorAll('.card')].map(c => c.dataset.classes).find(c => c !== '[]'))[0]"
+    )
+    page.select_option("#class", wanted)
+    shown = page.locator(".card:visible")
+    assert shown.count() > 0 and page.locator("#shown").inner_text() == f"{shown.count()} picks"
+    for number in range(shown.count()):
+        assert wanted in json.loads(shown.nth(number).get_attribute("data-classes"))
+    page.select_option("#class", "")
+    name = page.locator(".card .name").nth(2).inner_text()
+    page.fill("#text", name)
+    assert page.locator(".card:visible .name").first.inner_text() and page.locator(".card:visible").count() < total
+    page.fill("#text", "")
+    page.uncheck("#boxes")
+    assert page.locator(".card svg:visible").count() == 0
+
+
+def test_a_pick_is_enlarged_and_the_keys_go_on(demo: Path, opened: Any) -> None:
+    page = opened(demo)
+    page.locator(".card button").nth(1).focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("#large")
+    assert dialog.is_visible() and dialog.locator(".rank").inner_text() == "2"
+    small, large = (page.locator(each).first.bounding_box() for each in (".card .picture", "#large .picture"))
+    assert large["width"] > 2 * small["width"] and large["height"] < 900
+    page.keyboard.press("ArrowRight")
+    assert dialog.locator(".rank").inner_text() == "3"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert dialog.locator(".rank").inner_text() == "8"
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert page.evaluate("document.activeElement.closest('.card').querySelector('.rank').textContent") == "8"
+
+
+def test_the_map_shows_an_image_where_one_points(demo: Path, opened: Any) -> None:
+    page = opened(demo)
+    page.locator("#plot-map").scroll_into_view_if_needed()
+    page.wait_for_selector("#plot-map .scatterlayer .point")
+    box = page.locator("#plot-map .scatterlayer .trace").last.locator(".point").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#hover", state="visible")
+    assert page.locator("#hover .name").inner_text().endswith(".jpg")
+    assert page.evaluate("document.querySelector('#hover img').naturalWidth") > 0
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("dark", 390), ("light", 390)])
+def test_it_can_be_read_in_light_and_dark_on_laptop_and_phone(demo: Path, opened: Any, scheme: str, width: int) -> None:
+    page = opened(demo, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # WCAG's contrast of text, notes and links on the ground that they stand on.
+    contrasts = page.evaluate(
+        """() => {
+          const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+          const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+          const light = (c) => rgb(c).slice(0, 3).map((v) => linear(v / 255))
+            .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+          const ground = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+            if (rgb(c)[3] !== 0) return c; } return "rgb(255,255,255)"; };
+          return [...document.querySelectorAll("p, dt, dd, a, th, td, .rank, h1, h2, h3, li, summary")].map((e) => {
+            const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+            return (a + 0.05) / (b + 0.05); });
+        }"""
+    )
+    assert min(contrasts) >= 4.5
+    assert page.evaluate("[...document.images].every(each => each.closest('#hover') || each.alt)")
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => +each.tagName[1])")
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_nothing_in_a_name_is_executed(tmp_path: Path, opened: Any) -> None:
+    rows = [usable(NASTY, 0), usable("quote'\".jpg", 1), usable("line\nbreak.jpg", 2, boxes=0), failed(f"x{NASTY}")]
+    text = reported(tmp_path / "out", rows, 3)
+    (tmp_path / "a.html").write_text(text)
+    page = opened(tmp_path / "a.html")
+    assert page.evaluate("window.hacked") is None
+    assert NASTY.replace("\u2028", " ") in [
+        each.replace("\u2028", " ") for each in page.locator(".card .name").all_text_contents()
+    ]
+    page.locator("#plot-map").scroll_into_view_if_needed()
+    page.locator(".card button").first.click()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_one_image(tmp_path: Path, opened: Any) -> None:
+    (tmp_path / "a.html").write_text(reported(tmp_path / "out", [usable("a.jpg", 0)], 5))
+    page = opened(tmp_path / "a.html")
+    assert page.locator(".card").count() == 1
+
+
+def test_no_detections_anywhere(tmp_path: Path, opened: Any) -> None:
+    rows = [usable(f"{number}.jpg", number, boxes=0) for number in range(6)]
+    (tmp_path / "a.html").write_text(reported(tmp_path / "out", rows, 2))
+    page = opened(tmp_path / "a.html")
+    assert "6 of 6 images" in page.locator("#struggles").inner_text()
+    assert page.locator(".card .reason").first.inner_text().startswith("nothing detected")
+
+
+def test_three_hundred_picks_stay_small(tmp_path: Path, opened: Any) -> None:
+    (tmp_path / "in").mkdir()
+    rows = [usable(f"{number:03d}.jpg", number, boxes=number % 9) for number in range(320)]
+    for number, each in enumerate(rows):
+        # As hard to compress as photographs are.
+        noise = np.random.default_rng(number).integers(0, 60, (480, 640, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "in" / each.key), picture(number, 480, 640) // 2 + noise)
+    source = LocalFolder(str(tmp_path / "in"))
+    etags = {each.key: each for each in source.list()}
+    rows = [replace(each, etag=etags[each.key].etag) for each in rows]
+    text = reported(tmp_path / "out", rows, 300, source=source)
+    assert len(text) < 20_000_000
+    (tmp_path / "a.html").write_text(text)
+    assert opened(tmp_path / "a.html").locator(".card").count() == 300
+
+
+def test_pictures_are_the_originals_or_else_the_thumbnails(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    rows = [usable("a.jpg", 0), usable("gone.jpg", 1)]
+    cv2.imwrite(str(tmp_path / "in" / "a.jpg"), picture(0, 480, 640))
+    source = LocalFolder(str(tmp_path / "in"))
+    rows[0] = replace(rows[0], etag=next(iter(source.list())).etag)
+    with_source = reported(tmp_path / "out", rows, 2, source=source)
+    without = reported(tmp_path / "other", rows, 2)
+    sizes = [
+        sorted(map(len, re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="Pick', each)))
+        for each in (with_source, without)
+    ]
+    assert sizes[0][0] == sizes[1][0] and sizes[0][1] > 2 * sizes[1][1]
+
+
+def test_two_hundred_thousand_images(tmp_path: Path) -> None:
+    """The rows are made, by repeating those of a few images; the detections are those of the first part."""
+    output = LocalFolder(str(tmp_path))
+    rows = [usable(f"{number:03d}.jpg", number) for number in range(50)]
+    parts.write(output, rows, MADE_WITH)
+    small = pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
+    many, rng = 4000, np.random.default_rng(0)
+    assert small.features is not None
+    large = replace(
+        small,
+        keys=[f"{key}~{number:04d}" if number else key for key in small.keys for number in range(many)],
+        size=small.size.repeat(many, axis=0),
+        etag=[each for each in small.etag for _ in range(many)],
+        byte_size=small.byte_size.repeat(many),
+        num_boxes=small.num_boxes.repeat(many),
+        expected_boxes=small.expected_boxes.repeat(many),
+        scores={name: values.repeat(many) * rng.random(50 * many) for name, values in small.scores.items()},
+        features=small.features.repeat(many, axis=0) + rng.normal(0, 0.3, (50 * many, 6)).astype(np.float32),
+        thumbnails=[each for each in small.thumbnails for _ in range(many)],
+        part=[each for each in small.part for _ in range(many)],
+    )
+    picks = [Selected(1, small.keys[0], 0.5, 0.5, None, None, "first", {"utility": 0.5}, [])]
+    run: dict[str, Any] = {
+        "coralpick": "0", "device": None, "settings": {}, "versions": {}, "seconds": {}, "embedding": {},
+        "detector": {"class_names": []}, "counts": {"usable": 200_000, "labelled": 0, "failed": 0, "selected": 1},
+        "selection": {"classes": {name: {"picks": 0} for name in "abc"}, "boxes": 2, "expected_boxes": 1.0,
+                      "without_boxes": {"pool": 0.0, "picks": 0.0}, "expected_cost": 0.0},
+    }  # fmt: skip
+    content = gather(output, large, large.features, [], picks, run, None)
+    page = report.render(content)
+    assert content.map is not None and len(content.map.names) <= 1600 and content.map.of == 200_000
+    assert "Of 200,000 images 1," in page.decode() and "(evenly spread, of 200,000)" in page.decode()
+    assert len(page) < 15_000_000
+
+
+def test_all_images_failed_ends_before_a_report(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no image")
+    done = job(**demo_variables(tmp_path / "in", tmp_path / "out"))
+    assert done.returncode == 65 and "1 of 1 images cannot be used" in done.stderr
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_near_duplicates_are_those_of_a_loop() -> None:
+    rng = np.random.default_rng(3)
+    embeddings = rng.normal(size=(90, 4))
+    embeddings[40:80] = embeddings[:40] + rng.normal(0, 0.06, (40, 4))
+    points = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
+    leaders: list[int] = []
+    members: dict[int, int] = {}
+    for row in range(90):
+        leader = next((each for each in leaders if distance[row, each] < 0.1), row)
+        if leader == row:
+            leaders.append(row)
+        members[leader] = members.get(leader, 0) + 1
+    found = duplicates.find(embeddings.astype(np.float32))
+    assert found.with_one == int(((distance < 0.1).sum(axis=1) > 1).sum()) > 10 and found.looked_at == 90
+    assert dict(found.groups) == {leader: count for leader, count in members.items() if count > 1}
+    assert [count for _, count in found.groups] == sorted((count for _, count in found.groups), reverse=True)

@@ -1,0 +1,174 @@
+"""Settings: precedence, all problems at once, secrets, and that the README says the same."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from job.errors import SettingsError
+from job.secret import Secret
+from job.settings import Settings, knobs
+from job.settings.resolve import as_json, markdown_table, resolve
+from job.uris import identity, redacted
+from tests.conftest import ROOT
+
+GIVEN = {"CORAL_INPUT": "/in", "CORAL_OUTPUT": "/out"}
+
+
+def problems(**environment: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, GIVEN | environment)
+    return list(caught.value.problems)
+
+
+def test_defaults_are_those_of_the_dataclass() -> None:
+    assert resolve({}, GIVEN) == Settings(input="/in", output="/out")
+
+
+def test_a_flag_wins_over_the_environment_and_empty_counts_as_absent() -> None:
+    environment = GIVEN | {"CORAL_SEED": "1", "CORAL_N_SAMPLES": "7", "CORAL_LABELLED": ""}
+    settings = resolve({"seed": "2", "n_samples": None}, environment)
+    assert (settings.seed, settings.n_samples, settings.labelled) == (2, 7, None)
+
+
+def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, {"CORAL_INPUT": "/in", "CORAL_SEED": "-1", "CORAL_STRATEGY": "corall", "CORAL_N_SAMPLE": "5"})
+    text = str(caught.value)
+    assert caught.value.exit_code == 64
+    assert len(caught.value.problems) == 4
+    assert "CORAL_OUTPUT is not set" in text
+    assert "CORAL_SEED='-1' must be 0 to 4294967295" in text
+    assert "CORAL_STRATEGY='corall'" in text and "did you mean coral?" in text
+    assert "CORAL_N_SAMPLE is not a setting: did you mean CORAL_N_SAMPLES?" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("CORAL_MAX_FAILED", "nan", "0 to 1"),
+        ("CORAL_MAX_FAILED", "5%", "0 to 1"),
+        ("CORAL_MAX_FAILED", "1.01", "0 to 1"),
+        ("CORAL_BATCH_SIZE", "0", "at least 1, or auto"),
+        ("CORAL_BATCH_SIZE", "1e3", "at least 1, or auto"),
+        ("CORAL_N_SAMPLES", "1.5", "whole number"),
+        ("CORAL_SCORE_STRENGTH", "inf", "at least 0"),
+        ("CORAL_SSL_BATCH_SIZE", "1", "at least 2"),
+        ("CORAL_DEVICE", "gpu", "cuda:N"),
+        ("CORAL_PRECISION", "FP16", "fp16"),
+        ("CORAL_INPUT", "ftp://bucket/prefix", "s3://, gs:// or az://"),
+        ("CORAL_INPUT", "s3://", "must name a bucket"),
+        ("CORAL_SHARD_INDEX", "-1", "at least 0"),
+        ("CORAL_ALLOW_MISSING", "maybe", "1 or 0"),
+        ("CORAL_CLASSES", "a,b,a", "distinct"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, says: str) -> None:
+    (problem,) = problems(**{variable: value})
+    assert problem.startswith(f"{variable}={value!r} ")
+    assert says in problem
+
+
+def test_a_bad_flag_is_named_as_a_flag() -> None:
+    with pytest.raises(SettingsError, match="--part-size='x' must be"):
+        resolve({"part_size": "x"}, GIVEN)
+
+
+def test_contradictions() -> None:
+    assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
+    assert "contradict each other: leave one out" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
+    assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
+    assert "are for coral" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
+    assert "both bring detections" in both[0]
+
+
+def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "names.txt"
+    file.write_text("car\n\ntraffic light\n", encoding="utf-8")
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": "car, traffic light"}).classes == ("car", "traffic light")
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": str(file)}).classes == ("car", "traffic light")
+    many = tuple(f"class number {number}" for number in range(100))  # longer than a file's name may be
+    assert resolve({}, GIVEN | {"CORAL_CLASSES": ",".join(many)}).classes == many
+
+
+TOKEN = GIVEN | {"LIGHTLY_TOKEN": "s3cret", "CORAL_LIGHTLY_DATASET": "set"}
+
+
+def test_a_secret_is_seen_nowhere() -> None:
+    settings = resolve({}, TOKEN)
+    assert settings.token is not None and settings.token.value == "s3cret"
+    shown = f"{settings} {settings!r} {json.dumps(as_json(settings))} %s" % (settings.lightly_token,)
+    assert "s3cret" not in shown and "***" in shown
+    with pytest.raises(TypeError):
+        pickle.dumps(settings.lightly_token)
+    (problem,) = problems(CORAL_LIGHTLY_EXTERNAL_ID="s3cret")
+    assert "s3cret" not in problem and "***" in problem
+
+
+def test_a_secret_has_no_flag() -> None:
+    secrets = {knob.env for _, knob in knobs() if knob.secret}
+    assert secrets == {"LIGHTLY_TOKEN", "CORAL_LIGHTLY_EXTERNAL_ID"}
+    assert all(knob.option is None for _, knob in knobs() if knob.secret)
+
+
+def test_a_token_may_lie_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    given = {"LIGHTLY_TOKEN_FILE": str(file), "CORAL_LIGHTLY_DATASET": "set"}
+    assert resolve({}, GIVEN | given).token == Secret("s3cret")
+    file.write_text(" \n")
+    assert "is empty" in problems(**given)[0]
+    assert "No such file" in problems(**given | {"LIGHTLY_TOKEN_FILE": str(tmp_path / "none")})[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"CORAL_LIGHTLY_DATASET": ""}, "CORAL_LIGHTLY_DATASET is not: say which"),
+        ({"CORAL_LIGHTLY_DATASET": "ab"}, "at least three letters"),
+        ({"CORAL_LIGHTLY_DATASET": "my/set"}, "at least three letters"),
+        ({"LIGHTLY_SERVER_LOCATION": "api.lightly.ai"}, "must be an address"),
+        ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_SELECT": "platform"}, "needs a token"),
+        ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x"}, "needs a token"),
+        ({"CORAL_LIGHTLY_DATASOURCE": "1"}, "needs a folder on S3"),
+        ({"CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x", "CORAL_LIGHTLY_IMAGES": "full"}, "leave one out"),
+        ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_SCORE_STRENGTH": "2"}, "knows no strengths"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "go together"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "is for CORAL_LIGHTLY_DATASOURCE=1"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "role/x"}, "must look like arn:aws:iam"),
+        ({"CORAL_LIGHTLY_IMAGES": "big"}, "must be one of"),
+    ],
+)
+def test_contradictions_about_lightly(changed: dict[str, str], says: str) -> None:
+    assert any(says in problem for problem in problems(**TOKEN | changed))
+
+
+def test_a_url_loses_its_password_and_signature() -> None:
+    url = "https://me:s3cret@host/model.pth?X-Amz-Signature=s3cret"
+    assert as_json(resolve({}, GIVEN | {"CORAL_WEIGHTS": url}))["CORAL_WEIGHTS"] == "https://host/model.pth"
+    assert "s3cret" not in str(
+        problems(CORAL_INPUT="s3://key:s3cret@bucket/x", CORAL_WEIGHTS="s3://key:s3cret@b/m.pth")
+    )
+
+
+def test_a_signed_uri_of_a_bucket_is_refused_without_its_signature() -> None:
+    for uri in ("az://c/x?sv=1&sig=s3cret", "s3://b/x?X-Amz-Signature=s3cret", "gs://b/x?a=1&x-goog-signature=s3cret"):
+        (problem,) = problems(CORAL_INPUT=uri)
+        assert "must not be signed" in problem and "s3cret" not in problem
+    assert resolve({}, GIVEN | {"CORAL_INPUT": "s3://b/what?why=sigma"}).input == "s3://b/what?why=sigma"
+    assert as_json(resolve({}, GIVEN | {"CORAL_INPUT": "s3://b/a?b#c"}))["CORAL_INPUT"] == "s3://b/a?b#c"
+
+
+def test_what_names_the_file_behind_a_url() -> None:
+    assert identity("https://me:pass@host/get?id=A&X-Amz-Signature=1&sig=2") == "https://host/get?id=A"
+    assert identity("https://host/get?id=A") != identity("https://host/get?id=B")
+    assert redacted("/a/path?with#marks") == "/a/path?with#marks"
+
+
+def test_the_readme_has_the_table_of_settings() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table() in readme, "run `make readme`"
+    assert not re.search(r"\b[A-Z]+_TABLE\b|\bTODO\b", readme)
