@@ -78,7 +78,7 @@ def seconds(output: Storage, everything: pool.Pool, simultaneous: int) -> float:
             platform, dataset, output, everything, None, "thumbnails", max_failed=0.0, simultaneous=simultaneous
         )
         taken = time.monotonic() - start
-        if problems or len(platform.file_names(dataset)) != len(everything.keys):
+        if problems or len(platform.file_names(dataset)) != len(everything.file_names):
             raise SettingsError("not all images were uploaded")
         return taken
 
@@ -93,7 +93,7 @@ def main() -> None:
         output = open_folder(str(Path(folder) / "many"))
         parallel = min(seconds(output, everything, SIMULTANEOUS) for _ in range(2))
         serial = seconds(output, everything, 1)
-    count = len(everything.keys)
+    count = len(everything.file_names)
     rows = [
         ["one call after the other", 1, serial, count / serial, 1.0],
         ["the job's upload", SIMULTANEOUS, parallel, count / parallel, serial / parallel],

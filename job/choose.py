@@ -50,7 +50,7 @@ def choose_among(
     Raises:
         SettingsError: The strategy speaks of something that is not in the pool.
     """
-    row = {key: index for index, key in enumerate(pool.keys)}
+    row = {key: index for index, key in enumerate(pool.file_names)}
     options: dict[str, Any] = {
         "labelled": [row[name] for name in labelled if name in row],
         "candidates": None if candidates is None else [row[name] for name in candidates],
@@ -60,7 +60,7 @@ def choose_among(
     if entries is not None:
         return _Composition(settings, output, pool, embeddings).selection(entries, **options)
     needs_score = pool.has_detections or strategies.driving(settings.strategy, settings.score)[1]
-    score = driving_score(settings, pool) if needs_score else np.zeros(len(pool.keys))
+    score = driving_score(settings, pool) if needs_score else np.zeros(len(pool.file_names))
     return select(
         *(embeddings, score, settings.n_samples),
         strategy=settings.strategy,
@@ -129,7 +129,7 @@ class _Composition:
         candidates: Sequence[int] | None,
         min_distance: float,
     ) -> Selection:
-        allowed = np.ones(len(self._pool.keys), bool)
+        allowed = np.ones(len(self._pool.file_names), bool)
         if candidates is not None:
             allowed[:] = False
             allowed[list(candidates)] = True
@@ -170,7 +170,7 @@ class _Composition:
                 values = scaled(self._not_negative(column, self._values(mix, column)))
                 return Factor(name, SCORE_FLOOR + (1 - SCORE_FLOOR) * values, strength)
             case strategies.Random(seed, strength):
-                count, seed = len(self._pool.keys), self._settings.seed if seed is None else seed
+                count, seed = len(self._pool.file_names), self._settings.seed if seed is None else seed
                 return Factor("random order", random_order(count, seed, None), strength)
             case strategies.Typicality(neighbours, strength):
                 points = ArrayPoints(self._embeddings)
@@ -191,14 +191,14 @@ class _Composition:
             raise SettingsError(f"CORAL_STRATEGY takes {column!r} for numbers, and it holds texts: balance by it.")
         unknown = np.flatnonzero(values == 0)
         if column in ("width", "height") and len(unknown):
-            shown = ", ".join(repr(self._pool.keys[row]) for row in unknown[:3])
+            shown = ", ".join(repr(self._pool.file_names[row]) for row in unknown[:3])
             raise SettingsError(f"CORAL_STRATEGY goes by {column!r}, which is not known of {shown}: give it, too.")
         return values.astype(np.float64)
 
     def _not_negative(self, column: str, values: Floats) -> Floats:
         bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
         if len(bad):
-            shown = ", ".join(f"{self._pool.keys[row]!r} ({values[row]:g})" for row in bad[:3])
+            shown = ", ".join(f"{self._pool.file_names[row]!r} ({values[row]:g})" for row in bad[:3])
             raise SettingsError(f"CORAL_STRATEGY weighs by {column!r}, which must not be negative, and is for {shown}.")
         return values
 
@@ -208,7 +208,7 @@ class _Composition:
         return self._columns[name]
 
     def _rows(self, names: Sequence[str]) -> list[int]:
-        row = {key: index for index, key in enumerate(self._pool.keys)}
+        row = {key: index for index, key in enumerate(self._pool.file_names)}
         if missing := [name for name in names if name not in row]:
             raise SettingsError(f"CORAL_STRATEGY names {missing[0]!r}, which is no usable image of the pool.")
         return [row[name] for name in names]

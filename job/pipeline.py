@@ -24,12 +24,12 @@ from job.parts.pool import Pool
 from job.progress import now
 from job.publish import manifest, tables
 from job.publish.results import Found, names_of, publish, run_id
+from job.publish.status import Status
 from job.publish.tables import Selected
 from job.retry import Patience
 from job.select import Selection
 from job.settings import Settings
 from job.shards import Shard
-from job.status import Status
 from job.stopping import Stop
 from job.storage import Listing, Storage, open_folder, open_source, read_required
 
@@ -84,7 +84,7 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
 def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = True) -> Iterator[Run]:
     """Finds out whether the device, the output and the platform can be used, before any work is done.
 
-    What comes of the run is told in the output (`job.status`).
+    What comes of the run is told in the output (`job.publish.status`).
 
     Raises:
         JobError: One of them cannot.
@@ -279,7 +279,7 @@ def check_failures(pool: Pool, max_failed: float) -> None:
     Raises:
         TooManyFailedImages: Their share is above the limit, or there is no other.
     """
-    failed, total = len(pool.failures), len(pool.failures) + len(pool.keys)
+    failed, total = len(pool.failures), len(pool.failures) + len(pool.file_names)
     if failed:
         logger.warning("%d of %d images cannot be used: failures.jsonl says why.", failed, total)
     if failed > max_failed * total or failed == total:

@@ -1,4 +1,4 @@
-"""How far the job is: a bar on a terminal, a log line now and then elsewhere; `job.status` tells it to others."""
+"""How far the job is: a bar on a terminal, a log line now and then elsewhere; `job.publish.status` tells it to others."""
 
 import logging
 import sys

@@ -31,14 +31,14 @@ def made(tmp_path: Path) -> tuple[LocalFolder, Pool, Any]:
     output = LocalFolder(str(tmp_path))
     rows = [row(f"{'abc'[number % 3]}/{number:02d}.jpg", boxes=number % 5, seed=number) for number in range(COUNT)]
     parts.write(output, rows, MADE_WITH)
-    found = pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows], {"a": 3.0, "b": 0.0})
+    found = pool.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows], {"a": 3.0, "b": 0.0})
     return output, found, np.random.default_rng(0).normal(size=(COUNT, 4)).astype(np.float32)
 
 
 def picked(made: tuple[LocalFolder, Pool, Any], entries: list[Any], count: int = 8, **more: Any) -> Selection:
     output, found, embeddings = made
     chosen = settings(strategy=json.dumps(entries), n_samples=count, **more)
-    return choose.choose_among(chosen, output, found, embeddings, [found.keys[3]])
+    return choose.choose_among(chosen, output, found, embeddings, [found.file_names[3]])
 
 
 def rows_of(selection: Selection) -> list[int]:
@@ -86,7 +86,7 @@ def test_top_comes_after_thresholds_wherever_it_stands(made: tuple[LocalFolder, 
 
 def test_balance_fills_what_is_rare(made: tuple[LocalFolder, Pool, Any]) -> None:
     _, found, _ = made
-    folders = [key[0] for key in found.keys]
+    folders = [key[0] for key in found.file_names]
     even = rows_of(picked(made, [entry("METADATA", "BALANCE", {"key": "folder"}, distribution="UNIFORM")], count=11))
     # With the labelled image, four of each.
     assert sorted([folders[3], *(folders[each] for each in even)]) == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
@@ -103,7 +103,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
     ]
     detections = pool.detections(output, found, range(COUNT))
     shares = np.zeros((COUNT, 3))
-    for number, key in enumerate(found.keys):
+    for number, key in enumerate(found.file_names):
         for each in detections[key].classes:
             shares[number, each] += 1 / len(detections[key].classes)
     target, points = np.array([0.2, 0.3, 0.5]), unit(embeddings).astype(np.float64)
@@ -122,7 +122,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
 
 def test_similarity_finds_what_is_near(made: tuple[LocalFolder, Pool, Any]) -> None:
     _, found, embeddings = made
-    entries = [entry("EMBEDDINGS", "SIMILARITY", images=[found.keys[9], found.keys[20]])]
+    entries = [entry("EMBEDDINGS", "SIMILARITY", images=[found.file_names[9], found.file_names[20]])]
     points = unit(embeddings).astype(np.float64)
     distance = np.linalg.norm(points[:, None] - points[[9, 20]][None], axis=2).min(1)
     distance[3] = np.inf
@@ -136,7 +136,7 @@ def test_random_and_typicality_in_a_list_are_those_by_name(made: tuple[LocalFold
         ("typicality", [entry("EMBEDDINGS", "TYPICALITY"), entry("EMBEDDINGS", "DIVERSITY")]),
     ):
         named = settings(strategy=name, n_samples=8, seed=4)
-        expected = choose.choose_among(named, output, found, embeddings, [found.keys[3]])
+        expected = choose.choose_among(named, output, found, embeddings, [found.file_names[3]])
         assert rows_of(picked(made, entries, seed=4)) == rows_of(expected)
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_in_the_pool_is_said(made: tuple[LocalFolder, Pool, Any], gi
 def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
     output, found, _ = made
     detections = pool.detections(output, found, range(COUNT))
-    for number, key in enumerate(found.keys):
+    for number, key in enumerate(found.file_names):
         each = detections[key]
         weights = np.array([1, 0, 1 / 3])[each.classes]
         expected = float((weights * (1 - each.scores.astype(np.float64))).sum()) / max(1, len(weights))
@@ -173,7 +173,7 @@ def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
 def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     output, found, embeddings = made
     chosen = settings(n_samples=6, cost_per_image=2.0, cost_per_box=0.5)
-    labelled = [found.keys[3]]
+    labelled = [found.file_names[3]]
     selection = choose.choose_among(chosen, output, found, embeddings, labelled)
     everything = Found(found, embeddings, {"method": "detector"}, labelled, {}, "0")
     detections = pool.detections(output, found, rows_of(selection))

@@ -130,7 +130,7 @@ def _detect(
         if stop.is_set():
             return
         if isinstance(each, parts.Row):
-            log_first_n(logging.WARNING, f"{each.key!r} cannot be used: {each.error}", n=10, name=__name__)
+            log_first_n(logging.WARNING, f"{each.file_name!r} cannot be used: {each.error}", n=10, name=__name__)
             rows.append(each)
             now.failures += 1
             progress.add()

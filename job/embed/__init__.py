@@ -49,15 +49,15 @@ def embed(
         embeddings, how = _simclr(pool, settings, output, need_detector)
         return embeddings, how | {"dimension": embeddings.shape[1]}
     if settings.embedding != "detector":
-        embeddings, digest = from_file.of_pool(settings.embedding, pool.keys)
+        embeddings, digest = from_file.of_pool(settings.embedding, pool.file_names)
         how = {"method": "own", "space": digest}
     elif settings.predictions and not uses_distance(settings):
         output.delete(tables.EMBEDDINGS)  # of an earlier run
-        return np.zeros((len(pool.keys), 1), np.float32), {"method": "none", "space": "", "dimension": 0}
+        return np.zeros((len(pool.file_names), 1), np.float32), {"method": "none", "space": "", "dimension": 0}
     else:
         embeddings = _features(pool, settings)
         how = {"method": "detector", "space": pool.provenance.digest}
-    tables.write_embeddings(output, pool.keys, embeddings, digest="")
+    tables.write_embeddings(output, pool.file_names, embeddings, digest="")
     return embeddings, how | {"dimension": embeddings.shape[1]}
 
 
@@ -80,7 +80,7 @@ def _simclr(
     how: dict[str, Any] = {"method": "simclr", "epochs": settings.ssl_epochs, "batch_size": settings.ssl_batch_size}
     how |= {"seed": settings.seed, **vars(simclr.DEFAULT)}
     digest = hashlib.sha256(json.dumps([how, pool.provenance.digest, job.__version__]).encode())
-    for key, thumbnail in zip(pool.keys, pool.thumbnails, strict=True):
+    for key, thumbnail in zip(pool.file_names, pool.thumbnails, strict=True):
         digest.update(key.encode() + b"\0" + thumbnail)
     if (found := tables.read_embeddings(output, digest.hexdigest())) is not None:
         logger.info("The embeddings are done already.")
@@ -98,5 +98,5 @@ def _simclr(
     if losses:
         logger.info("Trained for %d epochs: the loss went from %.3f to %.3f.", len(losses), losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
-    tables.write_embeddings(output, pool.keys, embeddings, digest.hexdigest())
+    tables.write_embeddings(output, pool.file_names, embeddings, digest.hexdigest())
     return embeddings, how | {"space": digest.hexdigest()}

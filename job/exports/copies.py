@@ -42,7 +42,7 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     Raises:
         JobError: The input or the output cannot be used.
     """
-    etag = dict(zip(pool.keys, pool.etag, strict=True))
+    etag = dict(zip(pool.file_names, pool.etag, strict=True))
     place = {name: FOLDER + path for name, path in paths.of_files(picks).items()}
 
     def copy(name: str) -> str | None:

@@ -77,5 +77,5 @@ def detected(pool: Pool, row: int, uri: str, found: Detections) -> DetectedImage
     boxes = np.clip(found.boxes.astype(np.float64), 0, limits).round(_DECIMALS)
     kept = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     scores = np.clip(found.scores.astype(np.float64), 0, 1).round(_SCORE_DECIMALS)
-    of_image = (row + 1, pool.keys[row], uri, width, height)
+    of_image = (row + 1, pool.file_names[row], uri, width, height)
     return DetectedImage(*of_image, boxes[kept], scores[kept], found.classes[kept])

@@ -46,9 +46,9 @@ def write(output: Storage, pool: Pool) -> None:
     """
     task = task_name(pool.provenance)
     folder = f"{FOLDER}{task}/"
-    path = {name: folder + each for name, each in paths(pool.keys).items()}
+    path = {name: folder + each for name, each in paths(pool.file_names).items()}
     pieces = {
-        part: ledger.piece(part, [(pool.keys[row], path[pool.keys[row]]) for row in rows])
+        part: ledger.piece(part, [(pool.file_names[row], path[pool.file_names[row]]) for row in rows])
         for part, rows in pool.rows_by_part().items()
     }
     whole = ledger.piece(task, sorted(pieces.items()))

@@ -59,7 +59,7 @@ def write(
     Raises:
         JobError: The output cannot be used.
     """
-    row = {key: number for number, key in enumerate(pool.keys)}
+    row = {key: number for number, key in enumerate(pool.file_names)}
     images = [detected(pool, row[name], uri_of(name), detections[name]) for name in picks]
     _warn(images, formats)
     export = Export(images, pool.provenance.class_names, task_name(pool.provenance))
@@ -79,13 +79,13 @@ def write_all_coco(output: Storage, pool: Pool, uri_of: Callable[[str], str]) ->
     Raises:
         JobError: A part cannot be read, or the file cannot be written.
     """
-    row = {key: number for number, key in enumerate(pool.keys)}
-    parts = pools.detections_by_part(output, pool, range(len(pool.keys)))
+    row = {key: number for number, key in enumerate(pool.file_names)}
+    parts = pools.detections_by_part(output, pool, range(len(pool.file_names)))
     images = [detected(pool, row[name], "", found) for _, here in parts for name, found in here.items()]
     images.sort(key=lambda each: each.number)  # parts are cut, and ordered, in other ways from run to run
     entries = (
         coco.entry(number, name, uri_of(name), width, height)
-        for number, (name, (width, height)) in enumerate(zip(pool.keys, pool.size.tolist(), strict=True), start=1)
+        for number, (name, (width, height)) in enumerate(zip(pool.file_names, pool.size.tolist(), strict=True), start=1)
     )
     model = task_name(pool.provenance)
     output.write(ALL, coco.document(pool.provenance.class_names, model, entries, images))

@@ -83,7 +83,7 @@ def read(uri: str, classes: tuple[str, ...] | None, *, stop: threading.Event, mi
         rows += rows_of(batch, len(reading.class_names), min_score)
     if not rows:
         raise SettingsError(f"CORAL_PREDICTIONS={uri!r} has no images in it: give an entry for each image of the pool.")
-    rows.sort(key=lambda row: row.key.encode())
+    rows.sort(key=lambda row: row.file_name.encode())
     return Predictions(rows, reading.class_names, digest.hexdigest(), "external" if True in given else "synthetic")
 
 

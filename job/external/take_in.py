@@ -22,9 +22,9 @@ def take_in(job: Run) -> Listing:
     """
     settings, output = job.settings, job.output
     rows, made_with = _without_detector(settings.embedding) if settings.predictions == NONE else _read(job)
-    listing = Listing.of(Entry(row.key, row.etag, row.byte_size) for row in rows)
+    listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.done(output, made_with)
-    left = [row for row in rows if (row.key, row.etag) not in done]
+    left = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
     for start in range(0, len(left), settings.part_size):
         parts.write(output, left[start : start + settings.part_size], made_with)

@@ -87,16 +87,16 @@ def upload(
         SettingsError: The user's quota does not hold them.
         TooManyFailedImages: More than `max_failed` were refused.
     """
-    problems = refused(pool.keys, max_failed)
+    problems = refused(pool.file_names, max_failed)
     if problems:
         name, reason = next(iter(problems.items()))
         logger.warning("%d images cannot be uploaded to Lightly. The first is %r: %s.", len(problems), name, reason)
     known = platform.samples(dataset)
-    row_of = {name: row for row, name in enumerate(pool.keys) if name not in problems}
+    row_of = {name: row for row, name in enumerate(pool.file_names) if name not in problems}
     where = platform.server, dataset.id
     task = task_name(pool.provenance)
     pieces = {
-        part: ledger.piece(*where, mode, task, part, [pool.keys[row] for row in rows])
+        part: ledger.piece(*where, mode, task, part, [pool.file_names[row] for row in rows])
         for part, rows in pool.rows_by_part().items()
     }
     done = Ledger(output, "upload", pieces.values())
@@ -107,7 +107,7 @@ def upload(
     if not left:
         logger.info("All images are in Lightly's dataset %r already.", dataset.name)
         return problems
-    new = {pool.keys[row] for row in left} - known.keys()
+    new = {pool.file_names[row] for row in left} - known.keys()
     if new and len(known) + len(new) > (quota := platform.quota()):
         raise SettingsError(
             f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(known)}, and {len(new)} more "
@@ -146,7 +146,7 @@ def upload(
                     failed[name] = why_not
             problems |= failed
             done.add(pieces[part], failed)
-            _check(problems, len(pool.keys), max_failed)
+            _check(problems, len(pool.file_names), max_failed)
     return problems
 
 
@@ -161,7 +161,7 @@ def _send(
     source: Source | None,
 ) -> None:
     """Uploads all of one image; each step may be repeated."""
-    name, urls = pool.keys[row], None
+    name, urls = pool.file_names[row], None
     width, height = (int(each) for each in pool.size[row])
     if sample is None:
         # With its whole name: a.jpg and a.png must not share a thumbnail.

@@ -98,7 +98,7 @@ def upload(
     if doubled := len(order) - len(set(order)):
         logger.warning("Lightly's dataset %r has %d file names more than once.", dataset.name, doubled)
     tags = Tags(platform, dataset, order, _IMAGE_TYPE[mode])
-    vectors = dict(zip(pool.keys, outcome.embeddings, strict=True))
+    vectors = dict(zip(pool.file_names, outcome.embeddings, strict=True))
     embedding = embeddings.upload(platform, dataset, output, order, vectors, outcome.space)
     scored = _upload_scores(tags, pool)
 
@@ -153,7 +153,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     Raises:
         TooManyFailedImages: There is no image that it could be of.
     """
-    row = {name: number for number, name in enumerate(pool.keys)}
+    row = {name: number for number, name in enumerate(pool.file_names)}
     rows = [row[name] for name in tags.order if name in row]
     scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLYS}
     own = f"coral-pool-{ledger.piece(tags.mask(set(row)), scores)[:8]}"
@@ -163,7 +163,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
             if all(_same(scores.get(kind), values) for kind, values in present.items()):
                 break
     else:
-        made = tags.make(own, pool.keys)
+        made = tags.make(own, pool.file_names)
         if made is None:
             raise TooManyFailedImages("No image of this run could be uploaded to Lightly.")
         tag, present = made, {}
@@ -189,7 +189,7 @@ def _select(
 ) -> list[str] | None:
     """Lets the platform select; returns its picks."""
     name = f"coral-{len(outcome.picks)}-{outcome.run_id}-platform"
-    known = set(outcome.pool.keys)
+    known = set(outcome.pool.file_names)
     has_labels = [name for name in outcome.labelled if name in tags.names and name in known]
     labelled = tags.make(f"coral-labelled-{ledger.piece(sorted(has_labels))[:8]}", has_labels)
     tag = tags.named(name)

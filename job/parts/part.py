@@ -30,6 +30,7 @@ _PROVENANCE = b"coralpick"
 _PREFIX = FOLDER + "part-"
 _READ_WHOLE = 1 << 20  # bytes up to which one request for all is no dearer than some for little
 _SIMULTANEOUS = 4
+_FIELD = {"key": "file_name"}  # columns that are called otherwise than the fields of a row
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Row:
     """What the map step knows of one image; of an unusable one only the first six, status and error.
 
     Attributes:
-        key: File name relative to the input.
+        file_name: Relative to the input.
         etag: Of the file when it was read.
         byte_size: Size of the file.
         status: ``ok``; ``failed`` where the file itself is of no use; ``unread`` where it could not be had, which a
@@ -53,7 +54,7 @@ class Row:
         feature: (d,) float16, the detector's pooled backbone feature; None when its model has none.
     """
 
-    key: str
+    file_name: str
     etag: str
     byte_size: int
     status: str
@@ -68,11 +69,11 @@ class Row:
     feature: npt.NDArray[np.float16] | None = None
 
     @classmethod
-    def undetected(cls, key: str) -> "Row":
+    def undetected(cls, file_name: str) -> "Row":
         """Of an image that no detector has seen."""
         boxes, probabilities = np.empty((0, 4), np.float32), np.empty((0, 1), np.float16)
         nothing, none = np.empty(0, np.float32), np.empty(0, np.int32)
-        return cls(key, "", 0, "ok", None, None, None, boxes, nothing, none, probabilities, b"")
+        return cls(file_name, "", 0, "ok", None, None, None, boxes, nothing, none, probabilities, b"")
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ class Provenance:
 
 def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     """Writes one part and returns its name."""
-    rows = sorted(rows, key=lambda row: row.key.encode())
+    rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = _schema(len(provenance.class_names) + 1, feature)
     schema = schema.with_metadata({_PROVENANCE: provenance.to_json()})
-    columns = [_column([getattr(row, each.name) for row in rows], each.type) for each in schema]
+    columns = [_column([getattr(row, _FIELD.get(each.name, each.name)) for row in rows], each.type) for each in schema]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
 
 

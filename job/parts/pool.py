@@ -25,7 +25,7 @@ class Pool:
     """All images of one listing, by column; the usable ones and, apart, the failed ones.
 
     Attributes:
-        keys: File names of the n usable images, sorted bytewise; all arrays below follow this order.
+        file_names: File names of the n usable images, sorted bytewise; all arrays below follow this order.
         size: (n, 2) width and height in pixels; 0 where they are not known.
         etag: Of the files when they were read.
         byte_size: (n,) size of the files.
@@ -44,7 +44,7 @@ class Pool:
         provenance: What the parts were made with.
     """
 
-    keys: list[str]
+    file_names: list[str]
     size: npt.NDArray[np.int32]
     etag: list[str]
     byte_size: npt.NDArray[np.int64]
@@ -130,7 +130,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
         values |= {name + suffix: column(name + suffix).astype(np.float64) for name in scores.OF_BOXES}
     features = [columns["feature"][i] for i in order]
     return Pool(
-        keys=[columns["key"][i] for i in order],
+        file_names=[columns["key"][i] for i in order],
         size=np.array([columns["size"][i] for i in order], np.int32).reshape(-1, 2),
         etag=[columns["etag"][i] for i in order],
         byte_size=column("byte_size").astype(np.int64),
@@ -156,7 +156,7 @@ def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, De
 
 def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iterator[tuple[str, dict[str, Detections]]]:
     """Yields the name of each part that has some of these images, and what was detected on them, by file name."""
-    wanted = {pool.keys[row]: pool.part[row] for row in rows}
+    wanted = {pool.file_names[row]: pool.part[row] for row in rows}
     names = ["boxes", "scores", "classes", "class_probabilities"]
     for part in parts.read(output, ["key", *names], names=set(wanted.values())):
         keys = part.table["key"].to_pylist()
@@ -258,9 +258,9 @@ def _add_scores(
 
 def class_shares(output: Storage, pool: Pool) -> Floats:
     """(n, classes) shares of the boxes of each image that are of each class; zeros for an image without boxes."""
-    row = {key: number for number, key in enumerate(pool.keys)}
-    result = np.zeros((len(pool.keys), len(pool.provenance.class_names)))
-    for _, found in detections_by_part(output, pool, range(len(pool.keys))):
+    row = {key: number for number, key in enumerate(pool.file_names)}
+    result = np.zeros((len(pool.file_names), len(pool.provenance.class_names)))
+    for _, found in detections_by_part(output, pool, range(len(pool.file_names))):
         for key, each in found.items():
             result[row[key]] = np.bincount(each.classes, minlength=result.shape[1]) / max(1, len(each.classes))
     return result

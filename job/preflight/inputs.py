@@ -66,5 +66,5 @@ def predictions(known: Known) -> Findings:
         found = external.read(
             settings.predictions, settings.classes, stop=known.stop.requested, min_score=settings.score_threshold
         )
-        known.listing = Listing.of(Entry(row.key, row.etag, row.byte_size) for row in found.rows)
+        known.listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in found.rows)
         yield f"{len(found.rows)} images with boxes of {len(found.class_names)} classes"

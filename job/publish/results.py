@@ -66,7 +66,7 @@ def run_id(
 
 def names_of(pool: Pool, selection: Selection) -> list[str]:
     """File names of the picks, best first."""
-    return [pool.keys[pick.index] for pick in selection.picks]
+    return [pool.file_names[pick.index] for pick in selection.picks]
 
 
 def publish(job: Run, found: Found, selection: Selection, selected_by: str = "local") -> list[Selected]:
@@ -74,14 +74,14 @@ def publish(job: Run, found: Found, selection: Selection, selected_by: str = "lo
     pool, output = found.pool, job.output
     detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
     selected = explain(job.settings, found, selection, detections, selected_by)
-    row = {key: number for number, key in enumerate(pool.keys)}
+    row = {key: number for number, key in enumerate(pool.file_names)}
     centers = [row[name] for name in found.labelled if name in row] + [pick.index for pick in selection.picks]
     distance, nearest = coverage(found.embeddings, centers if found.has_distances else [])
     tables.write_images(output, pool, selected, distance, nearest)
     tables.write_selected(output, selected)
     counts = {
-        "images": len(pool.keys) + len(pool.failures),
-        "usable": len(pool.keys),
+        "images": len(pool.file_names) + len(pool.failures),
+        "usable": len(pool.file_names),
         "failed": len(pool.failures),
         "without_boxes": int((pool.num_boxes == 0).sum()),
         "boxes": int(pool.num_boxes.sum()),
@@ -139,15 +139,15 @@ def explain(
 ) -> list[Selected]:
     """Puts each pick's rank, reason, factors and boxes beside it."""
     pool, labelled = found.pool, set(found.labelled)
-    scores = driving_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.keys)
+    scores = driving_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.file_names)
     score, counts = strategies.driving(settings.strategy, settings.score)
     weights = pools.weights_of(settings.class_weights, pool.provenance.class_names) if settings.class_weights else None
     selected = []
     for rank, pick in enumerate(selection.picks, start=1):
-        name, seen = pool.keys[pick.index], detections[pool.keys[pick.index]]
+        name, seen = pool.file_names[pick.index], detections[pool.file_names[pick.index]]
         values = reasons.contributions(score, seen, weights)
         class_names = pool.provenance.class_names
-        nearest = pool.keys[pick.nearest] if pick.nearest is not None and found.has_distances else None
+        nearest = pool.file_names[pick.nearest] if pick.nearest is not None and found.has_distances else None
         words = reasons.reason(
             pick,
             saw=reasons.what_the_detector_saw(score, seen, values, class_names) if counts else None,

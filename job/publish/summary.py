@@ -64,7 +64,7 @@ def gather(
 def _cover(found: "Found", rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
     if not found.has_distances or not rows:
         return {}
-    row = {key: number for number, key in enumerate(found.pool.keys)}
+    row = {key: number for number, key in enumerate(found.pool.file_names)}
     labelled = [row[name] for name in found.labelled if name in row]
     return {
         "covering_radius": round(float(distance[:: cover_step(len(distance))].max()), 6),

@@ -83,7 +83,7 @@ def image_columns(pool: Pool) -> dict[str, Any]:
     """What is known of each usable image before the selection, by the names of images.parquet."""
     detected = {"num_boxes": pool.num_boxes, "expected_boxes": pool.expected_boxes, **pool.scores}
     return {
-        "folder": [key.rpartition("/")[0] for key in pool.keys],
+        "folder": [key.rpartition("/")[0] for key in pool.file_names],
         "byte_size": pool.byte_size,
         "width": pool.size[:, 0],
         "height": pool.size[:, 1],
@@ -111,10 +111,12 @@ def write_images(
         nearest: (n,) its row.
     """
     nothing = [None] * len(pool.failures)
-    row = {key: number for number, key in enumerate(pool.keys)}
-    columns: dict[str, list[Any]] = {name: [None] * len(pool.keys) for name in ("rank", "value", "reason", "factors")}
+    row = {key: number for number, key in enumerate(pool.file_names)}
+    columns: dict[str, list[Any]] = {
+        name: [None] * len(pool.file_names) for name in ("rank", "value", "reason", "factors")
+    }
     columns["distance"] = [float(each) if np.isfinite(each) else None for each in distance]
-    columns["nearest"] = [pool.keys[each] if each >= 0 else None for each in nearest]
+    columns["nearest"] = [pool.file_names[each] if each >= 0 else None for each in nearest]
     for each in selected:
         of_pick = asdict(each) | {"factors": json.dumps(each.factors)}
         for name, values in columns.items():
@@ -123,9 +125,9 @@ def write_images(
     for name in ("width", "height"):
         known[name] = [each or None for each in known[name]]
     table = {
-        "file_name": pool.keys + [key for key, _ in pool.failures],
-        "status": ["ok"] * len(pool.keys) + ["failed"] * len(pool.failures),
-        "error": pa.array([None] * len(pool.keys) + [reason for _, reason in pool.failures], pa.string()),
+        "file_name": pool.file_names + [key for key, _ in pool.failures],
+        "status": ["ok"] * len(pool.file_names) + ["failed"] * len(pool.failures),
+        "error": pa.array([None] * len(pool.file_names) + [reason for _, reason in pool.failures], pa.string()),
         **{name: pa.array([*values, *nothing], _TYPES.get(name, pa.float64())) for name, values in known.items()},
         **{name: pa.array([*columns[name], *nothing], kind) for name, kind in _OF_SELECTION.items()},
     }

@@ -56,7 +56,7 @@ def gather(
         run: The content of run.json.
         source: Where the images are; None where they are not to be had.
     """
-    row = {key: number for number, key in enumerate(pool.keys)}
+    row = {key: number for number, key in enumerate(pool.file_names)}
     picks = [row[each.file_name] for each in selected]
     kinds = _struggles(pool) if pool.has_detections else []
     looked = sorted({*picks, *(each for _, _, rows in kinds for each in rows)})
@@ -66,7 +66,7 @@ def gather(
     have_labels = [row[each] for each in labelled if each in row]
 
     def small(number: int) -> Picture:
-        return pictures.picture(pool, number, pool.thumbnails[number], found.get(pool.keys[number]))
+        return pictures.picture(pool, number, pool.thumbnails[number], found.get(pool.file_names[number]))
 
     return Content(
         title=output.uri,
@@ -106,9 +106,9 @@ def _struggles(pool: Pool) -> list[tuple[str, str, list[int]]]:
 def _strip(pool: Pool, title: str, name: str, rows: list[int], small: Any) -> Strip:
     if not name:
         count = int((pool.num_boxes == 0).sum())
-        note = f"{count:,} of {len(pool.keys):,} images; {len(rows)} of them, evenly spread, are shown."
-        return Strip(title, note, [(small(each), pool.keys[each]) for each in rows])
-    captions = [(small(each), f"{pool.scores[name][each]:.3g} · {pool.keys[each]}") for each in rows]
+        note = f"{count:,} of {len(pool.file_names):,} images; {len(rows)} of them, evenly spread, are shown."
+        return Strip(title, note, [(small(each), pool.file_names[each]) for each in rows])
+    captions = [(small(each), f"{pool.scores[name][each]:.3g} · {pool.file_names[each]}") for each in rows]
     return Strip(title, f"The {len(rows)} images of the highest score.", captions)
 
 
@@ -172,7 +172,7 @@ def _map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[int], p
     return Map(
         points=(unit(embeddings[rows]).astype(np.float64) - center) @ axes,
         kind=[special.get(each, "pool") for each in rows],
-        names=[pool.keys[each] for each in rows],
+        names=[pool.file_names[each] for each in rows],
         thumbnails=[pictures.hover(pool.thumbnails[each]) for each in rows],
         explained=explained,
         of=len(embeddings),

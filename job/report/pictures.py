@@ -42,11 +42,11 @@ def previews(pool: Pool, rows: Sequence[int], source: Source | None) -> dict[int
         if source is None or len(failures) >= _ENOUGH_FAILURES:
             return row, None
         try:
-            return row, jpeg(images.decode(source.read(pool.keys[row], pool.etag[row])), side, _QUALITY)
+            return row, jpeg(images.decode(source.read(pool.file_names[row], pool.etag[row])), side, _QUALITY)
         except Stopped:
             raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
-            failures.append(f"{pool.keys[row]!r}: {error}")
+            failures.append(f"{pool.file_names[row]!r}: {error}")
             return row, None
 
     with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="report") as executor:
@@ -88,4 +88,4 @@ def picture(pool: Pool, row: int, data: bytes, found: Detections | None) -> Pict
         columns = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
         boxes = [(names[each], score, box) for each, score, box in columns]
     width, height = (int(each) for each in pool.size[row])
-    return Picture(pool.keys[row], url(data), width, height, boxes)
+    return Picture(pool.file_names[row], url(data), width, height, boxes)

@@ -14,14 +14,14 @@ from typing import Any
 import cv2
 import pytest
 
-from job import status
 from job.context import Run
 from job.errors import SettingsError, Stopped, TooManyFailedImages
 from job.progress import Progress, now
+from job.publish import status
+from job.publish.status import Status, name_of
 from job.retry import Patience
 from job.secret import Secret
 from job.shards import Shard
-from job.status import Status, name_of
 from job.stopping import MESSAGE, Stop
 from job.storage import Storage, open_folder
 from job.storage.local import LocalFolder

@@ -47,7 +47,7 @@ def filled(folder: Path, names: list[str], per_part: int = 4) -> tuple[LocalFold
 
 
 def load(output: LocalFolder, rows: list[Row]) -> Pool:
-    return pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
+    return pool.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
 
 
 def written(folder: Path) -> dict[str, list[dict[str, object]]]:
@@ -93,7 +93,7 @@ def test_every_image_has_a_file_of_its_own_whatever_its_name(tmp_path: Path) -> 
     found = written(tmp_path)
     assert found.keys() == set(AWKWARD)
     assert {name: len(each) for name, each in found.items()} == dict(
-        zip(images.keys, images.num_boxes.tolist(), strict=True)
+        zip(images.file_names, images.num_boxes.tolist(), strict=True)
     )
     assert json.loads((tmp_path / ".lightly/predictions/tasks.json").read_text()) == [TASK]
     schema = json.loads((tmp_path / FOLDER / "schema.json").read_text())
@@ -102,7 +102,7 @@ def test_every_image_has_a_file_of_its_own_whatever_its_name(tmp_path: Path) -> 
         "categories": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}, {"id": 2, "name": "c"}],
     }
     # Where Lightly looks for them: the extension is replaced.
-    where = lightly_files.paths(images.keys)
+    where = lightly_files.paths(images.file_names)
     assert where["a.jpg"] == "a.json" and where["a.png.jpg"] == "a.png.json" and where["sub/a.jpg"] == "sub/a.json"
     assert where["b"] == "b.json" and where["x.jpg"] == "x.json"
 

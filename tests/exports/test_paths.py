@@ -148,7 +148,7 @@ class Source(LocalFolder):
 
     def pool(self, pool: Pool) -> Pool:
         etags = {each.key: each.etag for each in self.list()}
-        return Pool(**vars(pool) | {"etag": [etags.get(key, "") for key in pool.keys]})
+        return Pool(**vars(pool) | {"etag": [etags.get(key, "") for key in pool.file_names]})
 
 
 def test_copies_go_by_file_name_and_those_of_an_earlier_run_go_away(tmp_path: Path) -> None:

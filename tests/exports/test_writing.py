@@ -67,8 +67,8 @@ def filled(folder: Path, names: list[str], per_part: int = 7) -> tuple[LocalFold
         rows.append(replace(each, boxes=corners.reshape(-1, 4).astype(np.float32), width=size[0], height=size[1]))
     for start in range(0, len(rows), per_part):
         parts.write(output, rows[start : start + per_part], made_with)
-    pool = pools.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
-    return output, pool, pools.detections(output, pool, range(len(pool.keys)))
+    pool = pools.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
+    return output, pool, pools.detections(output, pool, range(len(pool.file_names)))
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def of_boxes(boxes: list[list[float]], size: tuple[int, int], pool: Pool) -> Det
         np.arange(len(boxes), dtype=np.int32),
         np.empty((len(boxes), 4), np.float16),
     )
-    return detected(replace(pool, size=np.full((len(pool.keys), 2), size, np.int32)), 0, "uri", found)
+    return detected(replace(pool, size=np.full((len(pool.file_names), 2), size, np.int32)), 0, "uri", found)
 
 
 def test_boxes_are_cut_at_the_borders_and_nothing_is_left_of_some(small: tuple[Storage, Pool]) -> None:

@@ -110,8 +110,8 @@ def arrays(row: Row) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[An
 
 
 def assert_same(one: list[Row], other: list[Row]) -> None:
-    assert [(each.key, each.width, each.height) for each in one] == [
-        (each.key, each.width, each.height) for each in other
+    assert [(each.file_name, each.width, each.height) for each in one] == [
+        (each.file_name, each.width, each.height) for each in other
     ]
     for left, right in zip(one, other, strict=True):
         for a, b in zip(arrays(left), arrays(right), strict=True):
@@ -124,7 +124,7 @@ def test_a_hand_worked_coco_file(tmp_path: Path) -> None:
     found = read(path)
     assert found.class_names == NAMES and found.probabilities == "synthetic"
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert [each.key for each in found.rows] == ["empty.jpg", "sub/ä.jpg", "z.jpg"]
+    assert [each.file_name for each in found.rows] == ["empty.jpg", "sub/ä.jpg", "z.jpg"]
     empty, two, one = found.rows
     for each in found.rows:
         assert (each.etag, each.byte_size, each.status, each.error, each.thumbnail, each.feature) == (
@@ -177,12 +177,14 @@ def test_pycocotools_agrees_on_the_boxes_of_each_class(tmp_path: Path) -> None:
     path = in_file(tmp_path, content)
     theirs = COCO(str(path))
     found = read(path)
-    assert [each.key for each in found.rows] == sorted((f"{number}.jpg" for number in range(count)), key=str.encode)
+    assert [each.file_name for each in found.rows] == sorted(
+        (f"{number}.jpg" for number in range(count)), key=str.encode
+    )
     name_of = {each["id"]: each["file_name"] for each in theirs.dataset["images"]}
     class_of = {each["id"]: each["name"] for each in theirs.loadCats(theirs.getCatIds())}
     expected = Counter((name_of[each["image_id"]], class_of[each["category_id"]]) for each in theirs.anns.values())
     assert expected == Counter(
-        (each.key, found.class_names[index]) for each in found.rows for index in arrays(each)[2].tolist()
+        (each.file_name, found.class_names[index]) for each in found.rows for index in arrays(each)[2].tolist()
     )
     for each in found.rows:
         assert (np.diff(arrays(each)[1]) <= 0).all()
@@ -207,12 +209,12 @@ def of_our_own(folder: Path, names: list[str]) -> tuple[LocalFolder, list[Row]]:
         )
     output = LocalFolder(str(folder))
     parts.write(output, rows, MADE_WITH)
-    lightly_files.write(output, pool.load(output, [Entry(each.key, "e", 10) for each in rows]))
+    lightly_files.write(output, pool.load(output, [Entry(each.file_name, "e", 10) for each in rows]))
     return output, rows
 
 
 def assert_nearly_same(found: list[Row], rows: list[Row]) -> None:
-    assert [each.key for each in found] == [each.key for each in rows]
+    assert [each.file_name for each in found] == [each.file_name for each in rows]
     for each, original in zip(found, rows, strict=True):
         assert (each.width, each.height) == (None, None)
         limits = (1.5e-3, 1e-6, 0, 1e-3)  # three decimals, six, and half precision
@@ -230,7 +232,9 @@ def test_what_the_job_writes_for_lightly_becomes_again_what_it_was(tmp_path: Pat
     assert_same(task.rows, found.rows)
     assert task.sha256 == found.sha256
 
-    changed = f".lightly/predictions/{task_name(MADE_WITH)}/" + lightly_files.paths([each.key for each in rows])["b"]
+    changed = (
+        f".lightly/predictions/{task_name(MADE_WITH)}/" + lightly_files.paths([each.file_name for each in rows])["b"]
+    )
     output.write(changed, json.dumps({"file_name": "b", "predictions": []}).encode())
     assert read(folder).sha256 != found.sha256
 
@@ -254,7 +258,7 @@ def test_many_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None
     prediction = {"category_id": 44, "bbox": [1, 2, 3, 4], "score": 0.5}
     folder = in_folder(tmp_path, {f"{name[:2]}/{name}.json": of_image(prediction, name=name) for name in names})
     found = read(folder)
-    assert [each.key for each in found.rows] == names and found.probabilities == "synthetic"
+    assert [each.file_name for each in found.rows] == names and found.probabilities == "synthetic"
     assert all(arrays(each)[0].tolist() == [[1, 2, 4, 6]] and arrays(each)[2] == [1] for each in found.rows)
     files = ["schema.json", *(f"{name[:2]}/{name}.json" for name in names)]
     lines = "".join(f"{hashlib.sha256((folder / each).read_bytes()).hexdigest()}  {each}\n" for each in files)
@@ -335,7 +339,7 @@ def test_parquet_with_probabilities_and_without_sizes(tmp_path: Path) -> None:
 def test_parquet_in_which_nothing_was_detected(tmp_path: Path) -> None:
     columns = {"file_name": ["b", "a"], "boxes": [[], []], "scores": [[], None], "classes": [[], []]}
     found = read(in_parquet(tmp_path, columns), ("a", "b"))
-    assert [each.key for each in found.rows] == ["a", "b"] and found.probabilities == "synthetic"
+    assert [each.file_name for each in found.rows] == ["a", "b"] and found.probabilities == "synthetic"
     assert [each.shape for each in arrays(found.rows[0])] == [(0, 4), (0,), (0,), (0, 3)]
 
 
@@ -356,7 +360,7 @@ def test_boxes_below_a_score_are_left_out_and_names_stay_as_they_are(tmp_path: P
     for each, name in zip(content["images"], ["/abs/z.jpg", "../up.jpg", "a\nb"], strict=True):
         each["file_name"] = name
     found = read(in_file(tmp_path, content), min_score=0.75)
-    assert [each.key for each in found.rows] == ["../up.jpg", "/abs/z.jpg", "a\nb"]
+    assert [each.file_name for each in found.rows] == ["../up.jpg", "/abs/z.jpg", "a\nb"]
     assert [len(arrays(each)[1]) for each in found.rows] == [0, 1, 1]
     assert arrays(found.rows[1])[0].tolist() == [[0, 0, 1, 1]] and arrays(found.rows[1])[3].shape == (1, 4)
 
@@ -374,8 +378,8 @@ def test_the_rows_make_parts_and_scores(tmp_path: Path) -> None:
     found = read(in_file(tmp_path, content))
     output = LocalFolder(str(tmp_path / "out"))
     parts.write(output, found.rows, MADE_WITH)
-    loaded = pool.load(output, [Entry(each.key, "", 0) for each in found.rows])
-    assert loaded.keys == [each.key for each in found.rows] and loaded.num_boxes.tolist() == [0, 1, 2]
+    loaded = pool.load(output, [Entry(each.file_name, "", 0) for each in found.rows])
+    assert loaded.file_names == [each.file_name for each in found.rows] and loaded.num_boxes.tolist() == [0, 1, 2]
     assert loaded.scores["uncertainty_entropy"].tolist() == [0, 0, 1]
     assert loaded.size.tolist() == [[1, 1], [32, 16], [640, 480]] and loaded.features is None
 

@@ -21,7 +21,7 @@ from tests.standins.lightly_server import Fault, LightlyServer
 
 def test_the_platform_selects(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
     output, pool = small
-    scores = dict(zip(pool.keys, pool.scores["uncertainty_entropy"], strict=True))
+    scores = dict(zip(pool.file_names, pool.scores["uncertainty_entropy"], strict=True))
     labelled = ["t.jpg"]
     lowest = sorted((name for name in NAMES if name not in labelled), key=lambda name: (scores[name], name))[:3]
     answer = send(server, output, pool, lightly_select="platform", labelled=labelled)
@@ -173,6 +173,6 @@ def test_the_other_calls_are_made_again_as_well(kind: str | int, server: Lightly
     held = state(made)
     assert [each[0] for each in held["samples"]] == sorted(NAMES)
     for each in made.samples:
-        assert each.files == {"thumb": second.thumbnails[second.keys.index(each.body["fileName"])]}
+        assert each.files == {"thumb": second.thumbnails[second.file_names.index(each.body["fileName"])]}
     assert held["tags"]["coral-3-00000002"] == (sorted(answer), 8)
     assert len([name for name in held["tags"] if name.startswith("coral-3")]) == 3

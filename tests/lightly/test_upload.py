@@ -36,23 +36,25 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
     output, pool = small
     assert send(server, output, pool) is None
     dataset = server.dataset("the set")
-    assert dataset.names() != NAMES and sorted(dataset.names(), key=str.encode) == pool.keys, "the order is its own"
+    assert dataset.names() != NAMES and sorted(dataset.names(), key=str.encode) == pool.file_names, (
+        "the order is its own"
+    )
     (embedding,) = dataset.embeddings
     for name, vector in dataset.vectors(embedding).items():
-        np.testing.assert_array_equal(vector, embeddings(pool)[pool.keys.index(name)])
+        np.testing.assert_array_equal(vector, embeddings(pool)[pool.file_names.index(name)])
     assert embedding.maps == ["PCA", "TSNE", "UMAP"]
     held = state(dataset)
     assert held["tags"] == {"initial-tag": (sorted(NAMES), 8), "coral-3-0123abcd": (sorted(PICKS), 8)}
     assert held["scores"] == {
-        ("initial-tag", kind): dict(zip(pool.keys, values.tolist(), strict=True))
+        ("initial-tag", kind): dict(zip(pool.file_names, values.tolist(), strict=True))
         for kind, values in pool.scores.items()
         if kind in LIGHTLYS
     }
     assert held["tasks"] == {TASK: categories(MADE_WITH)}
     from job.parts import pool as pools
 
-    found = pools.detections(output, pool, range(len(pool.keys)))
-    for number, name in enumerate(pool.keys):
+    found = pools.detections(output, pool, range(len(pool.file_names)))
+    for number, name in enumerate(pool.file_names):
         (sample,) = [each for each in dataset.samples if each.body["fileName"] == name]
         assert sample.files == {"thumb": pool.thumbnails[number]}
         assert sample.body["metaData"] == {"sizeInBytes": 10, "shape": [48, 64, 3]}
@@ -178,7 +180,7 @@ def test_a_dataset_of_others_is_added_to(
     assert held["tags"][own] == (sorted(NAMES), 10)
     assert held["scores"]["initial-tag", "uncertainty_margin"] == {"z.jpg": 0.1, "a.jpg": 0.2, "y.jpg": 0.3}
     assert held["scores"][own, "uncertainty_margin"] == dict(
-        zip(small[1].keys, small[1].scores["uncertainty_margin"].tolist(), strict=True)
+        zip(small[1].file_names, small[1].scores["uncertainty_margin"].tolist(), strict=True)
     )
     assert (
         held["embeddings"] == {} and "has 2 that are not among the images of this run, such as 'y.jpg'" in caplog.text
@@ -219,7 +221,7 @@ def test_the_next_round_knows_fewer_and_more_images(server: LightlyServer, tmp_p
     assert newest.keys() == set(dataset.names())
     for name in dataset.names():
         of = grown if name in later else pool
-        np.testing.assert_array_equal(newest[name], embeddings(of)[of.keys.index(name)])
+        np.testing.assert_array_equal(newest[name], embeddings(of)[of.file_names.index(name)])
     # Vectors of another space are not mixed in.
     send(server, second, grown, picks=["w.jpg"], run_id="00000003", space="t" * 64)
     assert len(dataset.embeddings) == 2
@@ -378,7 +380,7 @@ def test_embeddings_are_read_as_lightly_reads_them(
     lightly_io.check_embeddings(str(tmp_path / "embeddings.csv"))
     vectors, labels, names = lightly_io.load_embeddings(str(tmp_path / "embeddings.csv"))
     assert names == server.dataset("the set").names() and labels == [0] * 8
-    order = [small[1].keys.index(name) for name in names]
+    order = [small[1].file_names.index(name) for name in names]
     np.testing.assert_array_equal(vectors.astype(np.float32), embeddings(small[1])[order])
 
 

@@ -36,7 +36,9 @@ def failed(key: str) -> Row:
 
 
 def entries(rows: list[Row]) -> list[Entry]:
-    return sorted((Entry(each.key, each.etag, each.byte_size) for each in rows), key=lambda each: each.key.encode())
+    return sorted(
+        (Entry(each.file_name, each.etag, each.byte_size) for each in rows), key=lambda each: each.key.encode()
+    )
 
 
 def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
@@ -44,20 +46,20 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
     rows = [row(name, boxes=seed % 4, seed=seed) for seed, name in enumerate(NAMES)]
     parts.write(output, [*rows[:3], failed("broken.jpg")], MADE_WITH)
     parts.write(output, rows[3:], MADE_WITH)
-    assert parts.done(output, MADE_WITH) == {(each.key, "e") for each in [*rows, failed("broken.jpg")]}
+    assert parts.done(output, MADE_WITH) == {(each.file_name, "e") for each in [*rows, failed("broken.jpg")]}
 
     listing = entries([*rows, failed("broken.jpg")])
     loaded = pool.load(output, listing)
-    assert loaded.keys == sorted(NAMES, key=str.encode)
+    assert loaded.file_names == sorted(NAMES, key=str.encode)
     assert loaded.failures == [("broken.jpg", "not an image")]
-    by_name = {each.key: each for each in rows}
+    by_name = {each.file_name: each for each in rows}
     assert loaded.features is not None
-    for index, key in enumerate(loaded.keys):
+    for index, key in enumerate(loaded.file_names):
         np.testing.assert_array_equal(loaded.features[index], by_name[key].feature)
         assert loaded.thumbnails[index] == by_name[key].thumbnail
         assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
         assert loaded.size[index].tolist() == [64, 48]
-    found = pool.detections(output, loaded, range(len(loaded.keys)))
+    found = pool.detections(output, loaded, range(len(loaded.file_names)))
     for key, original in by_name.items():
         for name in ("boxes", "scores", "classes", "class_probabilities"):
             np.testing.assert_array_equal(getattr(found[key], name), getattr(original, name))
@@ -95,7 +97,7 @@ def test_how_rows_are_cut_into_parts_does_not_matter(
             parts.write(output, rows[start : start + each], MADE_WITH)
         pools.append(pool.load(output, entries(rows)))
     first, second = pools
-    assert first.keys == second.keys and first.thumbnails == second.thumbnails
+    assert first.file_names == second.file_names and first.thumbnails == second.thumbnails
     for name in first.scores:
         np.testing.assert_array_equal(first.scores[name], second.scores[name])
 
@@ -114,7 +116,7 @@ def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
     parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=2)], MADE_WITH)
     parts.write(output, [row("a.jpg", seed=1), row("b.jpg", seed=3, etag="new"), row("gone.jpg")], MADE_WITH)
     loaded = pool.load(output, [Entry("a.jpg", "e", 10), Entry("b.jpg", "new", 10)])
-    assert loaded.keys == ["a.jpg", "b.jpg"]
+    assert loaded.file_names == ["a.jpg", "b.jpg"]
     assert loaded.features is not None
     np.testing.assert_array_equal(loaded.features[1], row("b.jpg", seed=3).feature)
     with pytest.raises(TryAgain, match="1 images have no detections yet"):
@@ -190,7 +192,7 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     assert pool.load(output, listing).failures == [("a.jpg", "it cannot be read: Input/output error")]
     parts.write(output, [row("a.jpg")], MADE_WITH)
     loaded = pool.load(output, listing)
-    assert loaded.keys == ["a.jpg", "b.jpg"] and loaded.failures == []
+    assert loaded.file_names == ["a.jpg", "b.jpg"] and loaded.failures == []
     found = pool.detections(output, loaded, range(2))
     for key in ("a.jpg", "b.jpg"):
         np.testing.assert_array_equal(found[key].boxes, row(key).boxes)

@@ -70,24 +70,24 @@ def reported(folder: Path, rows: list[Row], count: int, **options: Any) -> str:
     """The report on a selection among some rows."""
     output = LocalFolder(str(folder))
     parts.write(output, rows, MADE_WITH)
-    found = pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
+    found = pool.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
     return rendered(output, found, count, **options)
 
 
 def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder | None = None) -> str:
-    embeddings = found.features if found.features is not None else np.zeros((len(found.keys), 6), np.float32)
+    embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
     chosen = settings(n_samples=count)
     selection = choose_among(chosen, output, found, embeddings, [])
     everything = Found(found, embeddings, {"method": "detector"}, [], {}, "0")
     detections = pool.detections(output, found, [pick.index for pick in selection.picks])
     selected = explain(chosen, everything, selection, detections, "local")
-    counts = {"images": len(found.keys) + len(found.failures), "usable": len(found.keys), "labelled": 0}
+    counts = {"images": len(found.file_names) + len(found.failures), "usable": len(found.file_names), "labelled": 0}
     run = {
         "coralpick": "0", "device": "cpu", "settings": {"CORAL_INPUT": "<b>in</b>"}, "versions": {},
         "seconds": {"detect": 1.5},
         "detector": {"class_names": ["a", "b", "c"]}, "embedding": {"method": "detector"},
         "counts": counts | {"failed": len(found.failures), "selected": len(selected)},
-        "selection": evidence(chosen, everything, selection, detections, np.zeros(len(found.keys))),
+        "selection": evidence(chosen, everything, selection, detections, np.zeros(len(found.file_names))),
     }  # fmt: skip
     content = gather(output, found, embeddings, [], selected, run, source)
     return report.render(content).decode()
@@ -242,10 +242,10 @@ def test_three_hundred_picks_stay_small(tmp_path: Path, opened: Any) -> None:
     for number, each in enumerate(rows):
         # As hard to compress as photographs are.
         noise = np.random.default_rng(number).integers(0, 60, (480, 640, 3), dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / "in" / each.key), picture(number, 480, 640) // 2 + noise)
+        cv2.imwrite(str(tmp_path / "in" / each.file_name), picture(number, 480, 640) // 2 + noise)
     source = LocalFolder(str(tmp_path / "in"))
     etags = {each.key: each for each in source.list()}
-    rows = [replace(each, etag=etags[each.key].etag) for each in rows]
+    rows = [replace(each, etag=etags[each.file_name].etag) for each in rows]
     text = reported(tmp_path / "out", rows, 300, source=source)
     assert len(text) < 20_000_000
     (tmp_path / "a.html").write_text(text)
@@ -272,12 +272,12 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     rows = [usable(f"{number:03d}.jpg", number) for number in range(50)]
     parts.write(output, rows, MADE_WITH)
-    small = pool.load(output, [Entry(each.key, each.etag, each.byte_size) for each in rows])
+    small = pool.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
     many, rng = 4000, np.random.default_rng(0)
     assert small.features is not None
     large = replace(
         small,
-        keys=[f"{key}~{number:04d}" if number else key for key in small.keys for number in range(many)],
+        file_names=[f"{key}~{number:04d}" if number else key for key in small.file_names for number in range(many)],
         size=small.size.repeat(many, axis=0),
         etag=[each for each in small.etag for _ in range(many)],
         byte_size=small.byte_size.repeat(many),
@@ -288,7 +288,7 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
         thumbnails=[each for each in small.thumbnails for _ in range(many)],
         part=[each for each in small.part for _ in range(many)],
     )
-    picks = [Selected(1, small.keys[0], 0.5, 0.5, None, None, "first", {"utility": 0.5}, [])]
+    picks = [Selected(1, small.file_names[0], 0.5, 0.5, None, None, "first", {"utility": 0.5}, [])]
     run: dict[str, Any] = {
         "coralpick": "0", "device": None, "settings": {}, "versions": {}, "seconds": {}, "embedding": {},
         "detector": {"class_names": []}, "counts": {"usable": 200_000, "labelled": 0, "failed": 0, "selected": 1},
