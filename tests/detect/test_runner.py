@@ -65,7 +65,7 @@ def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int
 
     images_and_rows = prepared(entries, source, detector)
     runner._detect(images_and_rows, Inference(detector, batch_size), NoProgress(), threading.Event(), rows)  # type: ignore[arg-type]
-    return sorted(rows, key=lambda row: row.key)
+    return sorted(rows, key=lambda row: row.file_name)
 
 
 @pytest.fixture(scope="module")
