@@ -1,4 +1,4 @@
-"""How far the job is: a bar on a terminal, a log line now and then elsewhere; `job.publish.status` tells it to others."""
+"""How far the job is: a bar on a terminal, log lines elsewhere. `job.publish.status` writes it to a file."""
 
 import logging
 import sys
