@@ -1,6 +1,7 @@
-"""What the settings say of the selection, carried out on the pool."""
+"""The selection that the settings ask for, on the images of the pool."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,29 @@ from job import scores
 from job.errors import SettingsError
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
-from job.publish.tables import image_columns
+from job.select import STRATEGIES as IMPLEMENTED
 from job.select import Balance, Factor, Selection, choose, coverage, select
 from job.select.engine import SCORE_FLOOR, best_by, random_order, scaled
 from job.select.points import ArrayPoints
 from job.select.typicality import typicality
 from job.settings import Settings
-from job.settings import strategy as strategies
+from job.settings.entries import (
+    BalanceEntry,
+    Diversity,
+    Entry,
+    Random,
+    Similarity,
+    Threshold,
+    Top,
+    Typicality,
+    Weights,
+)
+from job.settings.mix import Mix
+from job.settings.strategy import STRATEGIES
 from job.storage import Storage
+
+if set(STRATEGIES) != set(IMPLEMENTED):
+    raise RuntimeError("job.settings.strategy and job.select.engine name different strategies: add the missing one.")
 
 _COMPARE = {
     "BIGGER": np.greater,
@@ -27,14 +43,13 @@ _COMPARE = {
 }
 
 
-def driving_score(settings: Settings, pool: Pool) -> Floats:
-    """(n,) the score that drives the selection, or else the one that CORAL_SCORE names; weighted where classes are.
+def ranking_score(settings: Settings, pool: Pool) -> Floats:
+    """(n,) values of the score that the strategy ranks by, or else of CORAL_SCORE; weighted if classes have weights.
 
     Raises:
-        SettingsError: There was no detector.
+        SettingsError: If the pool has no detections.
     """
-    mix = strategies.driving_mix(settings.strategy, settings.score) or strategies.shares(settings.score)
-    return _mixed(pool, mix, weighted=settings.class_weights is not None)
+    return _mix_scores(pool, settings.ranking_scores, weighted=settings.class_weights is not None)
 
 
 def choose_among(
@@ -45,186 +60,205 @@ def choose_among(
     labelled: Sequence[str],
     candidates: Sequence[str] | None = None,
 ) -> Selection:
-    """Selects as the settings say, among the given images or all of them.
+    """Selects images with the strategy of the settings.
+
+    Args:
+        settings: The settings.
+        output: Folder with the parts.
+        pool: The images.
+        embeddings: (n, d) in the order of the pool.
+        labelled: File names of the images that have labels.
+        candidates: File names of the images to select from; all by default.
 
     Raises:
-        SettingsError: The strategy speaks of something that is not in the pool.
+        SettingsError: If the strategy names an image, a class or a column that the pool does not have.
     """
-    row = {key: index for index, key in enumerate(pool.file_names)}
-    options: dict[str, Any] = {
-        "labelled": [row[name] for name in labelled if name in row],
-        "candidates": None if candidates is None else [row[name] for name in candidates],
-        "min_distance": settings.min_distance if candidates is None else 0.0,
-    }
-    entries = strategies.entries(settings.strategy)
-    if entries is not None:
-        return _Composition(settings, output, pool, embeddings).selection(entries, **options)
-    needs_score = pool.has_detections or strategies.driving(settings.strategy, settings.score)[1]
-    score = driving_score(settings, pool) if needs_score else np.zeros(len(pool.file_names))
+    row = {name: index for index, name in enumerate(pool.file_names)}
+    limits = _Limits(
+        labelled=[row[name] for name in labelled if name in row],
+        candidates=None if candidates is None else [row[name] for name in candidates],
+        min_distance=settings.min_distance if candidates is None else 0.0,
+    )
+    if settings.strategy.entries:
+        return _Composition(settings, output, pool, embeddings).select(settings.strategy.entries, limits)
+    needs_score = pool.has_detections or settings.strategy.uses_scores
     return select(
-        *(embeddings, score, settings.n_samples),
-        strategy=settings.strategy,
+        embeddings,
+        ranking_score(settings, pool) if needs_score else np.zeros(len(pool.file_names)),
+        settings.n_samples,
+        strategy=settings.strategy.text,
         score_strength=settings.score_strength,
         diversity_strength=settings.diversity_strength,
         seed=settings.seed,
-        **options,
+        labelled=limits.labelled,
+        candidates=limits.candidates,
+        min_distance=limits.min_distance,
     )
 
 
 def check_classes(settings: Settings, class_names: Sequence[str]) -> None:
-    """Finds out before any work whether the settings of the selection name classes that there are.
+    """Checks, before any work, that the settings of the selection name existing classes.
 
     Raises:
-        SettingsError: One does not.
+        SettingsError: If a class weight or a balance names a class that the detector does not have.
     """
     if settings.class_weights:
-        pools.weights_of(settings.class_weights, class_names)
-    for each in strategies.entries(settings.strategy) or ():
-        if isinstance(each, strategies.Balance) and not each.column:
-            _check_target(each, class_names)
+        pools.class_weight_array(settings.class_weights, class_names)
+    for entry in settings.strategy.entries:
+        if isinstance(entry, BalanceEntry) and not entry.column:
+            _check_target(entry, class_names)
 
 
-def _check_target(entry: strategies.Balance, values: Sequence[str]) -> None:
-    if unknown := [each for each in entry.target if each not in values]:
-        what = entry.column or "class"
-        raise SettingsError(f"CORAL_STRATEGY balances by the {what} {unknown[0]!r}: there are {', '.join(values)}.")
+def _check_target(entry: BalanceEntry, values: Sequence[str]) -> None:
+    if unknown := [value for value in entry.target if value not in values]:
+        column = entry.column or "class"
+        raise SettingsError(
+            f"CORAL_STRATEGY balances by the {column} {unknown[0]!r}, which does not exist: use {', '.join(values)}."
+        )
 
 
-def uses_distance(settings: Settings) -> bool:
-    """Whether the strategy needs embeddings."""
-    entries = strategies.entries(settings.strategy)
-    if settings.min_distance > 0:
-        return True
-    if entries is None:
-        return settings.strategy not in ("active_learning", "random")
-    return any(
-        isinstance(each, strategies.Diversity | strategies.Typicality | strategies.Similarity) for each in entries
-    )
-
-
-def _mixed(pool: Pool, mix: Mapping[str, float], *, weighted: bool) -> Floats:
+def _mix_scores(pool: Pool, mix: Mix, *, weighted: bool) -> Floats:
     if not pool.has_detections:
         raise SettingsError(
             "This strategy needs predictions, and CORAL_PREDICTIONS='none': set CORAL_STRATEGY to coreset, typicality "
             "or random."
         )
-    names = {name: name + (scores.WEIGHTED if weighted else "") for name in mix}
+    columns = {name: name + (scores.WEIGHTED if weighted else "") for name in mix}
     if len(mix) == 1:
-        return pool.scores[names[next(iter(mix))]]
-    result: Floats = np.sum([share * scaled(pool.scores[names[name]]) for name, share in mix.items()], axis=0)
+        return pool.scores[columns[next(iter(mix))]]
+    result: Floats = np.sum([share * scaled(pool.scores[columns[name]]) for name, share in mix.items()], axis=0)
     return result
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Which images may be picked.
+
+    Attributes:
+        labelled: Rows of the labelled images.
+        candidates: Rows that may be picked; all if None.
+        min_distance: Smallest distance of a pick to every labelled or picked image.
+    """
+
+    labelled: Sequence[int]
+    candidates: Sequence[int] | None
+    min_distance: float
+
+
 class _Composition:
-    """A list of entries on a pool."""
+    """Selects with a list of entries.
+
+    Args:
+        settings: The settings.
+        output: Folder with the parts.
+        pool: The images.
+        embeddings: (n, d) in the order of the pool.
+    """
 
     def __init__(self, settings: Settings, output: Storage, pool: Pool, embeddings: npt.NDArray[np.float32]) -> None:
         self._settings, self._output, self._pool, self._embeddings = settings, output, pool, embeddings
-        self._columns = image_columns(pool)
+        self._columns = pool.columns()
 
-    def selection(
-        self,
-        entries: Sequence[strategies.Entry],
-        labelled: Sequence[int],
-        candidates: Sequence[int] | None,
-        min_distance: float,
-    ) -> Selection:
-        allowed = np.ones(len(self._pool.file_names), bool)
-        if candidates is not None:
-            allowed[:] = False
-            allowed[list(candidates)] = True
-        factors: list[Factor] = []
-        balances: list[Balance] = []
-        diversity = 0.0
-        for each in entries:
-            match each:
-                case strategies.Threshold():
-                    values = self._values(each.scores, each.column)
-                    allowed &= _COMPARE[each.operation](values, each.threshold)
-                case strategies.Diversity():
-                    diversity += each.strength
-                    min_distance = max(min_distance, each.min_distance)
-                case strategies.Balance():
-                    balances.append(self._balance(each))
-                case strategies.Top():
-                    continue
-                case _:
-                    factors.append(self._factor(each))
-        rows = np.flatnonzero(allowed).tolist()
-        for each in entries:  # among what the thresholds have left, wherever they stand
-            if isinstance(each, strategies.Top):
-                count = int(np.ceil(each.factor * self._settings.n_samples))
-                rows = best_by(self._mix(each.scores), count, rows, labelled, None)
+    def select(self, entries: Sequence[Entry], limits: _Limits) -> Selection:
+        diversities = [entry for entry in entries if isinstance(entry, Diversity)]
         return choose(
-            *(self._embeddings, self._settings.n_samples, factors, diversity),
-            balances=balances,
-            labelled=labelled,
-            candidates=rows,
-            min_distance=min_distance,
+            self._embeddings,
+            self._settings.n_samples,
+            [self._factor(entry) for entry in entries if isinstance(entry, _FACTORS)],
+            sum(entry.strength for entry in diversities),
+            balances=[self._balance(entry) for entry in entries if isinstance(entry, BalanceEntry)],
+            labelled=limits.labelled,
+            candidates=self._candidates(entries, limits),
+            min_distance=max([limits.min_distance, *(entry.min_distance for entry in diversities)]),
         )
 
-    def _factor(self, entry: strategies.Entry) -> Factor:
+    def _candidates(self, entries: Sequence[Entry], limits: _Limits) -> list[int]:
+        """The rows that thresholds leave, and of these the rows with the highest scores."""
+        allowed = np.ones(len(self._pool.file_names), bool)
+        if limits.candidates is not None:
+            allowed[:] = False
+            allowed[list(limits.candidates)] = True
+        for entry in entries:
+            if isinstance(entry, Threshold):
+                allowed &= _COMPARE[entry.operation](self._values(entry.scores, entry.column), entry.threshold)
+        rows = np.flatnonzero(allowed).tolist()
+        for entry in entries:  # after all thresholds, wherever these stand in the list
+            if isinstance(entry, Top):
+                count = int(np.ceil(entry.factor * self._settings.n_samples))
+                rows = best_by(self._mix(entry.scores), count, rows, limits.labelled, None)
+        return list(rows)
+
+    def _factor(self, entry: Entry) -> Factor:
         match entry:
-            case strategies.Weights(mix, column, strength):
+            case Weights(mix, column, strength):
                 name = "+".join(mix) if mix else column
-                values = scaled(self._not_negative(column, self._values(mix, column)))
+                values = scaled(self._check_weights(column, self._values(mix, column)))
                 return Factor(name, SCORE_FLOOR + (1 - SCORE_FLOOR) * values, strength)
-            case strategies.Random(seed, strength):
+            case Random(seed, strength):
                 count, seed = len(self._pool.file_names), self._settings.seed if seed is None else seed
                 return Factor("random order", random_order(count, seed, None), strength)
-            case strategies.Typicality(neighbours, strength):
+            case Typicality(neighbours, strength):
                 points = ArrayPoints(self._embeddings)
                 return Factor("typicality", typicality(points, neighbours=neighbours), strength)
-            case strategies.Similarity(images, strength):
+            case Similarity(images, strength):
                 distance, _ = coverage(self._embeddings, self._rows(images))
                 return Factor("similarity", np.maximum(1 - distance / 2, 0), strength)
         raise TypeError(entry)
 
     def _mix(self, mix: Mapping[str, float]) -> Floats:
-        return _mixed(self._pool, mix, weighted=self._settings.class_weights is not None)
+        return _mix_scores(self._pool, mix, weighted=self._settings.class_weights is not None)
 
     def _values(self, mix: Mapping[str, float], column: str) -> Floats:
         if mix:
             return self._mix(mix)
         values = np.asarray(self._column(column))
         if values.dtype.kind not in "iuf":
-            raise SettingsError(f"CORAL_STRATEGY takes {column!r} for numbers, and it holds texts: balance by it.")
+            raise SettingsError(f"CORAL_STRATEGY cannot weight by {column!r}: the column is text. Use BALANCE.")
         unknown = np.flatnonzero(values == 0)
         if column in ("width", "height") and len(unknown):
-            shown = ", ".join(repr(self._pool.file_names[row]) for row in unknown[:3])
-            raise SettingsError(f"CORAL_STRATEGY goes by {column!r}, which is not known of {shown}: give it, too.")
+            names = ", ".join(repr(self._pool.file_names[row]) for row in unknown[:3])
+            raise SettingsError(
+                f"CORAL_STRATEGY uses {column!r}, which is unknown for {names}: add it to CORAL_PREDICTIONS."
+            )
         return values.astype(np.float64)
 
-    def _not_negative(self, column: str, values: Floats) -> Floats:
+    def _check_weights(self, column: str, values: Floats) -> Floats:
         bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
         if len(bad):
-            shown = ", ".join(f"{self._pool.file_names[row]!r} ({values[row]:g})" for row in bad[:3])
-            raise SettingsError(f"CORAL_STRATEGY weighs by {column!r}, which must not be negative, and is for {shown}.")
+            names = ", ".join(f"{self._pool.file_names[row]!r} ({values[row]:g})" for row in bad[:3])
+            raise SettingsError(
+                f"CORAL_STRATEGY weights by {column!r}, which must be finite and not negative, but is not for {names}."
+            )
         return values
 
     def _column(self, name: str) -> Any:
         if name not in self._columns:
-            raise SettingsError(f"CORAL_STRATEGY names the column {name!r}: there are {', '.join(self._columns)}.")
+            raise SettingsError(
+                f"CORAL_STRATEGY names the column {name!r}, which does not exist: use {', '.join(self._columns)}."
+            )
         return self._columns[name]
 
     def _rows(self, names: Sequence[str]) -> list[int]:
-        row = {key: index for index, key in enumerate(self._pool.file_names)}
+        row = {name: index for index, name in enumerate(self._pool.file_names)}
         if missing := [name for name in names if name not in row]:
-            raise SettingsError(f"CORAL_STRATEGY names {missing[0]!r}, which is no usable image of the pool.")
+            raise SettingsError(f"CORAL_STRATEGY names {missing[0]!r}, which is not a usable image in CORAL_INPUT.")
         return [row[name] for name in names]
 
-    def _balance(self, entry: strategies.Balance) -> Balance:
+    def _balance(self, entry: BalanceEntry) -> Balance:
         if entry.column:
-            found = [str(each) for each in self._column(entry.column)]
-            values = sorted(set(found))
-            shares = (np.array(found)[:, None] == np.array(values)[None]).astype(np.float64)
+            texts = [str(value) for value in self._column(entry.column)]
+            values = sorted(set(texts))
+            shares = (np.array(texts)[:, None] == np.array(values)[None]).astype(np.float64)
         else:
             values = list(self._pool.provenance.class_names)
             shares = pools.class_shares(self._output, self._pool)
         _check_target(entry, values)
-        present = [value for value, sums in zip(values, shares.sum(axis=0), strict=True) if sums > 0]
+        present = [value for value, total in zip(values, shares.sum(axis=0), strict=True) if total > 0]
         target = dict(entry.target) or {value: 1 / len(present) for value in present}
         others = [column for column, value in enumerate(values) if value not in target]
         columns = [shares[:, values.index(value)] for value in target] + [shares[:, others].sum(axis=1)]
         wanted = np.array([*target.values(), max(0.0, 1 - sum(target.values()))])
         return Balance(np.stack(columns, axis=1), wanted, entry.strength)
+
+
+_FACTORS = (Weights, Random, Typicality, Similarity)

@@ -5,7 +5,10 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from job import parts
 from job.errors import Stopped
@@ -20,18 +23,71 @@ if TYPE_CHECKING:
     from job.lightly.api import Platform
 
 
+@dataclass(frozen=True)
+class SelectionInputs:
+    """Everything that the reduce step works out before it selects.
+
+    Attributes:
+        pool: The images.
+        embeddings: (n, d) in the order of the pool.
+        embedding: How the embeddings were made.
+        labelled: File names of the images that have labels.
+        digests: Digests of the names and sizes of the images, and of the list of labelled images.
+        run_id: Name of the job's own selection.
+    """
+
+    pool: Pool
+    embeddings: npt.NDArray[np.float32]
+    embedding: dict[str, Any]
+    labelled: list[str]
+    digests: dict[str, str]
+    run_id: str
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether there are embeddings, so that distances mean something."""
+        return bool(self.embedding["method"] != "none")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One pick, as the result files describe it.
+
+    Attributes:
+        rank: 1 for the best pick.
+        file_name: Relative to the input.
+        score: Active-learning score that the strategy ranks by; None without a detector.
+        value: Value that the image was picked for; it falls from pick to pick, except after the first.
+        distance: Distance to the nearest labelled or earlier picked image, 0 to 2; None for a first pick.
+        nearest: File name of that image.
+        reason: Reason in words.
+        factors: Factors of the value by name, each before its strength is applied, and the distance.
+        boxes: At most three boxes that contribute most: class, score, box (left, top, right, bottom), contribution.
+    """
+
+    rank: int
+    file_name: str
+    score: float | None
+    value: float
+    distance: float | None
+    nearest: str | None
+    reason: str
+    factors: dict[str, float]
+    boxes: list[dict[str, Any]]
+
+
 @dataclass
 class Run:
     """What the stages of one run share.
 
     Attributes:
         settings: The settings.
-        stop: Whether the job is asked to stop.
+        stop: Whether the job was asked to stop.
         output: Folder of the results.
-        platform: Lightly's, if it is uploaded to.
-        detector: Once it is built.
-        seconds: Spent in each stage.
-        within: The stage that is going on.
+        platform: The Lightly platform; None if nothing is uploaded.
+        detector: The detector, once it is built.
+        seconds: Duration of each stage, by name.
+        current_stage: Name of the stage that is running.
     """
 
     settings: Settings
@@ -40,52 +96,59 @@ class Run:
     platform: "Platform | None" = None
     detector: "Detector | None" = None
     seconds: dict[str, float] = field(default_factory=dict)
-    within: str | None = None
+    current_stage: str | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a stage, and says that it is the one; it does not begin once the job is asked to stop.
+        """Times a stage and reports it as the current one.
 
         Raises:
-            Stopped: It is. A request that comes while Python cleans up is told of nowhere else.
+            Stopped: If the job was asked to stop before the stage began. A request that arrives while Python cleans up
+                would be noticed nowhere else.
         """
         if self.stop.requested.is_set():
             raise Stopped(MESSAGE)
         start = time.monotonic()
-        outer, self.within = self.within, name
+        outer, self.current_stage = self.current_stage, name
         now.enter(name)
         yield
         self.seconds[name] = time.monotonic() - start
-        self.within = outer
+        self.current_stage = outer
         now.leave(outer)
 
     def need_detector(self) -> "Detector":
         """The detector, built on first use."""
-        from job.detect import model  # detectron2, which detections from elsewhere do without
+        from job.detect import model  # detectron2, which a selection from other detections does not need
 
         if self.detector is None:
             with self.stage("load the detector"):
                 self.detector = model.build(self.settings)
         return self.detector
 
-    def detector_of(self, pool: Pool) -> "Detector":
-        """The detector, once it is sure that the pool was detected with it."""
-        detector = self.need_detector()
-        self.check(pool)
-        return detector
-
-    def check(self, pool: Pool) -> None:
-        """Refuses detections of another detector than the settings name.
+    def need_detector_of(self, pool: Pool) -> "Detector":
+        """The detector, after checking that the detections of the pool were made with it.
 
         Raises:
-            SettingsError: The output holds such.
+            SettingsError: If they were made with another detector.
+        """
+        detector = self.need_detector()
+        self.check_provenance(pool)
+        return detector
+
+    def check_provenance(self, pool: Pool) -> None:
+        """Checks that the detections of the pool were made with the detector that the settings name.
+
+        Raises:
+            SettingsError: If they were made with another detector.
         """
         if self.settings.predictions:
             return
         from job.detect import config
 
         described = config.read(self.settings)
-        ours = dataclasses.replace(pool.provenance, config_sha256=described.sha256, class_names=described.class_names)
+        expected = dataclasses.replace(
+            pool.provenance, config_sha256=described.sha256, class_names=described.class_names
+        )
         if self.detector is not None:
-            ours = dataclasses.replace(ours, weights_sha256=self.detector.weights_sha256)
-        parts.check_same(self.output, pool.provenance, ours)
+            expected = dataclasses.replace(expected, weights_sha256=self.detector.weights_sha256)
+        parts.check_same(self.output, pool.provenance, expected)

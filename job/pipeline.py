@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from job import embed, inputs, parts
 from job.choose import check_classes, choose_among
-from job.context import Run
+from job.context import Run, Selected, SelectionInputs
 from job.embed import from_file
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
@@ -23,9 +23,8 @@ from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.progress import now
 from job.publish import manifest, tables
-from job.publish.results import Found, names_of, publish, run_id
+from job.publish.results import names_of, publish, run_id
 from job.publish.status import Status
-from job.publish.tables import Selected
 from job.retry import Patience
 from job.select import Selection
 from job.settings import Settings
@@ -55,29 +54,29 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
             f"`run` in {shard.count} shards does not upload to Lightly, since two of them may finish last: "
             "use `predict` in the shards and `select` after them, or leave the token out."
         )
-    with start(settings, stop, shard) as job:
-        listing = map_step(job, shard)
+    with start(settings, stop, shard) as current:
+        listing = map_step(current, shard)
         if shard.count > 1:
-            if missing := listings.missing(job.output, shard.count):
+            if missing := listings.missing(current.output, shard.count):
                 logger.info("Shard %d of %d is through; %d others are not yet.", shard.index, shard.count, len(missing))
                 return None
-            listing = listings.listing(job.output, shard.count)
-        return reduce_step(job, listing)
+            listing = listings.listing(current.output, shard.count)
+        return reduce_step(current, listing)
 
 
 def predict(settings: Settings, stop: Stop, shard: Shard) -> None:
     """The map step alone."""
-    with start(settings, stop, shard) as job:
-        map_step(job, shard)
+    with start(settings, stop, shard) as current:
+        map_step(current, shard)
 
 
 def select(settings: Settings, stop: Stop) -> list[Selected]:
     """The reduce step alone, over the parts there are; returns the picks, best first."""
-    with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as job:
+    with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
-            return reduce_step(job, take_in.take_in(job))
-        listing = listings.listing(job.output, settings.shard_count, allow_missing=settings.allow_missing)
-        return reduce_step(job, listing)
+            return reduce_step(current, take_in.take_in(current))
+        listing = listings.listing(current.output, settings.shard_count, allow_missing=settings.allow_missing)
+        return reduce_step(current, listing)
 
 
 @contextlib.contextmanager
@@ -136,7 +135,7 @@ def connect(settings: Settings, stop: Stop) -> "Platform | None":
     return Platform(Transport(settings.token, settings.lightly_server, stop.requested))
 
 
-def map_step(job: Run, shard: Shard) -> Listing:
+def map_step(run: Run, shard: Shard) -> Listing:
     """Gives every image of a shard its row in a part, and returns its listing.
 
     Raises:
@@ -144,14 +143,14 @@ def map_step(job: Run, shard: Shard) -> Listing:
     """
     from job.detect import runner
 
-    settings, output = job.settings, job.output
+    settings, output = run.settings, run.output
     if settings.predictions:
         raise SettingsError("CORAL_PREDICTIONS brings detections, so there is nothing to detect: use `select`.")
-    with job.stage("list"):
-        source = open_source(settings.input, job.stop.requested)
+    with run.stage("list"):
+        source = open_source(settings.input, run.stop.requested)
         listing = inputs.list_images(settings, source, shard)
         inputs.probe(source, listing)
-        if job.platform:
+        if run.platform:
             from job.lightly import images as lightly_images
 
             lightly_images.refused((each.key for each in listing), settings.max_failed)
@@ -160,9 +159,9 @@ def map_step(job: Run, shard: Shard) -> Listing:
         if settings.embedding not in embed.METHODS:
             from_file.check(settings.embedding, [each.key for each in listing], settings.max_failed)
     earlier = previous.open_output(settings.previous) if settings.previous else None
-    detector = job.need_detector()
+    detector = run.need_detector()
     check_classes(settings, detector.class_names)
-    with job.stage("find what is done"):
+    with run.stage("find what is done"):
         made_with = runner.provenance(detector)
         done = parts.done(output, made_with)
         if earlier:
@@ -170,7 +169,7 @@ def map_step(job: Run, shard: Shard) -> Listing:
     # From here on, what an earlier run of this output has said no longer holds.
     output.delete(SUCCESS)
     listings.begin(output, shard)
-    with job.stage("detect"), job.stop.deferred() as requested:
+    with run.stage("detect"), run.stop.deferred() as requested:
         runner.predict(
             *(listing, source, output, detector, done),
             batch_size=settings.batch_size,
@@ -182,26 +181,26 @@ def map_step(job: Run, shard: Shard) -> Listing:
     return listing
 
 
-def reduce_step(job: Run, listing: Listing) -> list[Selected]:
+def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     """Scores, embeds and selects among the images of a listing, and writes the results.
 
     `_SUCCESS` says that all files are there as they will stay. It comes before the upload, unless that decides which
     images are picked.
     """
-    settings, output = job.settings, job.output
+    settings, output = run.settings, run.output
     labelled: list[str] = []
     if settings.labelled:
         labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
-    with job.stage("score"):
+    with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights)
-        job.check(pool)
+        run.check_provenance(pool)
     now.failures = len(pool.failures)
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
-    with job.stage("embed"):
-        embeddings, how = embed.embed(pool, settings, output, lambda: job.detector_of(pool))
-    with job.stage("select"):
+    with run.stage("embed"):
+        embeddings, how = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool))
+    with run.stage("select"):
         selection = choose_among(settings, output, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
@@ -209,42 +208,42 @@ def reduce_step(job: Run, listing: Listing) -> list[Selected]:
             *(len(selection.picks), settings.n_samples),
         )
     if settings.lightly_predictions and pool.has_detections:
-        with job.stage("write predictions"):
+        with run.stage("write predictions"):
             lightly_files.write(output, pool)
     digests = {
         "images_sha256": _sha256([f"{each.key}\0{each.size}" for each in listing]),
         "labelled_sha256": _sha256(labelled),
     }
-    found = Found(pool, embeddings, how, labelled, digests, run_id(settings, pool, how, digests, selection))
-    if job.platform and settings.lightly_select == "platform":
-        selected = publish_platforms(job, job.platform, found, selection)
+    found = SelectionInputs(pool, embeddings, how, labelled, digests, run_id(settings, pool, how, digests, selection))
+    if run.platform and settings.lightly_select == "platform":
+        selected = publish_platforms(run, run.platform, found, selection)
         output.write(SUCCESS, b"")
         return selected
-    selected = publish(job, found, selection)
+    selected = publish(run, found, selection)
     output.write(SUCCESS, b"")
-    if job.platform:
-        upload(job, job.platform, found, selection)
+    if run.platform:
+        upload(run, run.platform, found, selection)
     else:
         logger.info("No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly.")
     return selected
 
 
-def publish_platforms(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[Selected]:
+def publish_platforms(run: Run, platform: "Platform", found: SelectionInputs, selection: Selection) -> list[Selected]:
     """Uploads the run, and writes the platform's picks, or ours where it refuses.
 
     Ours are also written before, in case the platform cannot be reached, unless its answer is there already.
     """
-    there = manifest.read(job.output)
+    there = manifest.read(run.output)
     has_answer = (there.get("run_id"), there.get("selected_by")) == (found.run_id, "platform")
-    ours = None if has_answer else publish(job, found, selection)
-    chosen = upload(job, platform, found, selection)
+    ours = None if has_answer else publish(run, found, selection)
+    chosen = upload(run, platform, found, selection)
     if chosen is None:
-        return ours or publish(job, found, selection)
-    theirs = choose_among(job.settings, job.output, found.pool, found.embeddings, found.labelled, candidates=chosen)
-    return publish(job, found, theirs, selected_by="platform")
+        return ours or publish(run, found, selection)
+    theirs = choose_among(run.settings, run.output, found.pool, found.embeddings, found.labelled, candidates=chosen)
+    return publish(run, found, theirs, selected_by="platform")
 
 
-def upload(job: Run, platform: "Platform", found: Found, selection: Selection) -> list[str] | None:
+def upload(run: Run, platform: "Platform", found: SelectionInputs, selection: Selection) -> list[str] | None:
     """Uploads the run to Lightly; returns the platform's own picks if it was asked for them.
 
     Raises:
@@ -252,20 +251,20 @@ def upload(job: Run, platform: "Platform", found: Found, selection: Selection) -
     """
     from job.lightly import upload as lightly_upload
 
-    settings = job.settings
-    source = open_source(settings.input, job.stop.requested) if settings.lightly_images == "full" else None
+    settings = run.settings
+    source = open_source(settings.input, run.stop.requested) if settings.lightly_images == "full" else None
     outcome = lightly_upload.Outcome(
         *(found.pool, found.embeddings, found.embedding["space"], found.labelled),
         picks=names_of(found.pool, selection),
         run_id=found.run_id,
     )
     try:
-        with job.stage("upload"):
-            return lightly_upload.upload(platform, settings, job.stop, job.output, source, outcome)
+        with run.stage("upload"):
+            return lightly_upload.upload(platform, settings, run.stop, run.output, source, outcome)
     except Stopped:
         raise
     except JobError:
-        logger.warning("All results are in %s. Start again to upload them to Lightly.", job.output.uri)
+        logger.warning("All results are in %s. Start again to upload them to Lightly.", run.output.uri)
         raise
 
 

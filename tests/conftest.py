@@ -19,6 +19,8 @@ from demo import fetch
 from job.detect import model
 from job.detect.model import Detector
 from job.settings import Settings
+from job.settings.mix import parse_score
+from job.settings.strategy import parse_strategy
 from job.shards import PLATFORMS
 from tests.standins import servers
 
@@ -103,8 +105,12 @@ def small_rcnn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def settings(**values: Any) -> Settings:
-    """Settings for a detector; input and output are of no account."""
-    return Settings(**{"input": "in", "output": "out", **values})
+    """Settings with the given values, where a strategy and a score are texts; input and output are never opened."""
+    parsers: dict[str, Any] = {"strategy": parse_strategy, "score": parse_score}
+    parsed: dict[str, Any] = {
+        name: parsers[name](value) if name in parsers else value for name, value in values.items()
+    }
+    return Settings(**{"input": "in", "output": "out", **parsed})
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

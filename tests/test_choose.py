@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from job import choose, parts
+from job.context import SelectionInputs
 from job.errors import SettingsError
 from job.parts import pool
 from job.parts.pool import Pool
 from job.publish import summary
-from job.publish.results import Found, explain
+from job.publish.results import explain
 from job.scores import NAMES
 from job.select import Selection
 from job.select.points import unit
@@ -143,11 +144,20 @@ def test_random_and_typicality_in_a_list_are_those_by_name(made: tuple[LocalFold
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (entry("METADATA", "WEIGHTS", {"key": "heigth"}), "names the column 'heigth': there are folder, byte_size"),
-        (entry("METADATA", "WEIGHTS", {"key": "folder"}), "holds texts"),
-        (entry("EMBEDDINGS", "SIMILARITY", images=["no.jpg"]), "'no.jpg', which is no usable image"),
-        (entry("PREDICTIONS", "BALANCE", target={"cow": 0.5}), "balances by the class 'cow': there are a, b, c"),
-        (entry("METADATA", "BALANCE", {"key": "folder"}, target={"d": 1}), "balances by the folder 'd': there are a"),
+        (
+            entry("METADATA", "WEIGHTS", {"key": "heigth"}),
+            "names the column 'heigth', which does not exist: use folder, byte_size",
+        ),
+        (entry("METADATA", "WEIGHTS", {"key": "folder"}), "the column is text"),
+        (entry("EMBEDDINGS", "SIMILARITY", images=["no.jpg"]), "'no.jpg', which is not a usable image"),
+        (
+            entry("PREDICTIONS", "BALANCE", target={"cow": 0.5}),
+            "balances by the class 'cow', which does not exist: use a, b, c",
+        ),
+        (
+            entry("METADATA", "BALANCE", {"key": "folder"}, target={"d": 1}),
+            "balances by the folder 'd', which does not exist: use a",
+        ),
     ],
 )
 def test_what_is_not_in_the_pool_is_said(made: tuple[LocalFolder, Pool, Any], given: Any, says: str) -> None:
@@ -164,9 +174,9 @@ def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
         expected = float((weights * (1 - each.scores.astype(np.float64))).sum()) / max(1, len(weights))
         assert found.scores["objectness_least_confidence_weighted"][number] == pytest.approx(expected)
     assert set(found.scores) == {*NAMES, *(f"{name}_weighted" for name in NAMES)}
-    weighted = choose.driving_score(settings(class_weights={"a": 3.0}, score="entropy_sum"), found)
+    weighted = choose.ranking_score(settings(class_weights={"a": 3.0}, score="entropy_sum"), found)
     assert weighted is found.scores["entropy_sum_weighted"]
-    with pytest.raises(SettingsError, match="names 'cow', which is no class of the detector: use a, b, c"):
+    with pytest.raises(SettingsError, match="names 'cow', which is not a class of the detector: use a, b, c"):
         pool.load(output, [], {"cow": 1.0})
 
 
@@ -175,7 +185,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     chosen = settings(n_samples=6, cost_per_image=2.0, cost_per_box=0.5)
     labelled = [found.file_names[3]]
     selection = choose.choose_among(chosen, output, found, embeddings, labelled)
-    everything = Found(found, embeddings, {"method": "detector"}, labelled, {}, "0")
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, {}, "0")
     detections = pool.detections(output, found, rows_of(selection))
     selected = explain(chosen, everything, selection, detections, "local")
     for each, pick in zip(selected, selection.picks, strict=True):

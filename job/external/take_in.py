@@ -14,14 +14,14 @@ from job.storage import Entry, Listing
 logger = logging.getLogger(__name__)
 
 
-def take_in(job: Run) -> Listing:
+def take_in(run: Run) -> Listing:
     """Reads CORAL_PREDICTIONS, writes it into parts, and returns the listing of its images.
 
     Raises:
         SettingsError: Something in it is wrong, or the output holds other detections.
     """
-    settings, output = job.settings, job.output
-    rows, made_with = _without_detector(settings.embedding) if settings.predictions == NONE else _read(job)
+    settings, output = run.settings, run.output
+    rows, made_with = _without_detector(settings.embedding) if settings.predictions == NONE else _read(run)
     listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.done(output, made_with)
     left = [row for row in rows if (row.file_name, row.etag) not in done]
@@ -33,10 +33,10 @@ def take_in(job: Run) -> Listing:
     return listing
 
 
-def _read(job: Run) -> tuple[list[Row], Provenance]:
-    settings = job.settings
+def _read(run: Run) -> tuple[list[Row], Provenance]:
+    settings = run.settings
     found = external.read(
-        str(settings.predictions), settings.classes, stop=job.stop.requested, min_score=settings.score_threshold
+        str(settings.predictions), settings.classes, stop=run.stop.requested, min_score=settings.score_threshold
     )
     threshold = f"min_score={settings.score_threshold!r}"
     return found.rows, Provenance(threshold, found.sha256, "", found.probabilities, found.class_names)

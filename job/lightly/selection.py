@@ -118,10 +118,10 @@ def request(
         stopping["minDistance"] = settings.min_distance
     content = {
         "newTagName": name,
-        "method": settings.strategy.upper(),
+        "method": settings.strategy.platform_method,
         "config": {"stoppingCondition": stopping},
         "queryTagId": pool.id,
-        "scoreType": settings.score,
+        "scoreType": settings.score.text,
         "rowCount": pool.size,
     }
     return content | ({"preselectedTagId": labelled.id} if labelled else {})

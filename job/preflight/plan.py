@@ -10,8 +10,6 @@ from job.errors import TryAgain
 from job.preflight.check import Findings, Known, Warn
 from job.preflight.inputs import size_of
 from job.retry import Patience
-from job.select import STRATEGIES
-from job.settings import strategy as strategies
 from job.settings.resolve import NONE
 from job.uris import Location
 
@@ -77,9 +75,8 @@ def run(known: Known) -> Findings:
     settings, listing = known.settings, known.listing
     if listing is None:
         return
-    _, by_score = strategies.driving(settings.strategy, settings.score)
-    by = "a list of strategies" if settings.strategy not in STRATEGIES else settings.strategy
-    by += f" with {settings.score}" if by_score and settings.strategy in STRATEGIES else ""
+    strategy = settings.strategy
+    by = strategy.title + (f" with {settings.score}" if strategy.uses_scores and not strategy.entries else "")
     shard = f" in shard {known.shard.index} of {known.shard.count}" if known.shard.count > 1 else ""
     yield (
         f"it would take {len(listing)} images ({size_of(listing)}){shard}, pick {settings.n_samples} by {by}, and "

@@ -1,25 +1,23 @@
 """What the picks are like, beside the pool and beside picks at random: numbers for run.json."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from job.context import SelectionInputs
 from job.parts.pool import Detections
 from job.select import Selection
 from job.select.evidence import close_pairs, cover_step, random_radii
 from job.settings import Settings
-
-if TYPE_CHECKING:
-    from job.publish.results import Found
 
 NEAR_DUPLICATES = 0.1
 
 
 def gather(
     settings: Settings,
-    found: "Found",
+    found: SelectionInputs,
     selection: Selection,
     detections: Mapping[str, Detections],
     distance: npt.NDArray[np.float64],
@@ -61,7 +59,7 @@ def gather(
     }
 
 
-def _cover(found: "Found", rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _cover(found: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
     if not found.has_distances or not rows:
         return {}
     row = {key: number for number, key in enumerate(found.pool.file_names)}

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from job import names
+from job.context import Selected
 from job.parts.pool import Pool
-from job.storage import Storage, read_required
+from job.storage import Storage
 
-_DIGEST = b"digest"
-EMBEDDINGS = "embeddings.parquet"
 _TYPES = {
     "folder": pa.string(),
     "byte_size": pa.int64(),
@@ -31,33 +30,6 @@ _OF_SELECTION = {
     "reason": pa.string(),
     "factors": pa.string(),
 }
-
-
-@dataclass(frozen=True)
-class Selected:
-    """One line of the answer.
-
-    Attributes:
-        rank: 1 for the best.
-        file_name: Relative to the input.
-        score: The active-learning score that drove the selection; None without a detector.
-        value: What the image was picked for; falls from pick to pick, but for the first.
-        distance: To the nearest labelled or earlier picked image, 0 to 2; None for a first pick.
-        nearest: File name of that image.
-        reason: In words.
-        factors: What the value is made of, by name, each before its strength; and the distance.
-        boxes: The boxes that made the score, at most three: class, score, box (left, top, right, bottom), contribution.
-    """
-
-    rank: int
-    file_name: str
-    score: float | None
-    value: float
-    distance: float | None
-    nearest: str | None
-    reason: str
-    factors: dict[str, float]
-    boxes: list[dict[str, Any]]
 
 
 def write_selected(output: Storage, selected: list[Selected]) -> None:
@@ -77,18 +49,6 @@ def write_selected(output: Storage, selected: list[Selected]) -> None:
 def write_failures(output: Storage, failures: list[tuple[str, str]]) -> None:
     """Writes failures.jsonl: every image that could not be used, with the reason."""
     output.write("failures.jsonl", _json_lines([{"file_name": key, "reason": reason} for key, reason in failures]))
-
-
-def image_columns(pool: Pool) -> dict[str, Any]:
-    """What is known of each usable image before the selection, by the names of images.parquet."""
-    detected = {"num_boxes": pool.num_boxes, "expected_boxes": pool.expected_boxes, **pool.scores}
-    return {
-        "folder": [key.rpartition("/")[0] for key in pool.file_names],
-        "byte_size": pool.byte_size,
-        "width": pool.size[:, 0],
-        "height": pool.size[:, 1],
-        **(detected if pool.has_detections else {}),
-    }
 
 
 def write_images(
@@ -121,7 +81,7 @@ def write_images(
         of_pick = asdict(each) | {"factors": json.dumps(each.factors)}
         for name, values in columns.items():
             values[row[each.file_name]] = of_pick[name]
-    known = {name: np.asarray(values).tolist() for name, values in image_columns(pool).items()}
+    known = {name: np.asarray(values).tolist() for name, values in pool.columns().items()}
     for name in ("width", "height"):
         known[name] = [each or None for each in known[name]]
     table = {
@@ -132,32 +92,6 @@ def write_images(
         **{name: pa.array([*columns[name], *nothing], kind) for name, kind in _OF_SELECTION.items()},
     }
     output.write("images.parquet", _parquet(pa.table(table)))
-
-
-def write_embeddings(output: Storage, keys: list[str], embeddings: npt.NDArray[np.float32], digest: str) -> None:
-    """Writes embeddings.parquet: file_name, and embedding as a fixed-size list.
-
-    Args:
-        output: Where to.
-        keys: File names.
-        embeddings: (n, d).
-        digest: Of all that the embeddings depend on.
-    """
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    table = pa.table({"file_name": pa.array(keys, pa.string()), "embedding": vectors})
-    output.write(EMBEDDINGS, _parquet(table.replace_schema_metadata({_DIGEST: digest})))
-
-
-def read_embeddings(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:
-    """Reads embeddings.parquet, in the order of its rows, if it was written with the same digest."""
-    if output.stat(EMBEDDINGS) is None:
-        return None
-    table = pq.read_table(io.BytesIO(read_required(output, EMBEDDINGS)))
-    if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
-        return None
-    vectors = table["embedding"].combine_chunks()
-    result: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-    return result
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from job.parts.pool import FAINT
+from job.parts.score import LOW_CONFIDENCE
 from job.report import plots
 from job.report.content import Content
 
@@ -27,7 +27,7 @@ def render(content: Content) -> bytes:
     shown = content.map
     hovers = {"names": shown.names, "thumbnails": shown.thumbnails} if shown else {}
     page = environment.get_template("report.html.jinja").render(
-        content=content, figures=plots.figures(content), hovers=hovers, plotly=plots.library(), faint=FAINT
+        content=content, figures=plots.figures(content), hovers=hovers, plotly=plots.library(), faint=LOW_CONFIDENCE
     )
     return page.encode()
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from job import scores
+from job.context import Selected
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.publish.tables import Selected
 from job.report import duplicates, pictures
 from job.report.content import ByClass, Content, Histogram, Map, Picture, Shown, Strip
 from job.select.points import unit
@@ -150,7 +150,7 @@ def _by_class(pool: Pool, run: Mapping[str, Any]) -> list[ByClass]:
             *(names[each], int(counts[each]), picked[names[each]]["picks"] / max(1, total)),
             float(pool.class_scores[each] / counts[each]),
             float(pool.class_entropies[each] / counts[each]),
-            float(pool.class_faint[each] / counts[each]),
+            float(pool.class_low_confidence[each] / counts[each]),
         )
         for each in order
     ]

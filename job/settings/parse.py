@@ -1,15 +1,23 @@
-"""Parsers of setting values: each takes the given text and raises a ValueError that says what is accepted."""
+"""Parsers of setting values: each returns the value of a text, or raises ValueError that says what is accepted."""
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job.secret import Secret
-from job.storage import read_file
 from job.uris import Location
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+# Reads a whole file from a path or a bucket.
+ReadFile = Callable[[str], bytes]
+
+
+def hint(text: str, allowed: Sequence[str]) -> str:
+    """The words for a probable typing error, or nothing."""
+    close = difflib.get_close_matches(text, allowed, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
@@ -50,30 +58,28 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in allowed:
-            close = difflib.get_close_matches(text, allowed, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ValueError(f"must be one of {', '.join(allowed)}{hint}")
+            raise ValueError(f"must be one of {', '.join(allowed)}{hint(text, allowed)}")
         return text
 
     return parse
 
 
 def some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
-    """Some of the given words with commas between them, ``all`` or ``none``; in their own order."""
+    """Some of the given words with commas between them, ``all`` or ``none``; in the order of the allowed words."""
 
     def parse(text: str) -> tuple[str, ...]:
         if text in ("all", "none"):
             return allowed if text == "all" else ()
-        given = {each.strip() for each in text.split(",")}
+        given = {word.strip() for word in text.split(",")}
         if not given <= set(allowed):
-            raise ValueError(f"must be some of {', '.join(allowed)}, with commas between them, or all, or none")
-        return tuple(each for each in allowed if each in given)
+            raise ValueError(f"must be a comma-separated list of {', '.join(allowed)}; or all, or none")
+        return tuple(word for word in allowed if word in given)
 
     return parse
 
 
 def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
-    """What another parser takes, or ``auto``, which becomes None."""
+    """A value that another parser accepts, or ``auto``, which becomes None."""
 
     def parse_auto(text: str) -> int | None:
         try:
@@ -96,7 +102,7 @@ def embedding(text: str) -> str:
     if text in ("detector", "simclr"):
         return text
     if not text.endswith((".parquet", ".csv")):
-        raise ValueError("must be detector, simclr, or the URI of a .parquet or .csv")
+        raise ValueError("must be detector, simclr, or the URI of a .parquet or .csv file")
     return uri(text)
 
 
@@ -108,43 +114,43 @@ def boolean(text: str) -> bool:
 
 
 def uri(text: str) -> str:
-    """A local path or the URI of something in a bucket; ``file://`` is taken off."""
+    """A local path, or the URI of an object or folder in a bucket; ``file://`` is removed."""
     location = Location.of(text)
     return text if location.scheme else location.path
 
 
 def uri_or_url(text: str) -> str:
-    """What `uri` takes, or an http(s) URL."""
+    """A value that `uri` accepts, or an http(s) URL."""
     return text if re.match(r"https?://", text) else uri(text)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # too long for the name of a file
+    except OSError:  # the text is too long for a file name
         return False
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Class names: a list with commas, or a file, wherever it is, with one name a line."""
+def class_names(text: str, read_file: ReadFile) -> tuple[str, ...]:
+    """Class names: a comma-separated list, or a file (a path or a URI) with one name per line."""
     location = Location.of(text)
     try:
         in_file = location.scheme or _is_file(Path(location.path))
-        given = read_file(text).decode().splitlines() if in_file else text.split(",")
+        lines = read_file(text).decode().splitlines() if in_file else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read ({error}); give a UTF-8 file with one class name a line") from None
-    stripped = [name.strip() for name in given if name.strip()]
-    if not stripped or len(set(stripped)) != len(stripped):
-        raise ValueError("must be distinct class names with commas between them, or a file with one name a line")
-    return tuple(stripped)
+        raise ValueError(f"cannot be read ({error}): give a UTF-8 file with one class name per line") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or len(set(names)) != len(names):
+        raise ValueError("must be distinct class names, comma-separated, or a file with one name per line")
+    return tuple(names)
 
 
 def secret_file(text: str) -> Secret:
-    """A local file with a secret in it, as Kubernetes mounts them."""
+    """A local file that holds a secret, as Kubernetes mounts them."""
     try:
         content = Path(text).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise ValueError(f"cannot be read: {reason}") from None
     if not content:
         raise ValueError("is empty")
@@ -159,11 +165,11 @@ def server(text: str) -> str:
 
 
 def dataset(text: str) -> str:
-    """Name or id of a dataset of Lightly."""
+    """Name or id of a Lightly dataset."""
     if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9 _-]{2,}", text):
         raise ValueError(
-            "must be an id, or a name of at least three letters, digits, spaces, - and _ that begins with one of the "
-            "first two"
+            "must be an id, or a name of at least three letters, digits, spaces, - and _, beginning with a letter or "
+            "digit"
         )
     return text
 
@@ -176,7 +182,7 @@ def role_arn(text: str) -> str:
 
 
 def external_id(text: str) -> Secret:
-    """The external id of an AWS role, in the characters that Lightly takes."""
+    """The external id of an AWS role, in the characters that Lightly accepts."""
     if not re.fullmatch(r"[a-zA-Z0-9_+=,.@:/-]{10,}", text):
         raise ValueError("must be at least 10 letters, digits and _+=,.@:/-")
     return Secret(text)

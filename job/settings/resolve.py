@@ -1,38 +1,47 @@
-"""From flags and environment variables to settings, checked, with all problems at once; and from settings to text.
+"""Flags and environment variables → checked settings, with all problems reported at once; and settings → text.
 
-A value comes from the command line, else from the environment, else it is the default; an empty value counts as absent.
+A flag wins over the environment variable, and that over the default. An empty value counts as absent.
 """
 
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from job import scores
 from job.errors import SettingsError
 from job.secret import Secret
-from job.settings import Settings, knobs
+from job.settings.choices import LIGHTLY_SCORES
 from job.settings.knob import PREFIX
+from job.settings.mix import ScoreMix
+from job.settings.parse import ReadFile
+from job.settings.schema import Settings, knobs
+from job.settings.strategy import STRATEGIES, Strategy
 from job.uris import Location, redacted
 
-# Of Lightly's platform.
-METHODS = ("CORAL", "CORESET", "ACTIVE_LEARNING", "RANDOM")
-# For CORAL_PREDICTIONS.
+# The value of CORAL_PREDICTIONS for a selection without predictions.
 NONE = "none"
 
 
-def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
-    """Builds the settings from what was given.
+def _read_local(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def resolve(
+    flags: Mapping[str, str | None], environment: Mapping[str, str], read_file: ReadFile = _read_local
+) -> Settings:
+    """Builds the settings.
 
     Args:
-        flags: Texts given on the command line, by field name; None where nothing was given.
+        flags: Texts from the command line, by field name; None for a flag that was not given.
         environment: The environment variables.
+        read_file: Reads a file that a setting names, from a path or a bucket; local files only by default.
 
     Returns:
         The settings, checked.
 
     Raises:
-        SettingsError: Something is missing, malformed, contradictory or unknown; it holds all problems at once.
+        SettingsError: If a setting is missing, malformed, unknown or contradicts another one. It holds all problems.
     """
     problems = [_unknown(name) for name in sorted(environment) if _is_unknown(name)]
     values: dict[str, Any] = {}
@@ -45,7 +54,7 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
                 problems.append(f"{knob.env} is not set: {knob.help}")
             continue
         try:
-            values[name] = knob.parse(text)
+            values[name] = knob.parse(text, read_file) if knob.reads_file else knob.parse(text)
         except ValueError as error:
             shown = "***" if knob.secret else redacted(text)
             problems.append(f"{source}={shown!r} {error}.")
@@ -59,13 +68,13 @@ def resolve(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> 
 
 
 def as_json(settings: Settings) -> dict[str, Any]:
-    """The settings by variable name, ready for run.json.
+    """The settings by variable name, for run.json.
 
-    Secrets become ``***``, and URLs lose what may be a password or a signature.
+    Secrets become ``***``. URLs lose their credentials and signatures.
     """
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Secret):
+        if isinstance(value, Secret | Strategy | ScoreMix):
             return str(value)
         return redacted(value) if isinstance(value, str) else value
 
@@ -99,55 +108,90 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         sizes = f"CORAL_MIN_SIZE={settings.min_size} is above CORAL_MAX_SIZE={settings.max_size}"
         yield f"{sizes}: lower the first or raise the second."
     if settings.require_gpu and settings.device == "cpu":
-        yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: leave one out."
+        yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: remove one."
     if _same(settings.input, settings.output):
-        yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: give the results a folder of their own."
+        yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: set CORAL_OUTPUT to another folder."
     if settings.previous and _same(settings.previous, settings.output):
-        yield f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: an output is continued without it."
+        yield (
+            f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: remove CORAL_PREVIOUS, since a run "
+            "resumes in its output anyway."
+        )
     yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)
 
 
+def _has_strengths(settings: Settings) -> bool:
+    return (settings.score_strength, settings.diversity_strength) != (1, 1)
+
+
 def _selection_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.strategy != "coral" and (settings.score_strength, settings.diversity_strength) != (1, 1):
-        yield "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH are for coral: leave them out, or set CORAL_STRATEGY."
+    if settings.strategy != STRATEGIES["coral"] and _has_strengths(settings):
+        yield (
+            "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH work with CORAL_STRATEGY=coral only: remove them, or "
+            "change CORAL_STRATEGY."
+        )
     if settings.predictions and settings.previous:
-        yield "CORAL_PREVIOUS and CORAL_PREDICTIONS both bring detections: leave one out."
+        yield "CORAL_PREVIOUS and CORAL_PREDICTIONS both provide detections: remove one."
     if settings.predictions and settings.embedding == "simclr":
-        yield "CORAL_PREDICTIONS brings no images, and CORAL_EMBEDDING='simclr' trains on them: give embeddings, too."
+        yield (
+            "CORAL_EMBEDDING='simclr' trains on images, and CORAL_PREDICTIONS provides none: set CORAL_EMBEDDING to a "
+            "file of embeddings."
+        )
     if settings.predictions == NONE and settings.embedding == "detector":
-        yield "CORAL_PREDICTIONS='none' leaves nothing to select by: set CORAL_EMBEDDING to a file of embeddings."
+        yield ("CORAL_PREDICTIONS='none' needs embeddings to select by: set CORAL_EMBEDDING to a file of embeddings.")
 
 
 def _lightly_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.lightly_token and settings.lightly_token_file:
-        yield "LIGHTLY_TOKEN and LIGHTLY_TOKEN_FILE are both set: leave one out."
-    if settings.token and not settings.lightly_dataset:
-        yield "A Lightly token is given, but CORAL_LIGHTLY_DATASET is not: say which dataset to upload to."
-    if not settings.token:
-        if settings.lightly_select == "platform":
-            yield "CORAL_LIGHTLY_SELECT='platform' needs a token: set LIGHTLY_TOKEN."
-        if settings.lightly_datasource:
-            yield "CORAL_LIGHTLY_DATASOURCE=1 needs a token: set LIGHTLY_TOKEN."
-    if settings.lightly_select == "platform" and settings.strategy.upper() not in METHODS:
-        yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(METHODS).lower()}: set CORAL_STRATEGY to one of these."
-    if settings.lightly_select == "platform" and (settings.score not in scores.LIGHTLYS or settings.class_weights):
-        yield f"CORAL_LIGHTLY_SELECT='platform' knows {', '.join(scores.LIGHTLYS)}, unweighted: set CORAL_SCORE to one."
-    if settings.token and settings.predictions and (settings.predictions == NONE or settings.embedding == "detector"):
-        yield "An upload to Lightly needs predictions and embeddings: set CORAL_PREDICTIONS, CORAL_EMBEDDING to files."
-    if settings.token and settings.predictions and settings.lightly_images != "none":
-        yield "CORAL_PREDICTIONS brings no images to upload to Lightly: set CORAL_LIGHTLY_IMAGES=none."
-    if settings.lightly_select == "platform" and (settings.score_strength, settings.diversity_strength) != (1, 1):
-        yield "CORAL_LIGHTLY_SELECT='platform' knows no strengths: leave CORAL_SCORE_STRENGTH and the like out."
+    yield from _upload_contradictions(settings)
+    if settings.lightly_select == "platform":
+        yield from _platform_contradictions(settings)
+    if settings.lightly_datasource and not settings.token:
+        yield "CORAL_LIGHTLY_DATASOURCE=1 needs a token: set LIGHTLY_TOKEN."
     if bool(settings.lightly_role_arn) != bool(settings.lightly_external_id):
-        yield "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID go together: set both or none."
+        yield "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID belong together: set both or neither."
     if settings.lightly_role_arn and not settings.lightly_datasource:
-        yield "CORAL_LIGHTLY_ROLE_ARN is for CORAL_LIGHTLY_DATASOURCE=1: set that, or leave the role out."
+        yield "CORAL_LIGHTLY_ROLE_ARN needs CORAL_LIGHTLY_DATASOURCE=1: set that, or remove the role."
     if settings.lightly_datasource:
         if Location.of(settings.input).scheme != "s3" or settings.input.endswith((".txt", ".jsonl")):
-            yield f"CORAL_LIGHTLY_DATASOURCE=1 needs a folder on S3, and CORAL_INPUT is {settings.input!r}."
+            yield f"CORAL_LIGHTLY_DATASOURCE=1 needs a folder on S3, but CORAL_INPUT is {settings.input!r}."
         if settings.lightly_images == "full":
-            yield "CORAL_LIGHTLY_IMAGES='full' uploads what CORAL_LIGHTLY_DATASOURCE=1 reads in place: leave one out."
+            yield (
+                "CORAL_LIGHTLY_IMAGES='full' uploads the files that CORAL_LIGHTLY_DATASOURCE=1 lets the platform read: "
+                "remove one."
+            )
+
+
+def _upload_contradictions(settings: Settings) -> Iterator[str]:
+    if settings.lightly_token and settings.lightly_token_file:
+        yield "LIGHTLY_TOKEN and LIGHTLY_TOKEN_FILE are both set: remove one."
+    if settings.token and not settings.lightly_dataset:
+        yield "A Lightly token is set, but CORAL_LIGHTLY_DATASET is not: set it to the dataset to upload to."
+    if settings.token and settings.predictions:
+        if settings.predictions == NONE or settings.embedding == "detector":
+            yield (
+                "An upload to Lightly needs predictions and embeddings: set CORAL_PREDICTIONS and CORAL_EMBEDDING to "
+                "files."
+            )
+        if settings.lightly_images != "none":
+            yield "CORAL_PREDICTIONS provides no images to upload to Lightly: set CORAL_LIGHTLY_IMAGES=none."
+
+
+def _platform_contradictions(settings: Settings) -> Iterator[str]:
+    if not settings.token:
+        yield "CORAL_LIGHTLY_SELECT='platform' needs a token: set LIGHTLY_TOKEN."
+    if settings.strategy.platform_method is None:
+        methods = ", ".join(name for name, strategy in STRATEGIES.items() if strategy.platform_method)
+        yield f"CORAL_LIGHTLY_SELECT='platform' supports {methods}: set CORAL_STRATEGY to one of these."
+    if settings.score.text not in LIGHTLY_SCORES or settings.class_weights:
+        yield (
+            f"CORAL_LIGHTLY_SELECT='platform' supports {', '.join(LIGHTLY_SCORES)}, without class weights: set "
+            "CORAL_SCORE to one of these."
+        )
+    if _has_strengths(settings):
+        yield (
+            "CORAL_LIGHTLY_SELECT='platform' supports no strengths: remove CORAL_SCORE_STRENGTH and "
+            "CORAL_DIVERSITY_STRENGTH."
+        )
 
 
 def _same(one: str, other: str) -> bool:

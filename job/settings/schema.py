@@ -1,23 +1,22 @@
-"""Every knob of the job: one frozen dataclass, from which options, checks, `--help` and the README's table come."""
+"""Every setting of the job in one frozen dataclass: options, checks, `--help` and the README's table come from it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from job import scores
-from job.exports import FORMATS
 from job.secret import Secret
-from job.settings import strategy as strategies
+from job.settings.choices import EXPORT_FORMATS, SCORES
 from job.settings.knob import Knob, knob
+from job.settings.mix import Mix, ScoreMix, parse_class_weights, parse_score
 from job.settings.parse import (
     auto_or,
     boolean,
+    class_names,
     dataset,
     device,
     embedding,
     external_id,
     integer,
-    names,
     number,
     one_of,
     role_arn,
@@ -27,6 +26,7 @@ from job.settings.parse import (
     uri,
     uri_or_url,
 )
+from job.settings.strategy import STRATEGIES, Strategy, parse_strategy
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -37,9 +37,9 @@ LightlySelect = Literal["local", "platform"]
 
 
 _DATA, _MODEL, _MAP, _EMBED, _SELECT, _LIGHTLY, _OTHER = (
-    "Images in, results out",
+    "Input and output",
     "Detector",
-    "Running the detector",
+    "Detection",
     "Embeddings",
     "Selection",
     "Lightly",
@@ -49,67 +49,75 @@ _DATA, _MODEL, _MAP, _EMBED, _SELECT, _LIGHTLY, _OTHER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The resolved settings of one run. Units and ranges are in each knob's help and parser."""
+    """The settings of one run. Each knob's help and parser give units and ranges."""
 
     input: str = knob(
         "CORAL_INPUT",
         "",
-        "Folder of the images, searched recursively: a path, s3://, gs:// or az://; or a .txt or .jsonl list of files.",
+        "Folder with the images (a path, s3://, gs:// or az://), searched recursively; or a list of files "
+        "(.txt, .jsonl).",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="required",
+        common=True,
     )
     output: str = knob(
         "CORAL_OUTPUT",
         "",
-        "Folder that all results go to, likewise; an earlier run of the same settings there is continued.",
+        "Folder for all results (a path, s3://, gs:// or az://). A run with the same settings resumes there.",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="required",
+        common=True,
     )
     previous: str | None = knob(
         "CORAL_PREVIOUS",
         None,
-        "CORAL_OUTPUT of an earlier run: its detections on images that have not changed are taken over.",
+        "CORAL_OUTPUT of an earlier run. Its detections are reused for images that have not changed.",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="none",
+        step="predict",
     )
     predictions: str | None = knob(
         "CORAL_PREDICTIONS",
         None,
-        "For `select`: detections made elsewhere (COCO JSON, a folder in Lightly's format, or .parquet), in place of "
-        "the job's own; or none, to select by CORAL_EMBEDDING alone.",
+        "Detections from another detector, for `select`: COCO JSON, a folder in Lightly's format, or "
+        ".parquet. none selects by CORAL_EMBEDDING alone.",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="the job's own",
+        step="select",
     )
     exports: tuple[str, ...] = knob(
         "CORAL_EXPORTS",
-        FORMATS,
-        f"Formats that the picks are exported in, with their detections as pre-labels: {', '.join(FORMATS)}, or none.",
-        some_of(*FORMATS),
+        EXPORT_FORMATS,
+        f"Formats to export the picks in, with their detections as pre-labels: {', '.join(EXPORT_FORMATS)}, "
+        "all or none.",
+        some_of(*EXPORT_FORMATS),
         group=_DATA,
         metavar="LIST",
         shown_default="all",
+        step="select",
     )
     copy_selected: bool = knob(
         "CORAL_COPY_SELECTED",
         False,
-        "Copy the picked files themselves to selected/ in the output.",
+        "Copy the picked image files to selected/ in the output.",
         boolean,
         group=_DATA,
         metavar="",
         shown_default="0",
+        step="select",
     )
     max_failed: float = knob(
         "CORAL_MAX_FAILED",
         0.05,
-        "Share of images that may be unusable before the run fails with exit code 65.",
+        "Largest share of unusable images; above it the run ends with exit code 65.",
         number(0, 1),
         group=_DATA,
         metavar="SHARE",
@@ -118,24 +126,26 @@ class Settings:
     model: str = knob(
         "CORAL_MODEL",
         "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
-        "Name in detectron2's model zoo (.yaml or .py), or a detectron2 yaml (path, s3://, gs://, az://).",
+        "Model-zoo config of detectron2 (.yaml or .py), or your own detectron2 yaml (a path, s3://, gs:// or az://).",
         uri,
         group=_MODEL,
         metavar="NAME|URI",
+        common=True,
     )
     weights: str | None = knob(
         "CORAL_WEIGHTS",
         None,
-        "Checkpoint: a path, s3://, gs://, az:// or an https URL.",
+        "Checkpoint of the model: a path, s3://, gs://, az:// or an https URL.",
         uri_or_url,
         group=_MODEL,
         metavar="URI",
         shown_default="the zoo's, or the yaml's",
+        common=True,
     )
     trust_pickle: bool = knob(
         "CORAL_TRUST_PICKLE",
         False,
-        "Read a checkpoint that can run code when it is read, although it is not from detectron2's model zoo.",
+        "Load a checkpoint that can execute code, even if it is not from detectron2's model zoo.",
         boolean,
         group=_MODEL,
         metavar="",
@@ -144,16 +154,17 @@ class Settings:
     classes: tuple[str, ...] | None = knob(
         "CORAL_CLASSES",
         None,
-        "Class names in the model's order: a comma list, or a file with one name a line.",
-        names,
+        "Class names in the model's order: a comma-separated list, or a file with one name per line.",
+        class_names,
         group=_MODEL,
         metavar="LIST|URI",
         shown_default="the model's",
+        reads_file=True,
     )
     score_threshold: float = knob(
         "CORAL_SCORE_THRESHOLD",
         0.05,
-        "Boxes of a lower score are dropped; a high value hides what the model is unsure of.",
+        "Lowest detection confidence of a box. A high value hides the boxes that the model is uncertain about.",
         number(0, 1),
         group=_MODEL,
         metavar="SCORE",
@@ -161,7 +172,7 @@ class Settings:
     min_size: int | None = knob(
         "CORAL_MIN_SIZE",
         None,
-        "Short side, in pixels, that images are resized to for the detector.",
+        "Length of an image's short side, in pixels, after resizing for the detector.",
         auto_or(integer(1)),
         group=_MODEL,
         metavar="PIXELS",
@@ -170,7 +181,7 @@ class Settings:
     max_size: int | None = knob(
         "CORAL_MAX_SIZE",
         None,
-        "Limit, in pixels, for the long side after that resize.",
+        "Largest length of an image's long side, in pixels, after resizing for the detector.",
         auto_or(integer(1)),
         group=_MODEL,
         metavar="PIXELS",
@@ -180,15 +191,16 @@ class Settings:
     device: Device = knob(
         "CORAL_DEVICE",
         "auto",
-        "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.",
+        "Where the model runs: auto, cpu, cuda or cuda:N. auto uses a GPU if there is one.",
         device,
         group=_MAP,
         metavar="DEVICE",
+        common=True,
     )
     require_gpu: bool = knob(
         "CORAL_REQUIRE_GPU",
         False,
-        "End with 69 where no GPU can be used, rather than go on on the CPU.",
+        "Exit with code 69 if no GPU is usable, instead of falling back to the CPU.",
         boolean,
         group=_MAP,
         metavar="",
@@ -197,16 +209,17 @@ class Settings:
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,
-        "Images in one forward pass; auto is what the GPU's memory holds, and 1 on a CPU. Halved when it is full.",
+        "Images per batch. auto fits the GPU memory (1 on a CPU); it is halved when memory runs out.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",
         shown_default="auto",
+        step="predict",
     )
     precision: Precision = knob(
         "CORAL_PRECISION",
         "auto",
-        "auto, fp32, fp16 or bf16; auto is bf16 where the GPU has it and fp32 elsewhere.",
+        "Number format of the model: auto, fp32, fp16 or bf16. auto is bf16 on GPUs that support it, else fp32.",
         one_of("auto", "fp32", "fp16", "bf16"),
         group=_MAP,
         metavar="NAME",
@@ -214,24 +227,26 @@ class Settings:
     part_size: int = knob(
         "CORAL_PART_SIZE",
         512,
-        "Images in one part file; a crash can lose those at hand, and the part that is being written.",
+        "Images per part file. A crash loses at most the current part and the one being written.",
         integer(1),
         group=_MAP,
         metavar="N",
+        step="predict",
     )
     shard_index: int | None = knob(
         "CORAL_SHARD_INDEX",
         None,
-        "Which shard of the images this process does, from 0.",
+        "Index of the shard that this process runs, from 0.",
         integer(0),
         group=_MAP,
         metavar="N",
         shown_default="the platform's, or 0",
+        step="predict",
     )
     shard_count: int | None = knob(
         "CORAL_SHARD_COUNT",
         None,
-        "How many shards there are.",
+        "Number of shards.",
         integer(1),
         group=_MAP,
         metavar="N",
@@ -241,8 +256,8 @@ class Settings:
     embedding: str = knob(
         "CORAL_EMBEDDING",
         "detector",
-        "detector: the detector's own pooled backbone feature. simclr: a self-supervised model trained on the pool. "
-        "Or a .parquet or .csv (path, s3://, gs://, az://) of your own: file_name and embedding.",
+        "detector: features of the detector's backbone. simclr: a self-supervised model trained on the pool. "
+        "Or a .parquet or .csv file of your own embeddings (file_name, embedding).",
         embedding,
         group=_EMBED,
         metavar="NAME|URI",
@@ -250,126 +265,142 @@ class Settings:
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",
         20,
-        "Epochs of self-supervised training for simclr; 0 skips it.",
+        "Epochs of self-supervised training for simclr; 0 skips the training.",
         integer(0),
         group=_EMBED,
         metavar="N",
+        step="select",
     )
     ssl_batch_size: int = knob(
         "CORAL_SSL_BATCH_SIZE",
         64,
-        "Images in one step of that training.",
+        "Images per batch in the self-supervised training.",
         integer(2),
         group=_EMBED,
         metavar="N",
+        step="select",
     )
 
     n_samples: int = knob(
         "CORAL_N_SAMPLES",
         100,
-        "How many new images to pick; images that already have labels do not count.",
+        "Number of images to pick. Images that already have labels are not counted.",
         integer(1),
         group=_SELECT,
         metavar="N",
+        step="select",
+        common=True,
     )
-    strategy: str = knob(
+    strategy: Strategy = knob(
         "CORAL_STRATEGY",
-        "coral",
-        "coral (diversity times score), coreset (diversity), active_learning (score), two_stage (diversity among the "
-        "4 n images of the highest scores), typicality (dense places first), random, or a JSON list of strategies.",
-        strategies.strategy,
+        STRATEGIES["coral"],
+        "coral (diversity x score), coreset (diversity), active_learning (score), two_stage (diversity among "
+        "the 4 n images with the highest scores), typicality (dense regions first), random, or a JSON list of"
+        " strategies.",
+        parse_strategy,
         group=_SELECT,
         metavar="NAME|JSON",
+        step="select",
+        common=True,
     )
-    score: str = knob(
+    score: ScoreMix = knob(
         "CORAL_SCORE",
-        "uncertainty_entropy",
-        f"Active-learning score that drives the selection: {', '.join(scores.NAMES)}; or several with their shares, "
-        "name=0.7,name=0.3.",
-        strategies.mix,
+        parse_score("uncertainty_entropy"),
+        f"Active-learning score for the selection: {', '.join(SCORES)}; or a mix, name=0.7,name=0.3.",
+        parse_score,
         group=_SELECT,
         metavar="NAME",
+        step="select",
     )
     class_weights: Mapping[str, float] | None = knob(
         "CORAL_CLASS_WEIGHTS",
         None,
-        "What boxes of a class count in that score, class=weight,class=weight; 1 for all others.",
-        strategies.weights,
+        "Weight of each class in the score: class=weight,class=weight. Other classes have weight 1.",
+        parse_class_weights,
         group=_SELECT,
         metavar="LIST",
         shown_default="none",
+        step="select",
     )
     score_strength: float = knob(
         "CORAL_SCORE_STRENGTH",
         1.0,
-        "Exponent of the score in coral's product; 0 leaves the score out.",
+        "Exponent of the score in coral's product; 0 ignores the score.",
         number(0),
         group=_SELECT,
         metavar="X",
+        step="select",
     )
     diversity_strength: float = knob(
         "CORAL_DIVERSITY_STRENGTH",
         1.0,
-        "Exponent of the distance in coral's product; 0 leaves the distance out.",
+        "Exponent of the distance in coral's product; 0 ignores the distance.",
         number(0),
         group=_SELECT,
         metavar="X",
+        step="select",
     )
     min_distance: float = knob(
         "CORAL_MIN_DISTANCE",
         0.0,
-        "Never pick an image nearer than this to a labelled or picked one (0 to 2: embeddings have unit length).",
+        "Smallest distance of a pick to every labelled or picked image: 0 to 2, between embeddings of unit length.",
         number(0, 2),
         group=_SELECT,
         metavar="X",
+        step="select",
     )
     labelled: str | None = knob(
         "CORAL_LABELLED",
         None,
-        "File (path, s3://, gs://, az://) with the names of the images that already have labels, one a line.",
+        "File (a path, s3://, gs:// or az://) with the names of the images that already have labels, one per line.",
         uri,
         group=_SELECT,
         metavar="URI",
         shown_default="none",
+        common=True,
     )
     cost_per_image: float = knob(
         "CORAL_COST_PER_IMAGE",
         0.0,
-        "What labelling an image costs besides its boxes, for the estimate in run.json.",
+        "Cost of labelling one image, without its boxes, for the estimate in run.json.",
         number(0),
         group=_SELECT,
         metavar="X",
+        step="select",
     )
     cost_per_box: float = knob(
         "CORAL_COST_PER_BOX",
         0.0,
-        "What labelling a box costs, likewise.",
+        "Cost of labelling one box, for the estimate in run.json.",
         number(0),
         group=_SELECT,
         metavar="X",
+        step="select",
     )
     allow_missing: bool = knob(
         "CORAL_ALLOW_MISSING",
         False,
-        "Select even while shards are missing, from what they have done.",
+        "Select from the finished shards even if other shards have not finished.",
         boolean,
         group=_SELECT,
         metavar="",
         shown_default="0",
+        step="select",
     )
     seed: int = knob(
         "CORAL_SEED",
         0,
-        "Seed of everything random.",
+        "Seed of every random number.",
         integer(0, 2**32 - 1),
         group=_SELECT,
         metavar="N",
+        step="select",
     )
 
     lightly_token: Secret | None = knob(
         "LIGHTLY_TOKEN",
         None,
-        "Token of the Lightly platform: turns the upload on. Never printed or stored.",
+        "Token of the Lightly platform; turns the upload on. It is never printed or stored.",
         Secret,
         group=_LIGHTLY,
         metavar="TOKEN",
@@ -379,7 +410,7 @@ class Settings:
     lightly_token_file: Secret | None = knob(
         "LIGHTLY_TOKEN_FILE",
         None,
-        "File that holds the token, instead.",
+        "File that holds the token of the Lightly platform, instead of LIGHTLY_TOKEN.",
         secret_file,
         group=_LIGHTLY,
         metavar="PATH",
@@ -388,7 +419,7 @@ class Settings:
     lightly_server: str = knob(
         "LIGHTLY_SERVER_LOCATION",
         "https://api.lightly.ai",
-        "Address of the platform.",
+        "Address of the Lightly platform.",
         server,
         group=_LIGHTLY,
         metavar="URL",
@@ -396,7 +427,7 @@ class Settings:
     lightly_dataset: str | None = knob(
         "CORAL_LIGHTLY_DATASET",
         None,
-        "Name or id (24 hex digits) of the dataset there; one of this name is made where there is none.",
+        "Name or id (24 hex digits) of the Lightly dataset. A dataset of this name is created if there is none.",
         dataset,
         group=_LIGHTLY,
         metavar="NAME|ID",
@@ -405,63 +436,69 @@ class Settings:
     lightly_images: LightlyImages | None = knob(
         "CORAL_LIGHTLY_IMAGES",
         None,
-        "What of the images is uploaded: thumbnails, full (thumbnails and whole files) or none (names only).",
+        "What to upload of each image: thumbnails, full (thumbnails and files) or none (names only).",
         one_of(*get_args(LightlyImages)),
         group=_LIGHTLY,
         metavar="NAME",
         shown_default="thumbnails; none with a datasource",
+        step="select",
     )
     lightly_select: LightlySelect = knob(
         "CORAL_LIGHTLY_SELECT",
         "local",
-        "local: the job's own selection. platform: the platform's, and ours where it refuses.",
+        "Which selection to use. local: the job's own. platform: Lightly's own; falls back to local if it is refused.",
         one_of(*get_args(LightlySelect)),
         group=_LIGHTLY,
         metavar="NAME",
+        step="select",
     )
     lightly_datasource: bool = knob(
         "CORAL_LIGHTLY_DATASOURCE",
         False,
-        "Tell the platform to read the images from CORAL_INPUT on S3, and predictions from CORAL_OUTPUT if that is "
-        "there, by CORAL_LIGHTLY_ROLE_ARN; without one it is given the AWS keys of this process.",
+        "Let the platform read the images from CORAL_INPUT on S3 (and predictions from CORAL_OUTPUT, if on "
+        "S3), with CORAL_LIGHTLY_ROLE_ARN. Without a role the platform gets the AWS keys of this process.",
         boolean,
         group=_LIGHTLY,
         metavar="",
         shown_default="0",
+        step="select",
     )
     lightly_role_arn: str | None = knob(
         "CORAL_LIGHTLY_ROLE_ARN",
         None,
-        "Role that the platform assumes to read the bucket.",
+        "AWS role that the platform assumes to read the bucket.",
         role_arn,
         group=_LIGHTLY,
         metavar="ARN",
         shown_default="none",
+        step="select",
     )
     lightly_external_id: Secret | None = knob(
         "CORAL_LIGHTLY_EXTERNAL_ID",
         None,
-        "External id that this role asks for, at least 10 characters.",
+        "External id that the AWS role requires, at least 10 characters.",
         external_id,
         group=_LIGHTLY,
         metavar="ID",
         shown_default="none",
         secret=True,
+        step="select",
     )
     lightly_predictions: bool = knob(
         "CORAL_LIGHTLY_PREDICTIONS",
         True,
-        "Write the detections to .lightly/predictions/ in Lightly's format, a file an image.",
+        "Write the detections to .lightly/predictions/ in Lightly's format, one file per image.",
         boolean,
         group=_LIGHTLY,
         metavar="0|1",
         shown_default="1",
+        step="select",
     )
 
     log_format: LogFormat = knob(
         "CORAL_LOG_FORMAT",
         "auto",
-        "text, json, or auto: text on a terminal and one JSON object a line elsewhere.",
+        "Format of the log: text, json (one object per line), or auto (text on a terminal, json elsewhere).",
         one_of("auto", "text", "json"),
         group=_OTHER,
         metavar="NAME",
@@ -469,11 +506,21 @@ class Settings:
 
     @property
     def token(self) -> Secret | None:
-        """The token of the Lightly platform, however it was given."""
+        """The token of the Lightly platform, from either of its two settings."""
         return self.lightly_token or self.lightly_token_file
+
+    @property
+    def ranking_scores(self) -> Mix:
+        """The scores that the strategy ranks by; those of CORAL_SCORE if it uses none of its own."""
+        return self.strategy.scores or self.score.shares
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether the selection compares embeddings."""
+        return self.min_distance > 0 or self.strategy.uses_distance
 
 
 def knobs() -> Iterator[tuple[str, Knob]]:
-    """Yields field name and knob of every setting, in the order of their definition."""
-    for each in fields(Settings):
-        yield each.name, each.metadata["knob"]
+    """Yields the field name and the knob of every setting, in the order of their definition."""
+    for field in fields(Settings):
+        yield field.name, field.metadata["knob"]

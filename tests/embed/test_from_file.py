@@ -125,7 +125,7 @@ def test_embeddings_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> No
 def test_predictions_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
     del given["CORAL_EMBEDDING"]
     refused = job("select", **given)
-    assert refused.returncode == 64 and "brings no embeddings" in refused.stderr
+    assert refused.returncode == 64 and "provides no embeddings" in refused.stderr
     done = job("select", CORAL_STRATEGY="active_learning", **given)
     assert done.returncode == 0, done.stderr
     assert all(each["distance"] is None and "from the nearest" not in each["reason"] for each in lines(tmp_path))
@@ -144,14 +144,14 @@ def test_thresholds_on_sizes_that_are_not_known_are_an_error(given: dict[str, An
         },
     ]
     done = job("select", CORAL_STRATEGY=json.dumps(wanted), **given)
-    assert done.returncode == 64 and "goes by 'height', which is not known of '4.jpg'" in done.stderr
+    assert done.returncode == 64 and "uses 'height', which is unknown for '4.jpg'" in done.stderr
 
 
 def test_wrong_classes_and_embeddings_are_told_before_detection(few_frames: Path, job: Job, tmp_path: Path) -> None:
     variables = demo_variables(few_frames, tmp_path / "out")
     (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
     for wrong, says in (
-        ({"CORAL_CLASS_WEIGHTS": "bycicle=2"}, "names 'bycicle', which is no class"),
+        ({"CORAL_CLASS_WEIGHTS": "bycicle=2"}, "names 'bycicle', which is not a class"),
         ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "has none for 12 of 12 images"),
     ):
         done = job(**variables | wrong)

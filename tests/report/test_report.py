@@ -16,11 +16,11 @@ from playwright.sync_api import Browser, Page
 
 from job import images, parts, report
 from job.choose import choose_among
+from job.context import Selected, SelectionInputs
 from job.parts import Row, pool
 from job.parts.pool import Pool
-from job.publish.results import Found, explain
+from job.publish.results import explain
 from job.publish.summary import gather as evidence
-from job.publish.tables import Selected
 from job.report import duplicates
 from job.report.gather import gather
 from job.storage import Entry
@@ -78,7 +78,7 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
     embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
     chosen = settings(n_samples=count)
     selection = choose_among(chosen, output, found, embeddings, [])
-    everything = Found(found, embeddings, {"method": "detector"}, [], {}, "0")
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], {}, "0")
     detections = pool.detections(output, found, [pick.index for pick in selection.picks])
     selected = explain(chosen, everything, selection, detections, "local")
     counts = {"images": len(found.file_names) + len(found.failures), "usable": len(found.file_names), "labelled": 0}

@@ -78,11 +78,11 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
 
 def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
-    assert "contradict each other: leave one out" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
+    assert "contradict each other: remove one" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
     assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
-    assert "are for coral" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    assert "work with CORAL_STRATEGY=coral only" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
-    assert "both bring detections" in both[0]
+    assert "both provide detections" in both[0]
 
 
 def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -127,17 +127,17 @@ def test_a_token_may_lie_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"CORAL_LIGHTLY_DATASET": ""}, "CORAL_LIGHTLY_DATASET is not: say which"),
+        ({"CORAL_LIGHTLY_DATASET": ""}, "CORAL_LIGHTLY_DATASET is not: set it"),
         ({"CORAL_LIGHTLY_DATASET": "ab"}, "at least three letters"),
         ({"CORAL_LIGHTLY_DATASET": "my/set"}, "at least three letters"),
         ({"LIGHTLY_SERVER_LOCATION": "api.lightly.ai"}, "must be an address"),
         ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_SELECT": "platform"}, "needs a token"),
         ({"LIGHTLY_TOKEN": "", "CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x"}, "needs a token"),
         ({"CORAL_LIGHTLY_DATASOURCE": "1"}, "needs a folder on S3"),
-        ({"CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x", "CORAL_LIGHTLY_IMAGES": "full"}, "leave one out"),
-        ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_SCORE_STRENGTH": "2"}, "knows no strengths"),
-        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "go together"),
-        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "is for CORAL_LIGHTLY_DATASOURCE=1"),
+        ({"CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x", "CORAL_LIGHTLY_IMAGES": "full"}, "remove one"),
+        ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_SCORE_STRENGTH": "2"}, "supports no strengths"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "belong together"),
+        ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "needs CORAL_LIGHTLY_DATASOURCE=1"),
         ({"CORAL_LIGHTLY_ROLE_ARN": "role/x"}, "must look like arn:aws:iam"),
         ({"CORAL_LIGHTLY_IMAGES": "big"}, "must be one of"),
     ],

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import scores
-from job.select import STRATEGIES
-from job.settings import strategy as strategies
-from job.settings.strategy import (
-    Balance,
+from job.select import STRATEGIES as IMPLEMENTED
+from job.settings import choices
+from job.settings.entries import (
+    BalanceEntry,
     Diversity,
     Random,
     Similarity,
@@ -20,6 +19,9 @@ from job.settings.strategy import (
     Typicality,
     Weights,
 )
+from job.settings.mix import largest_share, parse_class_weights, parse_score
+from job.settings.strategy import STRATEGIES, parse_strategy
+from tests.conftest import settings
 
 
 def entry(kind: str, way: str, source: dict[str, Any] | None = None, **how: Any) -> dict[str, Any]:
@@ -49,9 +51,9 @@ ENTROPY = {"score": "uncertainty_entropy"}
         (entry("EMBEDDINGS", "SIMILARITY", images=["a.jpg"]), Similarity(("a.jpg",), 1.0)),
         (
             entry("PREDICTIONS", "BALANCE", {"name": "CLASS_DISTRIBUTION"}, target={"car": 0.5}),
-            Balance("", {"car": 0.5}, 1.0),
+            BalanceEntry("", {"car": 0.5}, 1.0),
         ),
-        (entry("METADATA", "BALANCE", {"key": "folder"}, distribution="UNIFORM"), Balance("folder", {}, 1.0)),
+        (entry("METADATA", "BALANCE", {"key": "folder"}, distribution="UNIFORM"), BalanceEntry("folder", {}, 1.0)),
         (
             entry("METADATA", "THRESHOLD", {"key": "height"}, threshold=480, operation="BIGGER_EQUAL"),
             Threshold({}, "height", "BIGGER_EQUAL", 480.0),
@@ -60,15 +62,15 @@ ENTROPY = {"score": "uncertainty_entropy"}
     ],
 )
 def test_entries_become_records(given: dict[str, Any], expected: Any) -> None:
-    # Beside one that ranks: a threshold alone is refused.
-    text = strategies.strategy(json.dumps([given, entry("RANDOM", "WEIGHTS")]))
-    assert strategies.entries(text) == [expected, Random(None, 1.0)]
+    # With one that ranks: a threshold alone is refused.
+    strategy = parse_strategy(json.dumps([given, entry("RANDOM", "WEIGHTS")]))
+    assert strategy.entries == (expected, Random(None, 1.0))
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("[", "is no JSON"),
+        ("[", "is not valid JSON"),
         ("[]", "must be a list"),
         ("{}", "must be a list"),
         ("corall", r"did you mean coral\?"),
@@ -81,10 +83,10 @@ def test_entries_become_records(given: dict[str, Any], expected: Any) -> None:
         ([entry("SCORES", "WEIGHTS", {"scores": {"entropy_sum": 0}})], "needs a share above 0 for entropy_sum"),
         ([entry("EMBEDDINGS", "DIVERSITY", strength=-1)], "needs 'strength': a number of at least 0"),
         ([entry("EMBEDDINGS", "DIVERSITY", strength=True)], "needs 'strength'"),
-        ([entry("EMBEDDINGS", "DIVERSITY", streng=1)], "has 'streng', which is not known there"),
+        ([entry("EMBEDDINGS", "DIVERSITY", streng=1)], "has the unknown field 'streng'"),
         ([entry("METADATA", "THRESHOLD", {"key": "height"}, threshold=1, operation=">")], "needs an 'operation'"),
         ([entry("METADATA", "THRESHOLD", {"key": "height"}, operation="BIGGER")], "needs 'threshold': a number$"),
-        ([entry("SCORES", "TOP", ENTROPY)], "only says which images may be picked"),
+        ([entry("SCORES", "TOP", ENTROPY)], "only limits which images may be picked"),
         ([entry("PREDICTIONS", "BALANCE", target={"a": 0.7, "b": 0.7})], "sum to at most 1"),
         ([entry("PREDICTIONS", "BALANCE")], "needs 'target'"),
         ([entry("EMBEDDINGS", "SIMILARITY", images=[])], "needs 'images'"),
@@ -93,21 +95,21 @@ def test_entries_become_records(given: dict[str, Any], expected: Any) -> None:
 )
 def test_what_is_wrong_is_said(given: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        strategies.strategy(given if isinstance(given, str) else json.dumps(given))
+        parse_strategy(given if isinstance(given, str) else json.dumps(given))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9), lambda more: st.lists(more)
        | st.dictionaries(st.sampled_from(["input", "strategy", "type", "score", "target", "key"]), more)))  # fmt: skip
 def test_no_json_makes_it_fall_over(given: Any) -> None:
     try:
-        strategies.strategy(json.dumps([given]))
+        parse_strategy(json.dumps([given]))
     except ValueError as error:
         assert str(error)
 
 
 def test_names_are_taken_as_they_are() -> None:
-    assert [strategies.strategy(each) for each in STRATEGIES] == list(STRATEGIES)
-    assert all(strategies.entries(each) is None for each in STRATEGIES)
+    assert [parse_strategy(name).text for name in IMPLEMENTED] == list(IMPLEMENTED)
+    assert not any(strategy.entries for strategy in STRATEGIES.values())
 
 
 @pytest.mark.parametrize(
@@ -118,34 +120,49 @@ def test_names_are_taken_as_they_are() -> None:
     ],
 )
 def test_a_score_or_a_mix(text: str, expected: dict[str, float]) -> None:
-    assert strategies.shares(strategies.mix(text)) == expected
+    assert parse_score(text).shares == expected
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("entropy", "knows no score 'entropy'"),
+        ("entropy", "contains the unknown score 'entropy'"),
         ("entropy_sum=x", "needs a share above 0"),
         ("entropy_sum=nan", "needs a share above 0"),
         ("entropy_sum,entropy_sum", "twice"),
-        ("", "knows no score ''"),
+        ("", "contains the unknown score ''"),
     ],
 )
 def test_what_is_no_score(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        strategies.mix(text)
+        parse_score(text)
 
 
 def test_class_weights() -> None:
-    assert strategies.weights("car=2, traffic light=0.5") == {"car": 2.0, "traffic light": 0.5}
+    assert parse_class_weights("car=2, traffic light=0.5") == {"car": 2.0, "traffic light": 0.5}
     for wrong in ("car", "car=", "=2", "car=-1", "car=inf"):
         with pytest.raises(ValueError, match="must be class=weight"):
-            strategies.weights(wrong)
+            parse_class_weights(wrong)
 
 
-def test_what_drives_a_strategy() -> None:
-    assert strategies.driving("coral", "entropy_sum=1,entropy_mean=3") == ("entropy_mean", True)
-    assert strategies.driving("coreset", "entropy_sum") == ("entropy_sum", False)
+def test_which_score_a_strategy_ranks_by() -> None:
+    def ranking(**values: str) -> tuple[str, bool]:
+        given = settings(**values)
+        return largest_share(given.ranking_scores), given.strategy.uses_scores
+
+    assert ranking(strategy="coral", score="entropy_sum=1,entropy_mean=3") == ("entropy_mean", True)
+    assert ranking(strategy="coreset", score="entropy_sum") == ("entropy_sum", False)
     listed = json.dumps([entry("SCORES", "WEIGHTS", {"score": "objectness_margin"}), entry("EMBEDDINGS", "DIVERSITY")])
-    assert strategies.driving(listed, "entropy_sum") == ("objectness_margin", True)
-    assert set(scores.LIGHTLYS) < set(scores.NAMES)
+    assert ranking(strategy=listed, score="entropy_sum") == ("objectness_margin", True)
+    assert set(choices.LIGHTLY_SCORES) < set(choices.SCORES)
+
+
+def test_which_strategies_need_embeddings() -> None:
+    assert {name for name in STRATEGIES if not settings(strategy=name).needs_embeddings} == {
+        "active_learning",
+        "random",
+    }
+    assert settings(strategy="random", min_distance=0.1).needs_embeddings
+    ranked = entry("SCORES", "WEIGHTS", ENTROPY)
+    assert not settings(strategy=json.dumps([ranked])).needs_embeddings
+    assert settings(strategy=json.dumps([ranked, entry("EMBEDDINGS", "TYPICALITY")])).needs_embeddings
