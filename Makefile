@@ -102,10 +102,11 @@ test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Runs the tests of `make studio`,
 	@$(RUN) -m demo.fetch
 	@$(STUDIO)/bin/python -m pytest -c tests/studio/pytest.ini tests/studio
 
-check: $(VENV)/.dev ## Lints, checks the format and the types.
+check: $(VENV)/.dev ## Lints, checks the format, the types and the imports between rooms.
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports
 
 format: $(VENV)/.dev ## Formats the code.
 	@$(RUN) -m ruff check --fix .

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The commands: run, predict, select and check."""
 
 import logging
 import os
@@ -13,6 +13,7 @@ import job
 from job import logs, shards
 from job.errors import JobError, SettingsError
 from job.settings import Settings, knobs
+from job.settings.knob import Knob
 from job.settings.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
@@ -20,19 +21,20 @@ from job.stopping import Stop
 logger = logging.getLogger(__name__)
 
 _EPILOG = (
-    "Each setting is a flag or an environment variable; a flag wins. Exit codes: 64 a setting is wrong, 65 too many "
-    "unusable images, 69 a service cannot be reached, 70 a fault of the job, 75 try again, 77 a permission is missing, "
-    "143 stopped and saved."
+    "A flag wins over its environment variable. Exit codes: 64 a setting is wrong; 65 too many unusable images; 69 a "
+    "service is unavailable; 70 internal error; 75 retry later; 77 permission denied; 143 stopped, finished work is "
+    "saved."
 )
-_SHOWN_PICKS = 10
+_COMMON = "Common settings"
+_MAX_PICKS_SHOWN = 10
 
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
     except click.ClickException as error:
         error.show()
         return SettingsError.exit_code
@@ -43,20 +45,21 @@ def main() -> int:
             logger.error(problem)
         return error.exit_code
     except Exception:
-        logger.exception("A fault of the job itself")
+        logger.exception("Internal error (please report it)")
         return JobError.exit_code
     return 0
 
 
 class _Command(click.Command):
-    """Lists its own options, then the settings by group."""
+    """Lists its own options, then the settings that it reads: the common ones first, then the others by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [each for each in self.params if isinstance(each, click.Option) and each.help]
-        if own:
-            with formatter.section(f"Of {self.name} alone"):
-                formatter.write_dl([record for each in own if (record := each.get_help_record(ctx))], col_max=34)
-        write_settings(formatter)
+        options = [option for option in self.params if isinstance(option, click.Option) and option.help]
+        if options:
+            with formatter.section("Options"):
+                records = [record for option in options if (record := option.get_help_record(ctx))]
+                formatter.write_dl(records, col_max=34)
+        write_settings(formatter, [knob for _, knob in knobs() if reads(self.name, knob)])
 
 
 class _Group(click.Group):
@@ -69,29 +72,37 @@ class _Group(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_commands(ctx, formatter)
-        write_settings(formatter)
+        write_settings(formatter, [knob for _, knob in knobs() if knob.common])
+        formatter.write_paragraph()
+        formatter.write_text("All settings of a command: COMMAND --help.")
 
 
-def write_settings(formatter: click.HelpFormatter) -> None:
-    """Writes the settings' part of `--help`."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for _, knob in knobs():
+def reads(command: str | None, knob: Knob) -> bool:
+    """Whether a command reads a setting; `run` and `check` read all of them."""
+    return command not in ("predict", "select") or knob.step in ("both", command)
+
+
+def write_settings(formatter: click.HelpFormatter, shown: list[Knob]) -> None:
+    """Writes settings for `--help`: the common ones first, then the others by group."""
+    groups: dict[str, list[tuple[str, str]]] = {_COMMON: []}
+    for knob in shown:
         name = f"{knob.option} {knob.metavar}".rstrip() if knob.option else knob.env
         variable = f"  [{knob.env}]" if knob.option else ""
         default = "required" if knob.shown_default == "required" else f"default: {knob.shown_default}"
-        groups.setdefault(knob.group, []).append((name, f"{knob.help}  ({default}){variable}"))
+        group = _COMMON if knob.common else knob.group
+        groups.setdefault(group, []).append((name, f"{knob.help}  ({default}){variable}"))
     for group, rows in groups.items():
         with formatter.section(group):
             formatter.write_dl(rows, col_max=34)
 
 
 def with_settings(function: Callable[..., Any]) -> Callable[..., None]:
-    """Adds an option for each setting, resolves them, and listens for SIGTERM; other options go to the function."""
+    """Adds an option per setting, resolves the settings and listens for SIGTERM; other options go to the function."""
 
     def command(**flags: Any) -> None:
         own = {name: flags.pop(name) for name in flags.keys() - {name for name, _ in knobs()}}
         logs.configure(flags["log_format"] or os.environ.get("CORAL_LOG_FORMAT") or "auto")
-        settings = resolve(flags, os.environ)
+        settings = resolve(flags, os.environ, _read_file)
         stop = Stop()
         stop.listen()
         function(settings, stop, **own)
@@ -106,63 +117,69 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., None]:
     return decorated
 
 
+def _read_file(uri: str) -> bytes:
+    from job.storage import read_file  # pyarrow takes half a second to import; --help should not wait for it
+
+    return read_file(uri)
+
+
 @click.group(cls=_Group, epilog=_EPILOG, context_settings={"max_content_width": 110})
 @click.version_option(job.__version__, prog_name="coralpick")
 def cli() -> None:
-    """Finds the images of an unlabelled pool whose labels will help a detector most.
+    """Finds the images of an unlabelled pool whose labels will improve a detector most.
 
-    Without a command it runs the whole job.
+    Without a command it runs the whole job. Every setting is a flag or an environment variable.
     """
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Run predict, then select.", epilog=_EPILOG)
 @with_settings
 def run(settings: Settings, stop: Stop) -> None:
-    """Detects, then selects; of several shards, the last one to finish selects."""
-    from job import pipeline  # the libraries behind it take seconds to import; --help should not
+    """Runs the detector, then picks images. With several shards, the last shard to finish picks."""
+    from job import pipeline  # its libraries take seconds to import; --help should not wait for them
 
-    if (selected := pipeline.run(settings, stop, shard_of(settings))) is not None:
+    if (selected := pipeline.run(settings, stop, detect_shard(settings))) is not None:
         report(settings, selected)
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Run the detector (one shard).", epilog=_EPILOG)
 @with_settings
 def predict(settings: Settings, stop: Stop) -> None:
-    """Detects what is not detected yet, in one shard of the images."""
+    """Runs the detector on the images of one shard. Finished images are skipped."""
     from job import pipeline
 
-    pipeline.predict(settings, stop, shard_of(settings))
+    pipeline.predict(settings, stop, detect_shard(settings))
 
 
-@cli.command(cls=_Command)
+@cli.command(cls=_Command, short_help="Pick images from finished detections.", epilog=_EPILOG)
 @with_settings
 def select(settings: Settings, stop: Stop) -> None:
-    """Selects from what all shards have detected, and writes the results."""
+    """Picks images from the finished detections of all shards, and writes the results."""
     from job import pipeline
 
     report(settings, pipeline.select(settings, stop))
 
 
-@cli.command(cls=_Command)
-@click.option("--trial", is_flag=True, help="Detect on 20 images, too, and tell how long all of them take.")
+@cli.command(cls=_Command, short_help="Verify the setup.", epilog=_EPILOG)
+@click.option("--trial", is_flag=True, help="Also run the detector on 20 images, and estimate the time for all images.")
 @click.option(
     "--price-per-hour",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="What this machine costs an hour: --trial then also tells what the images cost.",
+    help="Price of this machine per hour: --trial then also estimates the cost of all images.",
 )
 @with_settings
 def check(settings: Settings, stop: Stop, *, trial: bool, price_per_hour: float | None) -> None:
-    """Tries everything that a run needs, one line each, and does no work."""
+    """Verifies everything that a run needs, and prints one line per check. It does no work and writes no results."""
     from job import preflight
 
     if price_per_hour is not None and not trial:
-        raise click.UsageError("--price-per-hour is for --trial: add that, or leave it out.")
+        raise click.UsageError("--price-per-hour needs --trial: add --trial, or remove --price-per-hour.")
     preflight.run_checks(settings, stop, os.environ, trial=trial, price_per_hour=price_per_hour)
 
 
-def shard_of(settings: Settings) -> Shard:
-    """Which shard this process is."""
+def detect_shard(settings: Settings) -> Shard:
+    """The shard that this process runs, from the settings or the scheduler's variables."""
     return shards.detect(os.environ, settings.shard_index, settings.shard_count)
 
 
@@ -171,17 +188,17 @@ def _number(score: float | None) -> str:
 
 
 def report(settings: Settings, selected: list[Any]) -> None:
-    """Tells the person what came out."""
+    """Prints the first picks, and where the results are."""
     if logs.is_json(settings.log_format):
         logger.info("done", extra={"selected": len(selected), "output": settings.output})
         return
-    rows = [[each.rank, each.file_name, _number(each.score), each.reason] for each in selected[:_SHOWN_PICKS]]
-    headers = ["rank", "file", settings.score, "why"]
+    rows = [[pick.rank, pick.file_name, _number(pick.score), pick.reason] for pick in selected[:_MAX_PICKS_SHOWN]]
+    headers = ["rank", "file", settings.score.text, "reason"]
     lines = ["", tabulate(rows, headers, maxcolwidths=[None, 40, None, 70], disable_numparse=True)]
-    if len(selected) > _SHOWN_PICKS:
-        lines.append(f"... and {len(selected) - _SHOWN_PICKS} more.")
-    lines += ["", f"The answer:    {settings.output}/selected.txt  (with reasons: selected.csv, selected.jsonl)"]
-    lines += [f"To look at:    {settings.output}/report.html"]
-    lines += [f"Every image:   {settings.output}/images.parquet, embeddings.parquet, failures.jsonl"]
-    lines += [f"How it ran:    {settings.output}/run.json"]
+    if len(selected) > _MAX_PICKS_SHOWN:
+        lines.append(f"... and {len(selected) - _MAX_PICKS_SHOWN} more.")
+    lines += ["", f"Picks:         {settings.output}/selected.txt  (with reasons: selected.csv, selected.jsonl)"]
+    lines += [f"Report:        {settings.output}/report.html"]
+    lines += [f"All images:    {settings.output}/images.parquet, embeddings.parquet, failures.jsonl"]
+    lines += [f"About the run: {settings.output}/run.json"]
     click.echo("\n".join(lines), file=sys.stdout)

@@ -146,17 +146,17 @@ def test_random_and_typicality_in_a_list_are_those_by_name(made: tuple[LocalFold
     [
         (
             entry("METADATA", "WEIGHTS", {"key": "heigth"}),
-            "names the column 'heigth', which does not exist: use folder, byte_size",
+            "column 'heigth', which does not exist: use folder, byte",
         ),
         (entry("METADATA", "WEIGHTS", {"key": "folder"}), "the column is text"),
         (entry("EMBEDDINGS", "SIMILARITY", images=["no.jpg"]), "'no.jpg', which is not a usable image"),
         (
             entry("PREDICTIONS", "BALANCE", target={"cow": 0.5}),
-            "balances by the class 'cow', which does not exist: use a, b, c",
+            "class 'cow', which does not exist: use a, b, c",
         ),
         (
             entry("METADATA", "BALANCE", {"key": "folder"}, target={"d": 1}),
-            "balances by the folder 'd', which does not exist: use a",
+            "folder 'd', which does not exist: use a",
         ),
     ],
 )

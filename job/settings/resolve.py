@@ -99,7 +99,7 @@ def _is_unknown(name: str) -> bool:
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, [knob.env for _, knob in knobs()], n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else "`entrypoint.py --help` lists the settings."
+    hint = f"did you mean {close[0]}?" if close else "`entrypoint.py run --help` lists all settings."
     return f"{name} is not a setting: {hint}"
 
 

@@ -126,7 +126,7 @@ def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_options_of_check_are_its_own(job: Job) -> None:
     shown = job("check", "--help").stdout
-    assert re.search(r"Of check alone:\n +--trial .*\n(.*\n)? +--price-per-hour X ", shown)
+    assert re.search(r"Options:\n +--trial .*\n(.*\n)? +--price-per-hour X ", shown)
     assert "--trial" not in job("--help").stdout + job("run", "--help").stdout
     assert job("--trial").returncode == 64
     wrong = job("check", "--price-per-hour", "3", CORAL_INPUT="in", CORAL_OUTPUT="out")
