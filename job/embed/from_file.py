@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from job.errors import SettingsError
-from job.storage import read_file
+from job.storage import Entry, read_file
 
 _NAMES = ("file_name", "filenames")  # the second is that of lightly's own files, which have a column of labels, too
 _LABELS = "labels"
@@ -56,16 +56,25 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     return names, vectors, hashlib.sha256(data).hexdigest()
 
 
-def check(uri: str, keys: Sequence[str], max_failed: float) -> None:
-    """Finds out before any work whether a pool can be embedded; images that turn out to be unusable need no embedding.
+def find_missing(uri: str, names: Sequence[str], listing: Iterable[Entry], max_failed: float) -> list[str]:
+    """Finds the images of a listing that have no embedding, before any work.
+
+    Images that turn out to be unusable need no embedding, so a few may be missing.
+
+    Args:
+        uri: The file of embeddings.
+        names: File names in it.
+        listing: The images.
+        max_failed: Share of the images that may be unusable.
 
     Raises:
-        SettingsError: As `read`; or more images have none than may be unusable.
+        SettingsError: If more embeddings are missing than images may be unusable.
     """
-    there = set(read(uri)[0])
-    missing = [key for key in keys if key not in there]
-    if len(missing) > max_failed * len(keys):
-        raise _missing(uri, missing, len(keys))
+    embedded, file_names = set(names), [entry.key for entry in listing]
+    missing = [name for name in file_names if name not in embedded]
+    if len(missing) > max_failed * len(file_names):
+        raise _missing(uri, missing, len(file_names))
+    return missing
 
 
 def _missing(uri: str, missing: Sequence[str], count: int) -> SettingsError:

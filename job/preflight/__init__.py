@@ -1,28 +1,60 @@
-"""Everything that a run needs, tried one by one before any time on a GPU is spent: `check`."""
+"""What a run needs, verified before any GPU time is spent. `check` makes all checks, a run makes the cheap ones."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from job.errors import JobError, Stopped
 from job.preflight import inputs, machine, output, plan
-from job.preflight.check import Check, Finding, Known, Warn
+from job.preflight.check import Check, Finding, State, Warn
 from job.preflight.trial import Trial
 from job.settings import Settings
 from job.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
-# In this order, since some need what others have found.
-_DETECTING: tuple[Check, ...] = (
-    *(machine.device, machine.memory, machine.temporary_files, output.output, output.clock),
-    *(inputs.shard, inputs.images, inputs.labelled, inputs.previous_run),
-    *(plan.detector, plan.embeddings, plan.earlier_results, machine.disk, plan.lightly, plan.run),
+# In this order, since checks use what earlier checks have found.
+SETUP = (
+    Check("device", machine.device, in_run=True),
+    Check("memory", machine.memory, in_run=False),
+    Check("temporary files", machine.temporary_files, in_run=False),
+    Check("output", output.output, in_run=True),
+    Check("clock", output.clock, in_run=False),
+    Check("shard", inputs.shard, in_run=False),
 )
-# Detections from elsewhere need neither the images nor the detector.
-_DETECTED: tuple[Check, ...] = (
-    *(machine.memory, machine.temporary_files, output.output, output.clock),
-    *(inputs.predictions, inputs.labelled, plan.embeddings, machine.disk, plan.lightly, plan.run),
+UPLOAD = (Check("lightly", plan.lightly, in_run=True),)
+INPUTS = (
+    Check("images", inputs.images, in_run=True),
+    Check("predictions", inputs.predictions, in_run=False),
+    Check("lightly names", inputs.lightly_names, in_run=True),
+    Check("labelled", inputs.labelled, in_run=True),
+    Check("embeddings", inputs.embeddings, in_run=True),
+    Check("previous run", inputs.previous_run, in_run=True),
 )
+DETECTOR = (
+    Check("detector", plan.detector, in_run=False),
+    Check("classes", plan.classes, in_run=True),
+)
+PLAN = (
+    Check("earlier results", plan.earlier_results, in_run=False),
+    Check("disk", machine.disk, in_run=False),
+    Check("run", plan.run, in_run=False),
+)
+CHECKS = (*SETUP, *UPLOAD, *INPUTS, *DETECTOR, *PLAN)
+
+
+def verify(state: State, checks: Sequence[Check]) -> None:
+    """Makes those checks that every run makes before its work, and logs their warnings.
+
+    Raises:
+        JobError: If a check fails.
+    """
+    for check in checks:
+        if check.in_run:
+            for finding in check.make(state):
+                if isinstance(finding, JobError):
+                    raise finding
+                if isinstance(finding, Warn):
+                    logger.warning(finding)
 
 
 def run_checks(
@@ -33,48 +65,49 @@ def run_checks(
     trial: bool = False,
     price_per_hour: float | None = None,
 ) -> None:
-    """Tries all of it, and logs a line for each; nothing is left behind.
+    """Makes all checks and logs one line per finding; nothing is left behind.
 
     Args:
-        settings: Of the run.
-        stop: Whether the job is asked to stop.
+        settings: The settings of the run.
+        stop: Whether the job was asked to stop.
         environment: The environment variables.
-        trial: Whether some images are also detected on, to tell how long all of them take.
-        price_per_hour: Of this machine, for what that costs.
+        trial: Whether to run the detector on some images, to estimate the time for all images.
+        price_per_hour: Price of this machine per hour, to estimate the cost of all images.
 
     Raises:
-        JobError: The first that failed, after the others have been tried, too.
+        JobError: If a check fails: the error of the first that failed, after all others have been made.
     """
-    known = Known(settings, stop, environment)
-    told = failed = 0
+    state = State(settings, stop, environment, uses_device=not settings.predictions)
+    checks = (*CHECKS, Check("trial", Trial(price_per_hour).estimate, in_run=False)) if trial else CHECKS
+    num_made = num_failed = 0
     failures: list[JobError] = []
-    for each in (*(_DETECTED if settings.predictions else _DETECTING), *((Trial(price_per_hour),) if trial else ())):
-        found = _told(each.__name__.replace("_", " "), each, known)
-        errors = [one for one in found if isinstance(one, JobError)]
-        told, failed, failures = told + bool(found), failed + bool(errors), failures + errors
+    for check in checks:
+        findings = _log_findings(check, state)
+        errors = [finding for finding in findings if isinstance(finding, JobError)]
+        num_made, num_failed, failures = num_made + bool(findings), num_failed + bool(errors), failures + errors
     if failures:
-        raise type(failures[0])(f"{failed} of {told} checks failed.")
+        raise type(failures[0])(f"{num_failed} of {num_made} checks failed.")
 
 
-def _told(name: str, each: Check, known: Known) -> list[Finding]:
+def _log_findings(check: Check, state: State) -> list[Finding]:
     """Makes one check, logs what it finds, and returns that."""
-    told: list[Finding] = []
+    findings: list[Finding] = []
     try:
-        for found in each(known):
-            _log(name, found)
-            told.append(found)
+        for finding in check.make(state):
+            _log(check.name, finding)
+            findings.append(finding)
     except Stopped:
         raise
     except JobError as error:
-        _log(name, error)
-        told.append(error)
-    return told
+        _log(check.name, error)
+        findings.append(error)
+    return findings
 
 
-def _log(name: str, found: Finding) -> None:
-    if isinstance(found, JobError):
-        logger.error("check %s: failed. %s", name, found, extra={"check": name, "outcome": "failed"})
-    elif isinstance(found, Warn):
-        logger.warning("check %s: warning. %s", name, found, extra={"check": name, "outcome": "warning"})
+def _log(name: str, finding: Finding) -> None:
+    if isinstance(finding, JobError):
+        logger.error("check %s: failed. %s", name, finding, extra={"check": name, "outcome": "failed"})
+    elif isinstance(finding, Warn):
+        logger.warning("check %s: warning. %s", name, finding, extra={"check": name, "outcome": "warning"})
     else:
-        logger.info("check %s: ok, %s.", name, found, extra={"check": name, "outcome": "ok"})
+        logger.info("check %s: ok, %s.", name, finding, extra={"check": name, "outcome": "ok"})

@@ -1,71 +1,99 @@
-"""What a check says, and what it leaves to those after it."""
+"""What one check is, what it finds, and what checks leave to those after them."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
-from job.detect.model import Detector
 from job.errors import JobError
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, Source, Storage
 
+if TYPE_CHECKING:
+    import torch
+
+    from job.detect.model import Detector
+    from job.lightly.api import Platform
+
+T = TypeVar("T")
+
 
 class Warn(str):
-    """Something that a run goes on with, although hardly as it is meant to; whole sentences, with what to do."""
+    """A problem that does not prevent the run: whole sentences that say what to do."""
 
     __slots__ = ()
 
 
-# A text, without the full stop, of what is well; a warning; or what failed. An error may be raised as well.
+# A text without a full stop if all is well, a warning, or an error. A check may also raise the error.
 Finding = str | JobError
 Findings = Iterator[Finding]
 
 
 @dataclass
-class Known:
-    """What is given, and what checks have found.
+class State:
+    """What is given, and what checks have found so far.
 
     Attributes:
-        settings: Of the run.
-        stop: Whether the job is asked to stop.
+        settings: The settings of the run.
+        stop: Whether the job was asked to stop.
         environment: The environment variables.
-        device: Where the detector runs; without the one that was asked for, it is tried on the CPU.
-        shard: Which share of the images this process does.
-        output: Once it is sure that it can be used.
-        source: Of the images.
-        listing: Of the images of the shard.
-        detector: Once it is built.
-        done: How many images have their results from an earlier run.
+        uses_device: Whether the run needs the device that the settings name.
+        device: Device for the detector; None for the CPU, also if the device that was asked for is missing.
+        shard: Shard that this process runs.
+        output: Folder of the results, once all permissions on it are verified.
+        platform: The Lightly platform, if a token is set.
+        source: Folder of the images.
+        listing: Images of the shard.
+        previous: Output of an earlier run.
+        detector: The detector, once it is built.
+        num_done: Number of images that have results from an earlier run.
     """
 
     settings: Settings
     stop: Stop
-    environment: Mapping[str, str]
-    device: torch.device = torch.device("cpu")
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    uses_device: bool = True
+    device: "torch.device | None" = None
     shard: Shard = Shard()
     output: Storage | None = None
+    platform: "Platform | None" = None
     source: Source | None = None
     listing: Listing | None = None
-    detector: Detector | None = None
-    done: int = 0
+    previous: Storage | None = None
+    detector: "Detector | None" = None
+    num_done: int = 0
 
 
-class Check(Protocol):
-    """One thing to try; it says nothing where that does not concern the run, or another check has failed before."""
+@dataclass(frozen=True)
+class Check:
+    """One check.
 
-    __name__: str
+    Attributes:
+        name: Name in log lines.
+        make: Makes the check. It yields nothing if it does not apply to the run, or if an earlier check has failed.
+        in_run: Whether every run makes it before its work; `check` makes all.
+    """
 
-    def __call__(self, known: Known, /) -> Findings:
-        """Tries it."""
-        ...
+    name: str
+    make: Callable[[State], Findings]
+    in_run: bool
 
 
-def amount(size: float) -> str:
-    """A number of bytes, for people."""
+def require(value: T | None) -> T:
+    """A value that an earlier check has set.
+
+    Raises:
+        RuntimeError: If it has not.
+    """
+    if value is None:
+        raise RuntimeError("a check was made before the one that it needs")
+    return value
+
+
+def format_bytes(size: float) -> str:
+    """A number of bytes for people, such as "1.5 GB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

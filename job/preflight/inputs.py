@@ -1,70 +1,107 @@
-"""What goes in: which images, which of them have labels, and what is known of them already."""
+"""Checks of what goes in: the shard, its images, and the files that name images."""
 
 import pyarrow.compute as pc
 
 from job import external, inputs, shards
+from job.embed import METHODS, from_file
 from job.parts import previous
-from job.preflight.check import Findings, Known, Warn, amount
+from job.preflight.check import Findings, State, Warn, format_bytes
 from job.settings.resolve import NONE
 from job.storage import Entry, Listing, open_source
 
 
-def shard(known: Known) -> Findings:
-    """Which share of the images this process does, and who says so."""
-    settings, environment = known.settings, known.environment
-    known.shard = shards.detect(environment, settings.shard_index, settings.shard_count)
-    platform = next((each for each in shards.PLATFORMS if environment.get(each.index)), None)
+def shard(state: State) -> Findings:
+    """Which shard this process runs, and which variable says so."""
+    settings, environment = state.settings, state.environment
+    if settings.predictions:
+        return
+    state.shard = shards.detect(environment, settings.shard_index, settings.shard_count)
+    scheduler = next((known for known in shards.PLATFORMS if environment.get(known.index)), None)
     if settings.shard_index is not None:
-        over = f", which wins over {platform.index}" if platform else ""
-        yield f"{known.shard.index} of {known.shard.count} by CORAL_SHARD_INDEX{over}"
-    elif platform:
-        yield f"{known.shard.index} of {known.shard.count} by {platform.index} ({platform.name})"
+        ignored = f"; {scheduler.index} is ignored" if scheduler else ""
+        yield f"{state.shard.index} of {state.shard.count}, from CORAL_SHARD_INDEX{ignored}"
+    elif scheduler:
+        yield f"{state.shard.index} of {state.shard.count}, from {scheduler.index} ({scheduler.name})"
     else:
-        yield "this process does all images"
-        for each in shards.PLATFORMS:
-            if each.count and environment.get(each.count):
+        yield "this process runs all images"
+        for known in shards.PLATFORMS:
+            if known.count and environment.get(known.count):
                 yield Warn(
-                    f"{each.count}={environment[each.count]} ({each.name}) is set, but {each.index} is not, so each "
-                    "process would do all images: set that, or CORAL_SHARD_INDEX and CORAL_SHARD_COUNT."
+                    f"{known.count}={environment[known.count]} ({known.name}) is set, but {known.index} is not, so "
+                    f"every process would run all images: set {known.index}, or CORAL_SHARD_INDEX and "
+                    "CORAL_SHARD_COUNT."
                 )
 
 
-def images(known: Known) -> Findings:
-    """The images of this shard: that they are there, and can be read."""
-    source = open_source(known.settings.input, known.stop.requested)
-    listing = inputs.list_images(known.settings, source, known.shard)
+def images(state: State) -> Findings:
+    """The images of this shard exist and can be read."""
+    if state.settings.predictions:
+        return
+    source = open_source(state.settings.input, state.stop.requested)
+    listing = inputs.list_images(state.settings, source, state.shard)
     inputs.probe(source, listing)
-    known.source, known.listing = source, listing
+    state.source, state.listing = source, listing
     if len(listing):
-        yield f"{len(listing)} images, {size_of(listing)}"
+        yield f"{len(listing)} images, {format_size(listing)}"
     else:
-        yield Warn(f"None of them falls to this shard, of {known.shard.count}: take fewer shards.")
+        yield Warn(f"No images in this shard (of {state.shard.count}): use fewer shards.")
 
 
-def size_of(listing: Listing) -> str:
-    """Bytes of all files, for people; those of a list that says nothing of them count as none."""
-    return amount(pc.sum(listing.table["byte_size"]).as_py() or 0)
+def format_size(listing: Listing) -> str:
+    """Total size of all files, for people; files of unknown size count as 0 bytes."""
+    return format_bytes(pc.sum(listing.table["byte_size"]).as_py() or 0)
 
 
-def labelled(known: Known) -> Findings:
-    """The list of images that have labels."""
-    if known.settings.labelled and known.listing is not None:
-        names = inputs.read_labelled(known.settings.labelled, known.listing, known.shard)
-        yield f"{len(names)} names in {known.settings.labelled}"
-
-
-def previous_run(known: Known) -> Findings:
-    """Whose detections are taken over."""
-    if known.settings.previous:
-        yield f"{previous.open_output(known.settings.previous).uri} has parts of an earlier run"
-
-
-def predictions(known: Known) -> Findings:
-    """Detections made elsewhere, which say what images there are."""
-    settings = known.settings
+def predictions(state: State) -> Findings:
+    """Predictions from another detector, which also say what images there are."""
+    settings = state.settings
     if settings.predictions and settings.predictions != NONE:
-        found = external.read(
-            settings.predictions, settings.classes, stop=known.stop.requested, min_score=settings.score_threshold
+        content = external.read(
+            settings.predictions, settings.classes, stop=state.stop.requested, min_score=settings.score_threshold
         )
-        known.listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in found.rows)
-        yield f"{len(found.rows)} images with boxes of {len(found.class_names)} classes"
+        state.listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
+        yield f"{len(content.rows)} images with boxes of {len(content.class_names)} classes"
+
+
+def lightly_names(state: State) -> Findings:
+    """The Lightly platform accepts the file names."""
+    if state.platform is None or state.listing is None:
+        return
+    from job.lightly import images as lightly_images  # it takes seconds to import
+
+    names = (entry.key for entry in state.listing)
+    refused = lightly_images.refused(names, state.settings.max_failed)
+    if refused:
+        yield f"all file names but {len(refused)}, which lightly.json will list"
+    else:
+        yield "all file names are accepted"
+
+
+def labelled(state: State) -> Findings:
+    """The list of images that have labels."""
+    if state.settings.labelled and state.listing is not None:
+        names = inputs.read_labelled(state.settings.labelled, state.listing, state.shard)
+        yield f"{len(names)} names in {state.settings.labelled}"
+
+
+def embeddings(state: State) -> Findings:
+    """Embeddings from a file."""
+    settings = state.settings
+    if settings.embedding in METHODS:
+        return
+    names, vectors, _ = from_file.read(settings.embedding)
+    yield f"{len(names)} embeddings of {vectors.shape[1]} dimensions in {settings.embedding}"
+    if state.listing is not None and settings.predictions != NONE:
+        missing = from_file.find_missing(settings.embedding, names, state.listing, settings.max_failed)
+        if missing:
+            yield Warn(
+                f"{settings.embedding} has no embedding for {len(missing)} images, such as {missing[0]!r}: every "
+                "usable image needs one."
+            )
+
+
+def previous_run(state: State) -> Findings:
+    """The output of an earlier run, whose detections are reused."""
+    if state.settings.previous:
+        state.previous = previous.open_output(state.settings.previous)
+        yield f"{state.previous.uri} has parts of an earlier run"

@@ -1,92 +1,101 @@
-"""What the machine must offer: a GPU, memory, and places for files."""
+"""Checks of the machine: a GPU, memory, and disk space."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
-
-from job.detect import gpu
 from job.errors import AccessDenied
-from job.preflight.check import Findings, Known, Warn, amount
+from job.preflight.check import Findings, State, Warn, format_bytes
 from job.uris import Location
 
+if TYPE_CHECKING:
+    import torch
+
 _GIB = 1 << 30
-_GPU_MEMORY = 4 * _GIB
-_MEMORY = 3 * _GIB
-# Parts take some 30 kB an image; the rest is embeddings, predictions and tables.
-_BYTES_PER_IMAGE = 40_000
-_WEIGHTS = 1_000_000_000
+_MIN_GPU_MEMORY = 4 * _GIB
+_MIN_MEMORY = 3 * _GIB
+# A part takes some 30 kB per image; the rest is embeddings, predictions and tables.
+_OUTPUT_BYTES_PER_IMAGE = 40_000
+_CHECKPOINT_BYTES = 1_000_000_000
 
 
-def device(known: Known) -> Findings:
-    """The GPU, with its driver and what is free of its memory."""
-    known.device, without_gpu = gpu.choose(known.settings)
-    if without_gpu:
-        yield Warn(f"{without_gpu} The job would go on on the CPU.")
-    elif known.device.type == "cpu":
+def device(state: State) -> Findings:
+    """The GPU, with its driver and its free memory."""
+    if not state.uses_device:
+        return
+    from job.detect import gpu  # torch, which a selection does not need
+
+    state.device, problem = gpu.choose(state.settings)
+    if problem:
+        yield Warn(f"{problem} Falling back to the CPU.")
+    elif state.device.type == "cpu":
         yield f"the CPU with {os.cpu_count()} cores"
     else:
-        yield _described(known.device)
+        yield _describe(state.device)
 
 
-def _described(chosen: torch.device) -> str:
-    machine, index = gpu.look(), chosen.index or 0
+def _describe(device: "torch.device") -> str:
+    import torch
+
+    from job.detect import gpu
+
+    machine, index = gpu.look(), device.index or 0
     with gpu.faults():
-        free, total = torch.cuda.mem_get_info(chosen)
+        free, total = torch.cuda.mem_get_info(device)
     major, minor = machine.capabilities[index]
     words = (
         f"{machine.names[index]} of compute capability {major}.{minor}, driver {machine.driver or 'unknown'} for CUDA "
         f"up to {machine.driver_cuda[0]}.{machine.driver_cuda[1]}, torch for CUDA {machine.torch_cuda}, "
         f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     )
-    if free >= _GPU_MEMORY:
+    if free >= _MIN_GPU_MEMORY:
         return words
-    return Warn(f"{words}: see in nvidia-smi who uses the rest, take another GPU, or lower CORAL_BATCH_SIZE.")
+    return Warn(f"{words}: find out with nvidia-smi who uses the rest, use another GPU, or lower CORAL_BATCH_SIZE.")
 
 
-def memory(known: Known) -> Findings:
-    """What the process may take."""
+def memory(_: State) -> Findings:
+    """Memory that the process may use."""
     limit = memory_limit()
     words = f"{limit / _GIB:.1f} GiB of memory"
-    if limit >= _MEMORY:
+    if limit >= _MIN_MEMORY:
         yield words
     else:
         yield Warn(
-            f"{words}, and images on their way to the detector alone may take {_MEMORY // _GIB}: raise the limit of "
-            "the container (--memory, or resources.limits.memory), or take a larger machine."
+            f"{words}, but images that wait for the detector may take {_MIN_MEMORY // _GIB} GiB: raise the limit of "
+            "the container (--memory, or resources.limits.memory), or use a larger machine."
         )
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes that this process may take: what the machine has, or less where its control groups say so.
+    """Bytes of memory that this process may use: those of the machine, or fewer if its control groups limit them.
 
     Args:
-        root: Where /proc and /sys are.
+        root: Folder that holds /proc and /sys.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2, which has one tree for all
+        if not controllers:  # version 2, which has one tree for all controllers
             folder, name = root / "sys/fs/cgroup", "memory.max"
         elif "memory" in controllers.split(","):
             folder, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
         else:
             continue
-        # A container may see its own group as the root, and be told another path; and groups above limit, too.
+        # In a container the root may be its own group, whatever the path says; and groups above have limits, too.
         group = PurePosixPath(path.lstrip("/"))
-        for each in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # there is no such group, or it has no limit
-                limits.append(int((folder / each / name).read_text()))
+        for parent in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
+                limits.append(int((folder / parent / name).read_text()))
     return min(limits)
 
 
-def temporary_files(known: Known) -> Findings:
-    """Where libraries, and the upload, put what they need for a moment."""
-    wanted = known.environment.get("TMPDIR") or "/tmp"  # noqa: S108  # as Python's own module looks for it
+def temporary_files(state: State) -> Findings:
+    """A folder for the temporary files of libraries and of the upload."""
+    wanted = state.environment.get("TMPDIR") or "/tmp"  # noqa: S108  # where Python's own module looks first
     try:
         with tempfile.TemporaryFile() as file:
             file.write(b"probe")
@@ -94,30 +103,33 @@ def temporary_files(known: Known) -> Findings:
     except OSError as error:
         raise AccessDenied(
             f"No temporary file can be written ({error.strerror}): mount a writable /tmp (--tmpfs /tmp), or set TMPDIR "
-            "to a folder with room in it."
+            "to a folder with free space."
         ) from None
-    taken = tempfile.gettempdir()
-    if os.path.realpath(taken) == os.path.realpath(wanted):
-        yield f"{taken} can be written"
+    used = tempfile.gettempdir()
+    if os.path.realpath(used) == os.path.realpath(wanted):
+        yield f"{used} is writable"
     else:
-        yield Warn(f"{wanted} cannot be written: temporary files go to {taken}. Set TMPDIR to a folder that can be.")
+        yield Warn(f"{wanted} is not writable, so temporary files go to {used}: set TMPDIR to a writable folder.")
 
 
-def disk(known: Known) -> Findings:
-    """Room for results, and for weights that are not there yet."""
-    if known.listing is None:
+def disk(state: State) -> Findings:
+    """Disk space for results, and for a checkpoint that is not downloaded yet."""
+    if state.listing is None:
         return
-    where, weights = Location.of(known.settings.output), known.settings.weights
-    if not where.scheme:
-        needed = (len(known.listing) - known.done) * _BYTES_PER_IMAGE
-        yield _room(Path(where.path), needed, "the results", "name another CORAL_OUTPUT")
-    to_fetch = known.detector is None and not known.settings.predictions
-    if to_fetch and (weights is None or "://" in weights):
-        yield _room(Path(torch.hub.get_dir()), _WEIGHTS, "weights", "set TORCH_HOME to a folder elsewhere")
+    output, weights = Location.of(state.settings.output), state.settings.weights
+    if not output.scheme:
+        needed = (len(state.listing) - state.num_done) * _OUTPUT_BYTES_PER_IMAGE
+        yield _compare_space(Path(output.path), needed, "the results", "set CORAL_OUTPUT to another folder")
+    downloads = state.detector is None and not state.settings.predictions
+    if downloads and (weights is None or "://" in weights):
+        import torch
+
+        folder = Path(torch.hub.get_dir())
+        yield _compare_space(folder, _CHECKPOINT_BYTES, "the checkpoint", "set TORCH_HOME to another folder")
 
 
-def _room(folder: Path, needed: int, what: str, otherwise: str) -> str:
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(there).free
-    words = f"{amount(free)} are free in {folder}, and {what} take about {amount(needed)}"
-    return words if free >= needed else Warn(f"{words}: make room, or {otherwise}.")
+def _compare_space(folder: Path, needed: int, content: str, fix: str) -> str:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(existing).free
+    words = f"{format_bytes(free)} are free in {folder}; {content} will take about {format_bytes(needed)}"
+    return words if free >= needed else Warn(f"{words}: free some space, or {fix}.")

@@ -13,7 +13,7 @@ import requests
 
 from job import parts
 from job.errors import AccessDenied, JobError
-from job.preflight.check import Findings, Known, Warn
+from job.preflight.check import Findings, State, Warn
 from job.retry import Patience
 from job.storage import Storage, open_folder, required
 from job.uris import Location
@@ -34,10 +34,10 @@ _SECONDS_TO_ANSWER = 5
 _SKEW = 5 * 60.0
 
 
-def output(known: Known) -> Findings:
+def output(state: State) -> Findings:
     """Every right that a run needs on the output, by a probe that is removed again."""
-    where = Location.of(known.settings.output)
-    store = open_folder(known.settings.output, stop=known.stop.requested, patience=_PATIENCE)
+    where = Location.of(state.settings.output)
+    store = open_folder(state.settings.output, stop=state.stop.requested, patience=_PATIENCE)
     said: set[str] = set()
     with _folders_restored(where), contextlib.closing(_Probe(store)) as probe:
         for done, operation in probe.operations().items():
@@ -48,7 +48,7 @@ def output(known: Known) -> Findings:
                     yield AccessDenied(f"{error}{_fix(where, done, str(error))}")
                 said.add(str(error))
     if not said:
-        known.output = store
+        state.output = store
         yield f"{store.uri} can be listed, read, written and overwritten, and files in it removed"
 
 
@@ -126,10 +126,10 @@ def _fix(where: Location, done: str, error: str) -> str:
     return f" Give it to the job's credentials{f': {right}' if right else ''}."
 
 
-def clock(known: Known) -> Findings:
+def clock(state: State) -> Findings:
     """Signed requests are refused when they seem to come from another hour."""
-    places = {Location.of(uri) for uri in (known.settings.input, known.settings.output)}
-    for endpoint in sorted({each for place in places if (each := _endpoint(place, known))}):
+    places = {Location.of(uri) for uri in (state.settings.input, state.settings.output)}
+    for endpoint in sorted({each for place in places if (each := _endpoint(place, state))}):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         try:
             ahead = _seconds_ahead(endpoint)
@@ -145,21 +145,21 @@ def clock(known: Known) -> Findings:
             )
 
 
-def _endpoint(place: Location, known: Known) -> str | None:
+def _endpoint(place: Location, state: State) -> str | None:
     """Where a store answers; None for a local folder, or where `output` and `images` will say what is wrong."""
     if place.scheme == "s3":
         import boto3
         import botocore.exceptions
 
         try:
-            session = boto3.Session(region_name=known.environment.get("AWS_REGION") or None)
+            session = boto3.Session(region_name=state.environment.get("AWS_REGION") or None)
             return str(session.client("s3").meta.endpoint_url)
         except (botocore.exceptions.BotoCoreError, ValueError):
             return None
     if place.scheme == "az":
-        account = known.environment.get("AZURE_STORAGE_ACCOUNT_NAME")
+        account = state.environment.get("AZURE_STORAGE_ACCOUNT_NAME")
         of_account = f"https://{account}.blob.core.windows.net" if account else None
-        return known.environment.get("AZURE_STORAGE_ENDPOINT") or of_account
+        return state.environment.get("AZURE_STORAGE_ENDPOINT") or of_account
     return "https://storage.googleapis.com" if place.scheme == "gs" else None
 
 

@@ -1,28 +1,29 @@
-"""A few images of the pool through the map step, to know how long all of them take: `check --trial`."""
+"""A few images of the pool through detection, to estimate the time for all images: `check --trial`."""
 
 import tempfile
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from job import parts
-from job.detect import runner
-from job.detect.inference import Inference
-from job.detect.model import Detector
-from job.preflight.check import Findings, Known, Warn, amount
+from job.preflight.check import Findings, State, Warn, format_bytes
 from job.storage import Listing, Source
 from job.storage.local import LocalFolder
 
-_IMAGES = 20
+if TYPE_CHECKING:
+    from job.detect.model import Detector
+
+_NUM_IMAGES = 20
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What came of it.
+class Measurement:
+    """Result of a trial.
 
     Attributes:
-        seconds: That the images took.
+        seconds: Time that all its images took.
         size: Bytes of their parts.
-        failed: Of each image that cannot be used, name and reason.
+        failed: File name and reason of each unusable image.
     """
 
     seconds: float
@@ -31,77 +32,82 @@ class Measured:
 
 
 class Trial:
-    """The check.
+    """A trial of some images.
 
     Args:
-        price_per_hour: Of this machine; None where it is not known.
+        price_per_hour: Price of this machine per hour; None if unknown.
     """
-
-    __name__ = "trial"
 
     def __init__(self, price_per_hour: float | None) -> None:
         self._price = price_per_hour
 
-    def __call__(self, known: Known, /) -> Findings:
-        """Detects on images from all over the listing, into a folder that is gone afterwards."""
-        if not known.listing or known.source is None or known.detector is None:
-            yield Warn("There is nothing to try: see what is said of the images and the detector.")
+    def estimate(self, state: State) -> Findings:
+        """Runs the detector on images from the whole listing, into a folder that is removed afterwards."""
+        if not state.listing or state.source is None or state.detector is None:
+            yield Warn("No trial is possible: fix the images and the detector first.")
             return
-        sample = Listing.of(known.listing.sample(_IMAGES))
-        measured = _measured(known, sample, known.source, known.detector)
-        rate, left = len(sample) / measured.seconds, len(known.listing) - known.done
-        of_shard = f" of shard {known.shard.index}" if known.shard.count > 1 else ""
-        what = f"{left} images{of_shard}{' that are not done yet' if known.done else ''}"
+        sample = Listing.of(state.listing.sample(_NUM_IMAGES))
+        measured = _measure(state, sample, state.source, state.detector)
+        rate, left = len(sample) / measured.seconds, len(state.listing) - state.num_done
+        shard = f" of shard {state.shard.index}" if state.shard.count > 1 else ""
+        images = f"{left}{' unfinished' if state.num_done else ''} images{shard}"
         yield (
-            f"{rate:.3g} images/s on {len(sample)} of them: {what} would take about "
-            f"{_duration(left / rate)}{self._cost(left / rate, known.shard.count)} and "
-            f"make {amount(measured.size / len(sample) * left)} of parts"
+            f"{rate:.3g} images/s on {len(sample)} images: {images} would take about "
+            f"{_format_duration(left / rate)}{self._format_cost(left / rate, state.shard.count)} and "
+            f"{format_bytes(measured.size / len(sample) * left)} of parts"
         )
-        yield from _failures(measured.failed, len(sample), known.settings.max_failed)
+        yield from _check_failures(measured.failed, len(sample), state.settings.max_failed)
 
-    def _cost(self, seconds: float, shards: int) -> str:
+    def _format_cost(self, seconds: float, shards: int) -> str:
         if self._price is None:
             return ""
         cost = self._price * seconds / 3600
         return f", cost {cost:.2f}{f' (all {shards} shards: {cost * shards:.2f})' if shards > 1 else ''}"
 
 
-def _measured(known: Known, sample: Listing, source: Source, detector: Detector) -> Measured:
-    # Found out beforehand, as a run does once: it would weigh too much among few images.
-    inference = Inference(detector, known.settings.batch_size)
+def _measure(state: State, sample: Listing, source: Source, detector: "Detector") -> Measurement:
+    from job.detect import runner
+    from job.detect.inference import Inference
+
+    # A run finds its batch size once. Among few images that would weigh too much, so it is found beforehand.
+    inference = Inference(detector, state.settings.batch_size)
     inference.close()
-    # What is run on a GPU for the first time is loaded first.
+    # On a GPU, the first run also loads its code.
     for _ in range(2 if detector.device.type == "cuda" else 1):
-        with tempfile.TemporaryDirectory(prefix="coralpick-") as folder, known.stop.deferred() as requested:
+        with tempfile.TemporaryDirectory(prefix="coralpick-") as folder, state.stop.deferred() as requested:
             output = LocalFolder(folder)
             start = time.monotonic()
             runner.predict(
-                *(sample, source, output, detector, set()),
+                sample,
+                source,
+                output,
+                detector,
+                set(),
                 batch_size=inference.batch_size,
-                part_size=known.settings.part_size,
+                part_size=state.settings.part_size,
                 stop=requested,
             )
             seconds = time.monotonic() - start
             tables = [part.table for part in parts.read(output, ["key", "status", "error"])]
             rows = [row for table in tables for row in table.to_pylist()]
-            size = sum(each.size for each in parts.files(output))
+            size = sum(file.size for file in parts.files(output))
     failed = [(row["key"], row["error"]) for row in rows if row["status"] != "ok"]
-    return Measured(seconds, size, failed)
+    return Measurement(seconds, size, failed)
 
 
-def _failures(failed: list[tuple[str, str]], count: int, most: float) -> Findings:
+def _check_failures(failed: list[tuple[str, str]], count: int, max_failed: float) -> Findings:
     if not failed:
-        yield f"all {count} images can be used"
+        yield f"all {count} images are usable"
         return
-    key, reason = failed[0]
-    words = f"{len(failed)} of {count} images cannot be used, such as {key!r}: {reason}"
-    if len(failed) > most * count:
-        yield Warn(f"{words}. That is more than CORAL_MAX_FAILED={most:g} allows: a run like that would end with 65.")
+    name, reason = failed[0]
+    words = f"{len(failed)} of {count} images are unusable, such as {name!r}: {reason}"
+    if len(failed) > max_failed * count:
+        yield Warn(f"{words}. With such a share the run would end with 65, since CORAL_MAX_FAILED={max_failed:g}.")
     else:
         yield words
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

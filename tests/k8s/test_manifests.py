@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from job import pipeline
 from job.cli import cli
+from job.preflight import output
 from job.settings import knobs
 from tests.conftest import ROOT
 from tests.standins.kubernetes_server import KubernetesServer, Object
@@ -122,7 +122,7 @@ def test_what_the_schemas_do_not_see(rendered: dict[str, list[Object]]) -> None:
         assert spec["activeDeadlineSeconds"] >= 3600, name
         # A JobSet would make a Job again that has cleaned itself up.
         assert ("ttlSecondsAfterFinished" in spec) is not name.startswith("jobset"), name
-        assert pod["terminationGracePeriodSeconds"] > 2 * pipeline._SECONDS_TO_SAVE, name
+        assert pod["terminationGracePeriodSeconds"] > 2 * output._PATIENCE.grace, name
         for limit in ("backoffLimit", "backoffLimitPerIndex"):
             assert spec.get(limit, 0) >= 0, name
         if indexed:

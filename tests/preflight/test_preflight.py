@@ -23,7 +23,7 @@ from job.detect import gpu
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, Stopped
 from job.preflight import inputs, machine, plan, trial
 from job.preflight import output as stores
-from job.preflight.check import Check, Finding, Known, Warn, amount
+from job.preflight.check import Finding, State, Warn, format_bytes
 from job.retry import Patience
 from job.settings import Settings
 from job.settings.resolve import resolve
@@ -38,11 +38,11 @@ from tests.standins.servers import BUCKET, LISTER, READER, Fault, FaultProxy
 Variables = dict[str, str]
 
 
-def known(ours: Settings | None = None, environment: Variables | None = None, **found: Any) -> Known:
-    return Known(ours or settings(), Stop(), dict(os.environ) if environment is None else environment, **found)
+def known(ours: Settings | None = None, environment: Variables | None = None, **found: Any) -> State:
+    return State(ours or settings(), Stop(), dict(os.environ) if environment is None else environment, **found)
 
 
-def tried(check: Check | Callable[[Known], Iterator[Finding]], what: Known) -> list[Finding]:
+def tried(check: Callable[[State], Iterator[Finding]], what: State) -> list[Finding]:
     """All that a check says, with what it raises at the end."""
     said: list[Finding] = []
     try:
@@ -53,7 +53,7 @@ def tried(check: Check | Callable[[Known], Iterator[Finding]], what: Known) -> l
     return said
 
 
-def only(check: Check | Callable[[Known], Iterator[Finding]], what: Known, kind: type = str) -> str:
+def only(check: Callable[[State], Iterator[Finding]], what: State, kind: type = str) -> str:
     """The one thing that a check says."""
     (said,) = tried(check, what)
     assert type(said) is kind, said
@@ -72,12 +72,12 @@ def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: P
         "memory: ok, ",
         "temporary files: ok, ",
         f"output: ok, {tmp_path}/new/out can be listed, read, written and overwritten, and files in it removed.",
-        "shard: ok, this process does all images.",
+        "shard: ok, this process runs all images.",
         "images: ok, 12 images, ",
         "detector: ok, 80 classes, class probabilities: native, fp32.",
         "disk: ok, ",
-        "lightly: ok, no token, so nothing will be uploaded.",
-        "run: ok, it would take 12 images (",
+        "lightly: ok, no token is set, so nothing is uploaded.",
+        "run: ok, it would use 12 images (",
         f"kB), pick 5 by coral with uncertainty_entropy, and write to {tmp_path}/new/out.",
     ):
         assert line in done.stderr, line
@@ -111,6 +111,25 @@ def test_the_first_failure_decides_the_exit_code(tmp_path: Path, caplog: pytest.
     assert "check images: failed." in caplog.text and "check detector: failed." in caplog.text
 
 
+def test_a_run_makes_the_checks_of_check_before_its_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    """What `check` finds wrong ends a run, too: with the same words, and before the detector is loaded."""
+    (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
+    variables = demo_variables(few_frames, tmp_path / "out", CORAL_DEVICE="cpu", CORAL_EMBEDDING=tmp_path / "a.csv")
+    wrong = [tmp_path / "no folder", tmp_path / "a.csv"]
+    for name, value in (("CORAL_LABELLED", wrong[0]), ("CORAL_PREVIOUS", wrong[0]), ("CORAL_EMBEDDING", wrong[1])):
+        given = variables | {"CORAL_EMBEDDING": "detector", name: value}
+        checked, ran = job("check", **given), job(**given)
+        assert checked.returncode == ran.returncode == 64
+        (said,) = [line for line in checked.stderr.splitlines() if ": failed. " in line]
+        assert said.partition(": failed. ")[2] in ran.stderr
+
+
+def test_check_names_a_class_that_does_not_exist(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    wrong = {"CORAL_CLASS_WEIGHTS": "bycicle=2", "CORAL_DEVICE": "cpu"}
+    done = job("check", **demo_variables(few_frames, tmp_path / "out"), **wrong)
+    assert done.returncode == 64 and "check classes: failed. CORAL_CLASS_WEIGHTS names 'bycicle'" in done.stderr
+
+
 def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> Any:
         raise Stopped("as asked")
@@ -130,7 +149,7 @@ def test_the_options_of_check_are_its_own(job: Job) -> None:
     assert "--trial" not in job("--help").stdout + job("run", "--help").stdout
     assert job("--trial").returncode == 64
     wrong = job("check", "--price-per-hour", "3", CORAL_INPUT="in", CORAL_OUTPUT="out")
-    assert wrong.returncode == 64 and "is for --trial" in wrong.stderr
+    assert wrong.returncode == 64 and "needs --trial" in wrong.stderr
 
 
 # The device
@@ -146,7 +165,7 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         "70.0 of 79.0 GiB free"
     )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 30, 79 << 30))
-    assert "3.0 of 79.0 GiB free: see in nvidia-smi who uses the rest" in only(machine.device, known(), Warn)
+    assert "3.0 of 79.0 GiB free: find out with nvidia-smi who uses the rest" in only(machine.device, known(), Warn)
 
     def broken(_: Any) -> Any:
         raise torch.AcceleratorError("busy")
@@ -199,7 +218,7 @@ def test_the_limit_of_the_container(
 def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.memory_limit() > 0
     monkeypatch.setattr(machine, "memory_limit", lambda: 2 * GIB)
-    assert only(machine.memory, known(), Warn).startswith("2.0 GiB of memory, and images on their way")
+    assert only(machine.memory, known(), Warn).startswith("2.0 GiB of memory, but images that wait for the detector")
     monkeypatch.setattr(machine, "memory_limit", lambda: 3 * GIB)
     assert only(machine.memory, known()) == "3.0 GiB of memory"
 
@@ -207,11 +226,11 @@ def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)  # as in a new process
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert only(machine.temporary_files, known()) == f"{tmp_path} can be written"
+    assert only(machine.temporary_files, known()) == f"{tmp_path} is writable"
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     assert only(machine.temporary_files, known(), Warn).startswith(
-        f"{tmp_path}/none cannot be written: temporary files"
+        f"{tmp_path}/none is not writable, so temporary files go to"
     )
     monkeypatch.setattr(tempfile, "tempdir", None)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -232,15 +251,16 @@ def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ours = settings(output="/proc/out", weights="/model.pth")  # a file system without room
     said = only(machine.disk, known(ours, listing=listing(1000)), Warn)
     assert said == (
-        "0 bytes are free in /proc/out, and the results take about 40 MB: make room, or name another CORAL_OUTPUT."
+        "0 bytes are free in /proc/out; the results will take about 40 MB: free some space, or set CORAL_OUTPUT to "
+        "another folder."
     )
     assert tried(machine.disk, known(settings(output="s3://b/out", weights="/a"), listing=listing())) == []
     (said,) = map(str, tried(machine.disk, known(settings(output="s3://b/out"), listing=listing())))
-    assert f"free in {tmp_path}/hub, and weights take about 1 GB" in said
+    assert f"free in {tmp_path}/hub; the checkpoint will take about 1 GB" in said
 
 
 def test_amounts() -> None:
-    assert [amount(each) for each in (0, 999, 1500, 40_000_000, 1.25e9, 2e12)] == [
+    assert [format_bytes(each) for each in (0, 999, 1500, 40_000_000, 1.25e9, 2e12)] == [
         *("0 bytes", "999 bytes", "1.5 kB", "40 MB", "1.25 GB", "2 TB")
     ]
 
@@ -362,26 +382,26 @@ def test_where_stores_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "environment", "said"),
     [
-        ({}, {}, ["this process does all images"]),
-        ({"shard_index": 1, "shard_count": 3}, {}, ["1 of 3 by CORAL_SHARD_INDEX"]),
+        ({}, {}, ["this process runs all images"]),
+        ({"shard_index": 1, "shard_count": 3}, {}, ["1 of 3, from CORAL_SHARD_INDEX"]),
         (
             {"shard_index": 1, "shard_count": 3},
             {"JOB_COMPLETION_INDEX": "0"},
-            ["1 of 3 by CORAL_SHARD_INDEX, which wins over JOB_COMPLETION_INDEX"],
+            ["1 of 3, from CORAL_SHARD_INDEX; JOB_COMPLETION_INDEX is ignored"],
         ),
         (
             {},
             {"AWS_BATCH_JOB_ARRAY_INDEX": "2", "AWS_BATCH_JOB_ARRAY_SIZE": "4"},
-            ["2 of 4 by AWS_BATCH_JOB_ARRAY_INDEX (AWS Batch)"],
+            ["2 of 4, from AWS_BATCH_JOB_ARRAY_INDEX (AWS Batch)"],
         ),
-        ({"shard_count": 4}, {"JOB_COMPLETION_INDEX": "3"}, ["3 of 4 by JOB_COMPLETION_INDEX (Kubernetes)"]),
+        ({"shard_count": 4}, {"JOB_COMPLETION_INDEX": "3"}, ["3 of 4, from JOB_COMPLETION_INDEX (Kubernetes)"]),
         (
             {},
             {"CLOUD_RUN_TASK_COUNT": "5"},
             [
-                "this process does all images",
-                "CLOUD_RUN_TASK_COUNT=5 (Cloud Run) is set, but CLOUD_RUN_TASK_INDEX is not, so each process would do "
-                "all images: set that, or CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.",
+                "this process runs all images",
+                "CLOUD_RUN_TASK_COUNT=5 (Cloud Run) is set, but CLOUD_RUN_TASK_INDEX is not, so every process would run "
+                "all images: set CLOUD_RUN_TASK_INDEX, or CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.",
             ],
         ),
     ],
@@ -412,7 +432,7 @@ def test_images(few_frames: Path, tmp_path: Path, seaweedfs: S3, monkeypatch: py
     (tmp_path / "empty").mkdir()
     assert "holds no images" in only(inputs.images, known(settings(input=str(tmp_path / "empty"))), SettingsError)
     empty = next(Shard(i, 200) for i in range(200) if not any(map(Shard(i, 200).has, (e.key for e in what.listing))))
-    assert "take fewer shards" in only(inputs.images, known(settings(input=str(few_frames)), shard=empty), Warn)
+    assert "use fewer shards" in only(inputs.images, known(settings(input=str(few_frames)), shard=empty), Warn)
     frame = next(few_frames.glob("*.jpg")).read_bytes()
     open_folder(seaweedfs.uri("denied")).write("a.jpg", frame)
     for name, value in LISTER.items():
@@ -465,7 +485,7 @@ def pool(tmp_path: Path, small_rcnn: tuple[Path, Path]) -> Settings:
     )
 
 
-def with_detector(ours: Settings, **found: Any) -> Known:
+def with_detector(ours: Settings, **found: Any) -> State:
     what = known(ours, **found)
     for each in (stores.output, inputs.images, plan.detector):
         assert type(only(each, what)) is str
@@ -481,11 +501,11 @@ def test_results_of_an_earlier_run(pool: Settings, job: Job) -> None:
     assert job("predict", **given).returncode == 0
     cv2.imwrite(f"{pool.input}/new.jpg", picture(99, 60, 80))
     what = with_detector(pool)
-    assert only(plan.earlier_results, what) == "40 of 41 images are done already" and what.done == 40
+    assert only(plan.earlier_results, what) == "40 of 41 images are finished" and what.num_done == 40
     other = resolve({}, {name: str(value) for name, value in given.items()} | {"CORAL_SCORE_THRESHOLD": "0.5"})
     assert "holds results of other settings" in only(plan.earlier_results, with_detector(other), SettingsError)
-    (said, _) = tried(trial.Trial(None), what)
-    assert re.search(r": 1 images that are not done yet would take about \d+ seconds and make ", str(said))
+    (said, _) = tried(trial.Trial(None).estimate, what)
+    assert re.search(r": 1 unfinished images would take about \d+ seconds and ", str(said))
     earlier = settings(previous=pool.output)
     assert only(inputs.previous_run, known(earlier)) == f"{pool.output} has parts of an earlier run"
     assert "no parts" in only(inputs.previous_run, known(settings(previous=pool.input)), SettingsError)
@@ -493,16 +513,16 @@ def test_results_of_an_earlier_run(pool: Settings, job: Job) -> None:
 
 def test_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert only(plan.lightly, known()) == "no token, so nothing will be uploaded"
+    assert only(plan.lightly, known()) == "no token is set, so nothing is uploaded"
     with LightlyServer().running() as server:
 
         def ours(**more: str) -> Settings:
             given = {"CORAL_INPUT": "in", "CORAL_OUTPUT": "out", "LIGHTLY_SERVER_LOCATION": server.url}
             return resolve({}, given | {"LIGHTLY_TOKEN": TOKEN, "CORAL_LIGHTLY_DATASET": "street"} | more)
 
-        assert only(plan.lightly, known(ours())) == "the token is accepted, and the dataset 'street' would be made"
+        assert only(plan.lightly, known(ours())) == "the token is accepted; the dataset 'street' will be created"
         server.add_dataset("street")
-        said = "the token is accepted, and the dataset 'street' is there"
+        said = "the token is accepted; the dataset 'street' exists"
         assert only(plan.lightly, known(ours())) == said
         found = tried(plan.lightly, known(ours(), shard=Shard(0, 2)))
         assert found[0] == said and "does not upload" in found[1] and type(found[1]) is Warn  # type: ignore[operator]
@@ -519,14 +539,14 @@ def test_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_would_be_done(tmp_path: Path) -> None:
     given = settings(output="/out", n_samples=20)
     assert only(plan.run, known(given, listing=listing())) == (
-        "it would take 30 images (30 kB), pick 20 by coral with uncertainty_entropy, and write to /out"
+        "it would use 30 images (30 kB), pick 20 by coral with uncertainty_entropy, and write to /out"
     )
     entries = '[{"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}}]'
     for strategy, by in (("coreset", "coreset"), (entries, "a list of strategies"), ("random", "random")):
         said = only(plan.run, known(settings(strategy=strategy, n_samples=1), listing=listing()))
         assert f"pick 1 by {by}, and" in said
     found = tried(plan.run, known(listing=listing()))
-    assert type(found[1]) is Warn and "CORAL_N_SAMPLES=100 are more than there are images" in str(found[1])
+    assert type(found[1]) is Warn and "CORAL_N_SAMPLES=100 is more than the number of images" in str(found[1])
     assert "in shard 1 of 3, pick" in only(plan.run, known(listing=listing(), shard=Shard(1, 3)))
     assert tried(plan.run, known()) == []
 
@@ -548,12 +568,13 @@ def test_detections_from_elsewhere_need_no_detector(
         input="/nowhere", output=str(tmp_path / "out"), predictions=str(tmp_path / "coco.json"), n_samples=2,
         embedding=str(tmp_path / "own.parquet"),
     )  # fmt: skip
-    preflight.run_checks(ours, Stop(), {})
+    with pytest.raises(SettingsError, match="1 of "):
+        preflight.run_checks(ours, Stop(), {})
     for line in (
         "check predictions: ok, 3 images with boxes of 1 classes.",
-        f"check embeddings: ok, 2 of 4 numbers in {tmp_path}/own.parquet.",
-        "own.parquet has none for 1 of the images, such as '2.jpg': each usable one needs one.",
-        "check run: ok, it would take 3 images",
+        f"check embeddings: ok, 2 embeddings of 4 dimensions in {tmp_path}/own.parquet.",
+        "own.parquet' has none for 1 of 3 images: '2.jpg'",
+        "check run: ok, it would use 3 images",
     ):
         assert line in caplog.text
     for word in ("check images", "check detector", "weights"):
@@ -573,32 +594,32 @@ def test_a_trial_says_how_long_it_takes_and_what_it_costs(few_frames: Path, tmp_
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = re.search(
-        r"check trial: ok, ([\d.]+) images/s on 12 of them: 12 images would take about (\d+) seconds, cost (\d+\.\d\d) "
-        r"and make [\d.]+ [kM]B of parts\.",
+        r"check trial: ok, ([\d.]+) images/s on 12 images: 12 images would take about (\d+) seconds, cost (\d+\.\d\d) "
+        r"and [\d.]+ [kM]B of parts\.",
         done.stderr,
     )
     assert found, done.stderr
     rate, seconds, cost = (float(each) for each in found.groups())
     assert seconds == pytest.approx(12 / rate, abs=0.6) and cost == pytest.approx(12 / rate, rel=0.05)
-    assert "check trial: ok, all 12 images can be used." in done.stderr
+    assert "check trial: ok, all 12 images are usable." in done.stderr
     assert {each.name for each in tmp_path.iterdir()} == {"in"}
 
 
 def test_a_trial_takes_twenty_from_all_over_and_counts_the_unusable(pool: Settings) -> None:
     what = with_detector(pool, shard=Shard(0, 1))
     what.shard = Shard(0, 3)
-    said, unusable = tried(trial.Trial(7200.0), what)
+    said, unusable = tried(trial.Trial(7200.0).estimate, what)
     assert re.fullmatch(
-        r"[\d.]+ images/s on 20 of them: 40 images of shard 0 would take about \d+ seconds, "
-        r"cost [\d.]+ \(all 3 shards: [\d.]+\) and make [\d.]+ kB of parts",
+        r"[\d.]+ images/s on 20 images: 40 images of shard 0 would take about \d+ seconds, "
+        r"cost [\d.]+ \(all 3 shards: [\d.]+\) and [\d.]+ kB of parts",
         str(said),
     )
     assert type(unusable) is Warn
-    assert str(unusable).startswith("4 of 20 images cannot be used, such as '02.jpg': not an image")
-    assert "more than CORAL_MAX_FAILED=0.05 allows" in str(unusable)
+    assert str(unusable).startswith("4 of 20 images are unusable, such as '02.jpg': not an image")
+    assert "the run would end with 65, since CORAL_MAX_FAILED=0.05" in str(unusable)
     what.settings = settings(max_failed=0.5)
-    assert type(tried(trial.Trial(None), what)[1]) is str
-    assert "nothing to try" in only(trial.Trial(None), known(), Warn)
+    assert type(tried(trial.Trial(None).estimate, what)[1]) is str
+    assert "No trial is possible" in only(trial.Trial(None).estimate, known(), Warn)
 
 
 def test_a_trial_can_be_stopped(pool: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -607,12 +628,12 @@ def test_a_trial_can_be_stopped(pool: Settings, tmp_path: Path, monkeypatch: pyt
     what = with_detector(pool)
     what.stop.requested.set()
     with pytest.raises(Stopped):
-        list(trial.Trial(None)(what))
+        list(trial.Trial(None).estimate(what))
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_durations() -> None:
-    said = [trial._duration(each) for each in (3, 119, 120, 7199, 7200, 172_799, 200_000)]
+    said = [trial._format_duration(each) for each in (3, 119, 120, 7199, 7200, 172_799, 200_000)]
     assert said == [
         *("3 seconds", "119 seconds", "2.0 minutes", "120.0 minutes", "2.0 hours", "48.0 hours", "2.3 days")
     ]
