@@ -54,12 +54,12 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
     with start(settings, stop, shard) as current:
         listing = map_step(current, shard)
         if shard.count > 1:
-            if missing := listings.missing(current.output, shard.count):
+            if missing := listings.find_missing(current.output, shard.count):
                 logger.info(
                     "Shard %d of %d finished; %d shards have not finished yet.", shard.index, shard.count, len(missing)
                 )
                 return None
-            listing = listings.listing(current.output, shard.count)
+            listing = listings.read(current.output, shard.count)
         return reduce_step(current, listing)
 
 
@@ -82,7 +82,7 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
             return reduce_step(current, take_in.take_in(current))
-        listing = listings.listing(current.output, settings.shard_count, allow_missing=settings.allow_missing)
+        listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 
 
@@ -121,9 +121,9 @@ def map_step(run: Run, shard: Shard) -> Listing:
     source, listing = require(state.source), require(state.listing)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector)
-        done = parts.done(output, provenance)
+        done = parts.find_done(output, provenance)
         if state.previous:
-            done = previous.take_over(state.previous, output, listing, done, provenance)
+            done = previous.reuse(state.previous, output, listing, done, provenance)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)

@@ -115,19 +115,19 @@ def keys_of(found: Listing) -> list[str]:
 def test_the_reduce_step_waits_for_all_shards(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     with pytest.raises(TryAgain, match="No shard is through yet") as caught:
-        listings.listing(output)
+        listings.read(output)
     assert caught.value.exit_code == 75
     listings.finish(output, Shard(0, 3), listing("b.jpg"))
     listings.finish(output, Shard(2, 3), listing("c.jpg", "a.jpg"))
-    assert listings.missing(output, 3) == [1]
+    assert listings.find_missing(output, 3) == [1]
     with pytest.raises(TryAgain, match=r"1 of 3 shards are not through yet \(1\)"):
-        listings.listing(output)
+        listings.read(output)
     listings.finish(output, Shard(1, 3), listing())
-    assert listings.missing(output, 3) == []
-    assert keys_of(listings.listing(output)) == ["a.jpg", "b.jpg", "c.jpg"]
-    assert keys_of(listings.listing(output, 3)) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert listings.find_missing(output, 3) == []
+    assert keys_of(listings.read(output)) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert keys_of(listings.read(output, 3)) == ["a.jpg", "b.jpg", "c.jpg"]
     with pytest.raises(TryAgain, match="2 of 2 shards are not through yet"):
-        listings.listing(output, 2)
+        listings.read(output, 2)
 
 
 def test_a_shard_that_starts_takes_back_what_it_said(tmp_path: Path) -> None:
@@ -135,21 +135,21 @@ def test_a_shard_that_starts_takes_back_what_it_said(tmp_path: Path) -> None:
     for index in range(3):
         listings.finish(output, Shard(index, 3), listing(f"{index}.jpg"))
     listings.begin(output, Shard(1, 3))
-    assert listings.missing(output, 3) == [1]
+    assert listings.find_missing(output, 3) == [1]
     listings.begin(output, Shard(0, 1))
-    assert listings.missing(output, 3) == [0, 1, 2]
+    assert listings.find_missing(output, 3) == [0, 1, 2]
     listings.finish(output, Shard(0, 1), listing("0.jpg"))
     listings.finish(output, Shard(0, 2), listing("0.jpg"))
     with pytest.raises(TryAgain, match="results of 1, 2 shards: set CORAL_SHARD_COUNT"):
-        listings.listing(output)
-    assert keys_of(listings.listing(output, 1)) == ["0.jpg"]
+        listings.read(output)
+    assert keys_of(listings.read(output, 1)) == ["0.jpg"]
 
 
 def test_a_damaged_name_is_no_listing(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     output.write("parts/listing-of.parquet", b"")
     listings.finish(output, Shard(0, 1), listing("0.jpg"))
-    assert listings.missing(output, 1) == [] and keys_of(listings.listing(output)) == ["0.jpg"]
+    assert listings.find_missing(output, 1) == [] and keys_of(listings.read(output)) == ["0.jpg"]
 
 
 def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
     theirs = [name for name in names if Shard(1, 2).has(name)]
     parts.write(output, [row(name) for name in mine], MADE_WITH)
     parts.write(output, [row(name) for name in theirs[:3]], MADE_WITH)
-    assert keys_of(listings.listing(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])
+    assert keys_of(listings.read(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])
     # Of a shard that is through, its listing counts, and not what else it has done some day.
     listings.finish(output, Shard(0, 2), listing(*mine[1:]))
-    assert keys_of(listings.listing(output, allow_missing=True)) == sorted([*mine[1:], *theirs[:3]])
+    assert keys_of(listings.read(output, allow_missing=True)) == sorted([*mine[1:], *theirs[:3]])

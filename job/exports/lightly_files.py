@@ -48,10 +48,10 @@ def write(output: Storage, pool: Pool) -> None:
     folder = f"{FOLDER}{task}/"
     path = {name: folder + each for name, each in paths(pool.file_names).items()}
     pieces = {
-        part: ledger.piece(part, [(pool.file_names[row], path[pool.file_names[row]]) for row in rows])
+        part: ledger.name_piece(part, [(pool.file_names[row], path[pool.file_names[row]]) for row in rows])
         for part, rows in pool.rows_by_part().items()
     }
-    whole = ledger.piece(task, sorted(pieces.items()))
+    whole = ledger.name_piece(task, sorted(pieces.items()))
     done = Ledger(output, "predictions", [whole, *pieces.values()])
     if whole in done:
         return

@@ -23,7 +23,7 @@ def take_in(run: Run) -> Listing:
     settings, output = run.settings, run.output
     rows, made_with = _without_detector(settings.embedding) if settings.predictions == NONE else _read(run)
     listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
-    done = parts.done(output, made_with)
+    done = parts.find_done(output, made_with)
     left = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
     for start in range(0, len(left), settings.part_size):

@@ -43,7 +43,7 @@ def upload(
     """
     prefix = f"coralpick-{space[:8]}-"
     name = prefix + _digest(order, vectors)
-    piece = ledger.piece(platform.server, dataset.id, name)
+    piece = ledger.name_piece(platform.server, dataset.id, name)
     done = Ledger(output, "embedding", [piece])
     present = platform.embeddings(dataset)
     ours = next((each for each in present if each.name == name), None)

@@ -96,7 +96,7 @@ def upload(
     where = platform.server, dataset.id
     task = task_name(pool.provenance)
     pieces = {
-        part: ledger.piece(*where, mode, task, part, [pool.file_names[row] for row in rows])
+        part: ledger.name_piece(*where, mode, task, part, [pool.file_names[row] for row in rows])
         for part, rows in pool.rows_by_part().items()
     }
     done = Ledger(output, "upload", pieces.values())
@@ -114,10 +114,10 @@ def upload(
             "would be added: use a dataset of its own, a smaller CORAL_INPUT, or ask Lightly for more."
         )
     # Written down before they are made: after a kill they are known from those of others.
-    created = Ledger(output, f"created-{ledger.piece(*where)}")
+    created = Ledger(output, f"created-{ledger.name_piece(*where)}")
     ours = created.all_names() | new
     if new:
-        created.add(ledger.piece(sorted(new)), new)
+        created.add(ledger.name_piece(sorted(new)), new)
     platform.register_upload(dataset, total=len(known) + len(new), processed=len(known))
     platform.set_prediction_task(dataset, task, categories(pool.provenance))
 

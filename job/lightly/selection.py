@@ -49,7 +49,7 @@ def select(
     Raises:
         TryAgain: It takes too long.
     """
-    piece = ledger.piece(platform.server, dataset.id, embedding, request)
+    piece = ledger.name_piece(platform.server, dataset.id, embedding, request)
     begun = Ledger(output, "selection", [piece])
     task = _begun(platform, begun.names(piece))
     if task is None:

@@ -37,7 +37,7 @@ class Tags:
             platform.create_initial_tag(dataset, image_type)
             self._tags = platform.tags(dataset)
         elif any(tag.size < len(order) for tag in self._tags):
-            platform.enlarge_tags(dataset, f"coral-added-{len(order)}-{ledger.piece(order)[:6]}")
+            platform.enlarge_tags(dataset, f"coral-added-{len(order)}-{ledger.name_piece(order)[:6]}")
             self._tags = platform.tags(dataset)
 
     def mask(self, names: set[str]) -> str:
@@ -67,7 +67,7 @@ class Tags:
         mask = self.mask(set(names))
         if not int(mask, 16):
             return None
-        for each in (name, f"{name}-{ledger.piece(mask)[:6]}"):
+        for each in (name, f"{name}-{ledger.name_piece(mask)[:6]}"):
             found = self.named(each)
             if found is None:
                 found = self.platform.create_tag(self.dataset, each, mask, len(self.order), self._parent(mask))

@@ -156,7 +156,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     row = {name: number for number, name in enumerate(pool.file_names)}
     rows = [row[name] for name in tags.order if name in row]
     scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLYS}
-    own = f"coral-pool-{ledger.piece(tags.mask(set(row)), scores)[:8]}"
+    own = f"coral-pool-{ledger.name_piece(tags.mask(set(row)), scores)[:8]}"
     for tag in tags.having(set(row)):
         if tag.name in (INITIAL, own):
             present = tags.platform.scores(tags.dataset, tag)
@@ -191,7 +191,7 @@ def _select(
     name = f"coral-{len(outcome.picks)}-{outcome.run_id}-platform"
     known = set(outcome.pool.file_names)
     has_labels = [name for name in outcome.labelled if name in tags.names and name in known]
-    labelled = tags.make(f"coral-labelled-{ledger.piece(sorted(has_labels))[:8]}", has_labels)
+    labelled = tags.make(f"coral-labelled-{ledger.name_piece(sorted(has_labels))[:8]}", has_labels)
     tag = tags.named(name)
     if tag is None:
         request = selection.request(

@@ -1,7 +1,7 @@
-"""What has been done outside of the parts, remembered in the output as small files.
+"""A record of finished work outside the parts, kept in the output as small files.
 
-Work that goes on for long, such as an upload, is cut into pieces. Each is named by all that its result depends on, and
-a piece whose name is there need not be done again.
+Long work, such as an upload, is cut into pieces. The name of a piece is a digest of everything that its result depends
+on, so a piece whose name is in the ledger is not done again.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ class Ledger:
 
     Args:
         output: Folder of the results.
-        kind: Of the work.
-        pieces: Names of all pieces that there are now; others are forgotten before the work begins, since it may undo
-            what they did. None to keep all.
+        kind: Kind of work.
+        pieces: Names of all pieces that exist now. All others are forgotten before the work begins, since it may undo
+            their results. None keeps all.
     """
 
     def __init__(self, output: Storage, kind: str, pieces: Iterable[str] | None = None) -> None:
         self._output = output
         self._prefix = f"{FOLDER}done-{kind}-"
-        found = output.list(FOLDER, lambda key: key.startswith(self._prefix))
-        self._done = {each.key.removeprefix(self._prefix) for each in found}
+        files = output.list(FOLDER, lambda key: key.startswith(self._prefix))
+        self._done = {file.key.removeprefix(self._prefix) for file in files}
         if pieces is not None:
             pieces = set(pieces)
             for other in self._done - pieces:
@@ -38,19 +38,23 @@ class Ledger:
         return name in self._done
 
     def add(self, name: str, names: Iterable[str] = ()) -> None:
-        """Remembers that a piece is finished, and some names with it."""
+        """Records that a piece is finished, with some names."""
         self._output.write(self._prefix + name, json.dumps(sorted(names)).encode())
         self._done.add(name)
 
     def names(self, name: str) -> set[str]:
-        """The names that were remembered with a piece; none if it is not finished."""
+        """The names that were recorded with a piece; empty if the piece is not finished."""
         return set(json.loads(read_required(self._output, self._prefix + name))) if name in self._done else set()
 
     def all_names(self) -> set[str]:
-        """The names of all pieces."""
-        return set().union(*(self.names(each) for each in self._done))
+        """The names that were recorded with all finished pieces."""
+        return set().union(*(self.names(piece) for piece in self._done))
 
 
-def piece(*depends_on: Any) -> str:
-    """The name of a piece, from all that its result depends on: values that go into JSON."""
+def name_piece(*depends_on: Any) -> str:
+    """The name of a piece.
+
+    Args:
+        depends_on: Everything that the result of the piece depends on, as values that JSON can hold.
+    """
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:32]

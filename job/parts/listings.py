@@ -1,9 +1,8 @@
-"""Which shards are through, and the listings that they worked through.
+"""Which shards have finished, and the listings of their images.
 
-A shard that has given every image of its listing a row leaves that listing beside the parts. The reduce step works on
-these listings and does not list the images itself: so both halves of a run agree on which images there are, whatever
-happens to the bucket in between. A shard that starts takes away its own listing of an earlier run, and those of another
-number of shards.
+A shard that has written a row for every image of its listing leaves that listing with the parts. The reduce step works
+on these listings and does not list the images again: both steps then agree on which images exist, even if the bucket
+changes in between. A shard that starts deletes its own listing of an earlier run, and those of other numbers of shards.
 """
 
 import io
@@ -19,81 +18,81 @@ from job.storage import Entry, Listing, Storage, read_required
 
 _PREFIX = parts.FOLDER + "listing-"
 _NAME = re.compile(re.escape(_PREFIX) + r"(\d+)-of-(\d+)\.parquet")
+_MAX_INDICES_SHOWN = 10
 
 
 def begin(output: Storage, shard: Shard) -> None:
-    """Takes away the listings that no longer hold once this shard has started."""
-    for each in _present(output):
-        if each == shard or each.count != shard.count:
-            output.delete(_name(each))
+    """Deletes the listings that are no longer valid once this shard has started."""
+    for finished in _finished_shards(output):
+        if finished == shard or finished.count != shard.count:
+            output.delete(_file_name(finished))
 
 
 def finish(output: Storage, shard: Shard, listing: Listing) -> None:
-    """Says that a shard is through."""
+    """Marks a shard as finished."""
     buffer = io.BytesIO()
     pq.write_table(listing.table, buffer, compression="zstd")
-    output.write(_name(shard), buffer.getvalue())
+    output.write(_file_name(shard), buffer.getvalue())
 
 
-def missing(output: Storage, count: int) -> list[int]:
-    """Which of so many shards are not through."""
-    return _lost(_present(output), count)
+def find_missing(output: Storage, count: int) -> list[int]:
+    """Finds the indices of the shards that have not finished, of so many."""
+    return _missing(_finished_shards(output), count)
 
 
-def listing(output: Storage, count: int | None = None, *, allow_missing: bool = False) -> Listing:
-    """The listings of all shards together.
+def read(output: Storage, count: int | None = None, *, allow_missing: bool = False) -> Listing:
+    """Reads the listings of all shards as one.
 
     Args:
-        output: Where they are.
-        count: How many shards there are; None to go by what is there.
-        allow_missing: Whether shards that are not through contribute the images that they have done, rather than to be
-            waited for.
+        output: Folder with the listings.
+        count: Number of shards; None to use the number that the listings state.
+        allow_missing: Whether shards that have not finished contribute the images that they have finished. Otherwise
+            all shards must have finished.
 
     Raises:
-        TryAgain: A shard is not through, or none has been.
+        TryAgain: If a shard has not finished, or no shard has.
     """
-    present = _present(output)
-    counts = {count} if count else {each.count for each in present}
+    finished = _finished_shards(output)
+    counts = {count} if count else {shard.count for shard in finished}
     if len(counts) > 1:
-        raise TryAgain(f"{output.uri} has results of {_words(sorted(counts))} shards: set CORAL_SHARD_COUNT.")
+        raise TryAgain(f"{output.uri} has results of runs with {_join(sorted(counts))} shards: set CORAL_SHARD_COUNT.")
     if not counts and not allow_missing:
-        raise TryAgain(f"No shard is through yet in {output.uri}: run `predict` to the end first.")
+        raise TryAgain(f"No shard has finished yet in {output.uri}: run `predict` until it has finished.")
     total = counts.pop() if counts else 1
-    lost = _lost(present, total)
-    if lost and not allow_missing:
+    missing = _missing(finished, total)
+    if missing and not allow_missing:
         raise TryAgain(
-            f"{len(lost)} of {total} shards are not through yet ({_words(lost)}): "
-            "wait for them, or select from what there is with --allow-missing."
+            f"{len(missing)} of {total} shards have not finished yet ({_join(missing)}): wait for them, or select from "
+            "the finished images with --allow-missing."
         )
-    tables = [pq.read_table(io.BytesIO(read_required(output, _name(each)))) for each in present if each.count == total]
-    found = [Listing(table) for table in tables]
-    if lost:
-        found.append(Listing.of(_rows(output, [Shard(index, total) for index in lost])))
-    return Listing.merged(found)
+    names = [_file_name(shard) for shard in finished if shard.count == total]
+    listings = [Listing(pq.read_table(io.BytesIO(read_required(output, name)))) for name in names]
+    if missing:
+        listings.append(Listing.of(_finished_images(output, [Shard(index, total) for index in missing])))
+    return Listing.merged(listings)
 
 
-def _rows(output: Storage, shards: list[Shard]) -> Iterator[Entry]:
-    """What shards have done so far."""
+def _finished_images(output: Storage, shards: list[Shard]) -> Iterator[Entry]:
     for part in parts.read(output, ["key", "etag", "byte_size"]):
         for row in part.table.to_pylist():
-            if any(each.has(row["key"]) for each in shards):
+            if any(shard.has(row["key"]) for shard in shards):
                 yield Entry(row["key"], row["etag"], row["byte_size"])
 
 
-def _present(output: Storage) -> list[Shard]:
-    keys = {each.key for each in output.list(parts.FOLDER, lambda key: key.startswith(_PREFIX))}
-    found = [_NAME.fullmatch(key) for key in sorted(keys)]
-    return [Shard(int(each[1]), int(each[2])) for each in found if each]
+def _finished_shards(output: Storage) -> list[Shard]:
+    keys = {entry.key for entry in output.list(parts.FOLDER, lambda key: key.startswith(_PREFIX))}
+    matches = [_NAME.fullmatch(key) for key in sorted(keys)]
+    return [Shard(int(match[1]), int(match[2])) for match in matches if match]
 
 
-def _lost(present: list[Shard], count: int) -> list[int]:
-    return [index for index in range(count) if Shard(index, count) not in present]
+def _missing(finished: list[Shard], count: int) -> list[int]:
+    return [index for index in range(count) if Shard(index, count) not in finished]
 
 
-def _name(shard: Shard) -> str:
+def _file_name(shard: Shard) -> str:
     return f"{_PREFIX}{shard.index}-of-{shard.count}.parquet"
 
 
-def _words(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:10]))
-    return shown + (" ..." if len(numbers) > 10 else "")
+def _join(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_MAX_INDICES_SHOWN]))
+    return shown + (" ..." if len(numbers) > _MAX_INDICES_SHOWN else "")

@@ -1,8 +1,8 @@
-"""Parts: the Parquet files in which the map step leaves its results, and from which everything after it works.
+"""Parts: Parquet files with the results of the map step. Everything after the map step reads them.
 
-A part holds the rows of up to CORAL_PART_SIZE images and, in its metadata, all that its content depends on (model,
-weights, thresholds, precision, this schema). It is written whole or not at all, so an image is done if and only if its
-row is in a part. The name of a part is a hash of its images: doing the same work again overwrites the same file.
+A part holds the rows of up to CORAL_PART_SIZE images. Its metadata holds everything that its content depends on: model,
+weights, thresholds, precision and this schema. It is written whole or not at all, so an image is finished if and only
+if a part has its row. The name of a part is a hash of its images: the same work again overwrites the same file.
 """
 
 import hashlib
@@ -28,30 +28,30 @@ NO_DETECTOR = "none"
 FOLDER = "parts/"
 _PROVENANCE = b"coralpick"
 _PREFIX = FOLDER + "part-"
-_READ_WHOLE = 1 << 20  # bytes up to which one request for all is no dearer than some for little
-_SIMULTANEOUS = 4
-_FIELD = {"key": "file_name"}  # columns that are called otherwise than the fields of a row
+_MAX_WHOLE_READ = 1 << 20  # bytes up to which one request for the whole file costs no more than several for less
+_MAX_READS = 4
+_FIELD = {"key": "file_name"}  # fields of a row whose columns have another name
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the map step knows of one image; of an unusable one only the first six, status and error.
+    """The result of the map step for one image; only the first five fields are set for an unusable image.
 
     Attributes:
-        file_name: Relative to the input.
-        etag: Of the file when it was read.
-        byte_size: Size of the file.
-        status: ``ok``; ``failed`` where the file itself is of no use; ``unread`` where it could not be had, which a
+        file_name: File name relative to the input.
+        etag: ETag of the file when it was read.
+        byte_size: Size of the file in bytes.
+        status: ``ok``; ``failed`` if the file itself is unusable; ``unread`` if the file could not be read, so that a
             later start tries again.
-        error: Why it failed.
-        width: Pixels, after the EXIF orientation.
-        height: Pixels, likewise.
+        error: Why the image is unusable.
+        width: Width in pixels, after the EXIF orientation is applied.
+        height: Height in pixels, after the EXIF orientation is applied.
         boxes: (n, 4) float32; left, top, right, bottom in pixels of the original image.
-        scores: (n,) float32 in [0, 1], falling.
+        scores: (n,) float32 detection confidences in [0, 1], in descending order.
         classes: (n,) int32, indices into the class names.
         class_probabilities: (n, classes + 1) float16; see `job.detect.probabilities`.
         thumbnail: JPEG file.
-        feature: (d,) float16, the detector's pooled backbone feature; None when its model has none.
+        feature: (d,) float16, pooled backbone feature of the detector; None if its model has no backbone.
     """
 
     file_name: str
@@ -70,23 +70,31 @@ class Row:
 
     @classmethod
     def undetected(cls, file_name: str) -> "Row":
-        """Of an image that no detector has seen."""
-        boxes, probabilities = np.empty((0, 4), np.float32), np.empty((0, 1), np.float16)
-        nothing, none = np.empty(0, np.float32), np.empty(0, np.int32)
-        return cls(file_name, "", 0, "ok", None, None, None, boxes, nothing, none, probabilities, b"")
+        """The row of an image that no detector was run on."""
+        return cls(
+            file_name=file_name,
+            etag="",
+            byte_size=0,
+            status="ok",
+            boxes=np.empty((0, 4), np.float32),
+            scores=np.empty(0, np.float32),
+            classes=np.empty(0, np.int32),
+            class_probabilities=np.empty((0, 1), np.float16),
+            thumbnail=b"",
+        )
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a part's content depends on, besides the images.
+    """Everything besides the images that the content of a part depends on.
 
     Attributes:
         config_sha256: Digest of the detector's configuration with its thresholds and sizes.
         weights_sha256: Digest of the weights file.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        probabilities: Where class probabilities come from; ``none`` where there was no detector.
+        probabilities: Source of the class probabilities; ``none`` without a detector.
         class_names: Names by class index.
-        schema_version: Of this module.
+        schema_version: Version of the schema of this module.
     """
 
     config_sha256: str
@@ -98,16 +106,16 @@ class Provenance:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all attributes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """JSON, the same text for the same values."""
-        return json.dumps({each.name: getattr(self, each.name) for each in fields(self)}, sort_keys=True)
+        """All attributes as JSON; equal values give the same text."""
+        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
-        """Reads what `to_json` wrote."""
+        """Parses the JSON that `to_json` returned."""
         values = json.loads(text)
         return cls(**values | {"class_names": tuple(values["class_names"])})
 
@@ -118,13 +126,15 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = _schema(len(provenance.class_names) + 1, feature)
     schema = schema.with_metadata({_PROVENANCE: provenance.to_json()})
-    columns = [_column([getattr(row, _FIELD.get(each.name, each.name)) for row in rows], each.type) for each in schema]
+    columns = [
+        _column([getattr(row, _FIELD.get(column.name, column.name)) for row in rows], column.type) for column in schema
+    ]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
 
 
 def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
     """Writes one part, whose rows are sorted bytewise by key, and returns its name."""
-    # With the status: a process that could not read some images must not overwrite the part of one that could.
+    # The status is part of the name, so that a process that could not read an image never overwrites a good part.
     rows = zip(*(table[column].to_pylist() for column in ("key", "etag", "status")), strict=True)
     content = "\n".join([provenance.digest, *("\t".join(row) for row in rows)])
     name = f"{_PREFIX}{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
@@ -136,12 +146,12 @@ def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str
 
 @dataclass(frozen=True)
 class Part:
-    """A part, or some columns of one.
+    """A part, or some columns of it.
 
     Attributes:
-        name: Its key in the output.
-        provenance: What it was made with.
-        table: Its rows.
+        name: Key of the part in the output.
+        provenance: What the part was made with.
+        table: Rows of the part.
     """
 
     name: str
@@ -149,73 +159,72 @@ class Part:
     table: pa.Table
 
 
-def files(output: Storage) -> list[Entry]:
-    """The parts there are, in the order of their names."""
-    found = {each.key: each for each in output.list(FOLDER, lambda key: key.startswith(_PREFIX))}
-    return sorted(found.values(), key=lambda each: each.key)
+def list_files(output: Storage) -> list[Entry]:
+    """Lists the files of all parts in the order of their names."""
+    files = {entry.key: entry for entry in output.list(FOLDER, lambda key: key.startswith(_PREFIX))}
+    return sorted(files.values(), key=lambda entry: entry.key)
 
 
 def read(output: Storage, columns: list[str] | None = None, *, names: set[str] | None = None) -> Iterator[Part]:
     """Yields the parts in the order of their names.
 
     Args:
-        output: Where they lie.
-        columns: Those to read; all by default.
-        names: Parts to read; all by default.
+        output: Folder with the parts.
+        columns: Columns to read; all by default.
+        names: Names of the parts to read; all by default.
 
     Raises:
-        JobError: One is damaged.
+        JobError: If a part is damaged.
     """
-    with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="parts") as pool:
-        entries = [each for each in files(output) if names is None or each.key in names]
-        yield from prefetch(pool, lambda each: _read(output, each, columns), entries, ahead=_SIMULTANEOUS)
+    with ThreadPoolExecutor(_MAX_READS, thread_name_prefix="parts") as executor:
+        entries = [entry for entry in list_files(output) if names is None or entry.key in names]
+        yield from prefetch(executor, lambda entry: _read(output, entry, columns), entries, ahead=_MAX_READS)
 
 
 def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:
     source: Any = RangeFile(output, entry.key, entry.size)
-    if columns is None or entry.size <= _READ_WHOLE:
+    if columns is None or entry.size <= _MAX_WHOLE_READ:
         source = io.BytesIO(read_required(output, entry.key))
     try:
         file = pq.ParquetFile(source, pre_buffer=True)
         provenance = Provenance.from_json(file.schema_arrow.metadata[_PROVENANCE].decode())
         return Part(entry.key, provenance, file.read(columns=columns))
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        where = f"{output.uri}/{entry.key}"
-        raise JobError(f"{where} is damaged ({error}): delete it, and run the job again.") from error
+        raise JobError(f"{output.uri}/{entry.key} is damaged ({error}): delete it and run the job again.") from error
 
 
-def done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
-    """Key and etag of every image that has its row.
+def find_done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
+    """Finds the finished images: file name and ETag of every image that has a row.
 
     Raises:
-        SettingsError: The output holds parts of other settings.
+        SettingsError: If the output holds parts made with other settings.
     """
-    found: set[tuple[str, str]] = set()
+    done: set[tuple[str, str]] = set()
     for part in read(output, ["key", "etag", "status"]):
         check_same(output, part.provenance, provenance)
         rows = zip(*(part.table[name].to_pylist() for name in ("key", "etag", "status")), strict=True)
-        found.update((key, etag) for key, etag, status in rows if status != "unread")
-    return found
+        done.update((key, etag) for key, etag, status in rows if status != "unread")
+    return done
 
 
-def check_same(output: Storage, theirs: Provenance, ours: Provenance) -> None:
-    """Refuses parts that were made with something else.
+def check_same(output: Storage, present: Provenance, expected: Provenance) -> None:
+    """Checks that parts in the output were made with the expected detector and settings.
 
     Raises:
-        SettingsError: They were.
+        SettingsError: If the output holds parts made with another detector, threshold, size or precision.
     """
-    if theirs != ours:
+    if present != expected:
         raise SettingsError(
-            f"{output.uri} holds results of other settings ({difference(theirs, ours)}): "
-            f"set CORAL_OUTPUT to a new folder, or delete {output.uri}/{FOLDER} to start again."
+            f"{output.uri} holds results of other settings ({describe_difference(present, expected)}): set CORAL_OUTPUT "
+            f"to a new folder, or delete {output.uri}/{FOLDER} to start again."
         )
 
 
-def ragged(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """A column of lists as one array of all their values, and how many each row has.
+def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Joins the lists of a column into one array, and counts the values of each row.
 
     Args:
-        column: Lists of numbers, or of fixed-size lists of numbers; null counts as empty.
+        column: Lists of numbers, or lists of fixed-size lists of numbers; null counts as an empty list.
 
     Returns:
         Values of shape (total,) or (total, k), and counts of shape (rows,).
@@ -253,22 +262,23 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind)
     if not pa.types.is_fixed_size_list(kind.value_type):
         return pa.array(values, kind)
-    # pyarrow does not take two-dimensional arrays: the rows go in flat, with their offsets.
+    # pyarrow does not accept two-dimensional arrays: the rows go in flat, with their offsets.
     size = kind.value_type.list_size
-    present = [each.reshape(-1, size) for each in values if each is not None]
+    present = [rows.reshape(-1, size) for rows in values if rows is not None]
     flat = np.concatenate(present).ravel() if present else np.empty(0)
     rows = pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type.value_type), size)
-    offsets = np.cumsum([0, *(0 if each is None else len(each) for each in values)])
-    masked = pa.array(offsets, pa.int32(), mask=np.array([*(each is None for each in values), False]))
+    offsets = np.cumsum([0, *(0 if rows is None else len(rows) for rows in values)])
+    masked = pa.array(offsets, pa.int32(), mask=np.array([*(value is None for value in values), False]))
     return pa.ListArray.from_arrays(masked, rows)
 
 
-def difference(theirs: Provenance, ours: Provenance) -> str:
-    """What two provenances differ in, in words."""
+def describe_difference(present: Provenance, expected: Provenance) -> str:
+    """Describes the difference of two provenances, such as "different weights"."""
     words = {
         "config_sha256": "model configuration, thresholds or sizes",
         "weights_sha256": "weights",
         "schema_version": "version of the part files",
     }
-    changed = [each.name for each in fields(ours) if getattr(theirs, each.name) != getattr(ours, each.name)]
+    names = [field.name for field in fields(expected)]
+    changed = [name for name in names if getattr(present, name) != getattr(expected, name)]
     return "different " + ", ".join(words.get(name, name.replace("_", " ")) for name in changed)

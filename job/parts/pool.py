@@ -232,7 +232,7 @@ def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iter
         names = part.table["key"].to_pylist()
         own_rows = [row for row, name in enumerate(names) if wanted.get(name) == part.name]
         table = part.table.take(np.array(own_rows, np.int64))
-        ragged = [parts.ragged(table[column]) for column in columns]
+        ragged = [parts.flatten_lists(table[column]) for column in columns]
         counts = ragged[1][1]
         by_name = {}
         for name, end, count in zip(table["key"].to_pylist(), np.cumsum(counts), counts, strict=True):

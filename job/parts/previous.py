@@ -1,4 +1,4 @@
-"""What an earlier run found out about images that have not changed since."""
+"""The results of an earlier run, for images that have not changed since."""
 
 import logging
 
@@ -12,56 +12,57 @@ from job.storage import Listing, Storage, open_folder
 
 logger = logging.getLogger(__name__)
 
-_KEYS = ("key", "etag", "status")
+_COLUMNS = ("key", "etag", "status")
 
 
 def open_output(uri: str) -> Storage:
     """Opens the output of an earlier run.
 
     Raises:
-        SettingsError: There are no parts in it.
+        SettingsError: If the folder does not exist or holds no parts.
     """
     earlier = open_folder(uri)
     try:
-        if parts.files(earlier):
+        if parts.list_files(earlier):
             return earlier
     except SettingsError as error:
         raise SettingsError(f"CORAL_PREVIOUS: {error}") from None
-    raise SettingsError(f"CORAL_PREVIOUS={earlier.uri!r} holds no parts of an earlier run.")
+    raise SettingsError(f"CORAL_PREVIOUS={earlier.uri!r} has no parts: set it to the CORAL_OUTPUT of an earlier run.")
 
 
-def take_over(
+def reuse(
     earlier: Storage, output: Storage, listing: Listing, done: set[tuple[str, str]], provenance: Provenance
 ) -> set[tuple[str, str]]:
-    """Copies the rows of unchanged images, those with the same key and ETag, from the parts of an earlier run.
+    """Copies the rows of unchanged images (the same key and ETag) from the parts of an earlier run.
 
     Args:
-        earlier: Output of that run.
-        output: Of this one.
-        listing: The images of this one.
-        done: Key and ETag of those that have their rows already.
-        provenance: What its parts are made with.
+        earlier: Output of the earlier run.
+        output: Output of this run.
+        listing: Images of this run.
+        done: Key and ETag of the images that already have rows.
+        provenance: What the parts of this run are made with.
 
     Returns:
-        Those that have their rows now.
+        Key and ETag of the images that have rows now.
 
     Raises:
-        SettingsError: They were made with other settings.
+        SettingsError: If the parts of the earlier run were made with other settings.
     """
-    wanted = {(each.key, each.etag) for each in listing} - done
-    missing = len(wanted)
+    wanted = {(entry.key, entry.etag) for entry in listing} - done
+    num_wanted = len(wanted)
     for part in parts.read(earlier):
         if part.provenance != provenance:
             raise SettingsError(
                 f"CORAL_PREVIOUS={earlier.uri!r} was made with other settings "
-                f"({parts.difference(part.provenance, provenance)}): leave it out, or use those settings again."
+                f"({parts.describe_difference(part.provenance, provenance)}): remove it, or use the same settings."
             )
         rows = []
-        for row, (key, etag, status) in enumerate(zip(*(part.table[name].to_pylist() for name in _KEYS), strict=True)):
+        columns = (part.table[name].to_pylist() for name in _COLUMNS)
+        for row, (key, etag, status) in enumerate(zip(*columns, strict=True)):
             if status != "unread" and (key, etag) in wanted:
                 wanted.remove((key, etag))
                 rows.append(row)
         if rows:
             parts.write_table(output, part.table.take(pa.array(np.array(rows))), provenance)
-    logger.info("%d of %d images are taken over from %s.", missing - len(wanted), len(listing), earlier.uri)
-    return done | {pair for each in listing if (pair := (each.key, each.etag)) not in wanted}
+    logger.info("Reused %d of %d images from %s.", num_wanted - len(wanted), len(listing), earlier.uri)
+    return done | {pair for entry in listing if (pair := (entry.key, entry.etag)) not in wanted}

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import scores
-from job.parts.part import ragged
+from job.parts.part import flatten_lists
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,10 +42,10 @@ def score_images(table: pa.Table, num_classes: int, class_weights: Floats | None
         num_classes: Number of the detector's classes; 0 without a detector.
         class_weights: (classes,) weights from 0 to 1; None for no weighted scores.
     """
-    confidences, counts = ragged(table["scores"])
-    classes, _ = ragged(table["classes"])
-    probabilities = scores.normalised(ragged(table["class_probabilities"])[0])
-    boxes = scores.Boxes(counts, ragged(table["boxes"])[0], confidences.astype(np.float64), probabilities)
+    confidences, counts = flatten_lists(table["scores"])
+    classes, _ = flatten_lists(table["classes"])
+    probabilities = scores.normalised(flatten_lists(table["class_probabilities"])[0])
+    boxes = scores.Boxes(counts, flatten_lists(table["boxes"])[0], confidences.astype(np.float64), probabilities)
     image = np.repeat(np.arange(len(counts)), counts)
     expected = np.bincount(image, weights=boxes.scores, minlength=len(counts)).astype(np.float64)
     if num_classes == 0:

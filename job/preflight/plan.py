@@ -62,7 +62,7 @@ def earlier_results(state: State) -> Findings:
     location = Location.of(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
-    done = parts.done(state.output, runner.provenance(state.detector))
+    done = parts.find_done(state.output, runner.provenance(state.detector))
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
     if state.num_done:
         yield f"{state.num_done} of {len(state.listing)} images are finished"

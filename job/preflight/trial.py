@@ -90,7 +90,7 @@ def _measure(state: State, sample: Listing, source: Source, detector: "Detector"
             seconds = time.monotonic() - start
             tables = [part.table for part in parts.read(output, ["key", "status", "error"])]
             rows = [row for table in tables for row in table.to_pylist()]
-            size = sum(file.size for file in parts.files(output))
+            size = sum(file.size for file in parts.list_files(output))
     failed = [(row["key"], row["error"]) for row in rows if row["status"] != "ok"]
     return Measurement(seconds, size, failed)
 

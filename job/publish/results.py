@@ -31,7 +31,7 @@ def run_id(
     of_selection |= {"strategy": settings.strategy.text, "score": settings.score.text}
     if settings.class_weights:
         of_selection["class_weights"] = settings.class_weights
-    return ledger.piece(digests, pool.provenance.digest, embedding, of_selection, names_of(pool, selection))[:8]
+    return ledger.name_piece(digests, pool.provenance.digest, embedding, of_selection, names_of(pool, selection))[:8]
 
 
 def names_of(pool: Pool, selection: Selection) -> list[str]:

@@ -46,7 +46,7 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
     rows = [row(name, boxes=seed % 4, seed=seed) for seed, name in enumerate(NAMES)]
     parts.write(output, [*rows[:3], failed("broken.jpg")], MADE_WITH)
     parts.write(output, rows[3:], MADE_WITH)
-    assert parts.done(output, MADE_WITH) == {(each.file_name, "e") for each in [*rows, failed("broken.jpg")]}
+    assert parts.find_done(output, MADE_WITH) == {(each.file_name, "e") for each in [*rows, failed("broken.jpg")]}
 
     listing = entries([*rows, failed("broken.jpg")])
     loaded = pool.load(output, listing)
@@ -108,7 +108,7 @@ def test_the_same_work_makes_the_same_file(tmp_path: Path) -> None:
     content = (tmp_path / name).read_bytes()
     assert parts.write(output, [row("b.jpg"), row("a.jpg")], MADE_WITH) == name
     assert (tmp_path / name).read_bytes() == content
-    assert [each.key for each in parts.files(output)] == [name]
+    assert [each.key for each in parts.list_files(output)] == [name]
 
 
 def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_who_could_not_read_does_not_undo_who_could(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     parts.write(output, [row("a.jpg"), row("b.jpg")], MADE_WITH)
     parts.write(output, [Row("a.jpg", "e", 10, "unread", "no answer"), row("b.jpg")], MADE_WITH)
-    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert parts.find_done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
     assert pool.load(output, entries([row("a.jpg"), row("b.jpg")])).failures == []
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(JobError, match=rf"{name} is damaged .*delete it"):
-        parts.done(output, MADE_WITH)
+        parts.find_done(output, MADE_WITH)
 
 
 def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypa
         return LocalFolder.read_range(output, key, start, length)
 
     monkeypatch.setattr(output, "read_range", counted)
-    assert parts.done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
+    assert parts.find_done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
     assert 0 < sum(lengths) < 200_000
 
     def refused(key: str, start: int, length: int) -> bytes:
@@ -168,7 +168,7 @@ def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(output, "read_range", refused)
     with pytest.raises(AccessDenied, match="may not be read: Permission denied"):
-        parts.done(output, MADE_WITH)
+        parts.find_done(output, MADE_WITH)
 
 
 def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -
     parts.write(output, [row("a.jpg")], MADE_WITH)
     other = Provenance(**{**vars(MADE_WITH), "weights_sha256": "x" * 64, "precision": "bf16"})
     with pytest.raises(SettingsError, match=r"different weights, precision.*new folder, or delete") as caught:
-        parts.done(output, other)
+        parts.find_done(output, other)
     assert caught.value.exit_code == 64
     parts.write(output, [row("b.jpg")], other)
     with pytest.raises(SettingsError, match="different weights"):
@@ -187,7 +187,7 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     unread = Row("a.jpg", "e", 10, "unread", "it cannot be read: Input/output error")
     parts.write(output, [unread, row("b.jpg")], MADE_WITH)
-    assert parts.done(output, MADE_WITH) == {("b.jpg", "e")}
+    assert parts.find_done(output, MADE_WITH) == {("b.jpg", "e")}
     listing = entries([unread, row("b.jpg")])
     assert pool.load(output, listing).failures == [("a.jpg", "it cannot be read: Input/output error")]
     parts.write(output, [row("a.jpg")], MADE_WITH)
@@ -201,5 +201,5 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
 def test_ragged_columns() -> None:
     kind = pa.list_(pa.int32())
     column = pa.chunked_array([pa.array([[1, 2], None, []], kind), pa.array([[3]], kind)])
-    values, counts = parts.ragged(column)
+    values, counts = parts.flatten_lists(column)
     assert (values.tolist(), counts.tolist()) == ([1, 2, 3], [2, 0, 0, 1])

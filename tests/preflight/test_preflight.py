@@ -400,8 +400,8 @@ def test_where_stores_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             {"CLOUD_RUN_TASK_COUNT": "5"},
             [
                 "this process runs all images",
-                "CLOUD_RUN_TASK_COUNT=5 (Cloud Run) is set, but CLOUD_RUN_TASK_INDEX is not, so every process would run "
-                "all images: set CLOUD_RUN_TASK_INDEX, or CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.",
+                "CLOUD_RUN_TASK_COUNT=5 (Cloud Run) is set, but CLOUD_RUN_TASK_INDEX is not, so every process would "
+                "run all images: set CLOUD_RUN_TASK_INDEX, or CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.",
             ],
         ),
     ],
