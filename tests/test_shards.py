@@ -114,19 +114,19 @@ def keys_of(found: Listing) -> list[str]:
 
 def test_the_reduce_step_waits_for_all_shards(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
-    with pytest.raises(TryAgain, match="No shard is through yet") as caught:
+    with pytest.raises(TryAgain, match="No shard has finished yet") as caught:
         listings.read(output)
     assert caught.value.exit_code == 75
     listings.finish(output, Shard(0, 3), listing("b.jpg"))
     listings.finish(output, Shard(2, 3), listing("c.jpg", "a.jpg"))
     assert listings.find_missing(output, 3) == [1]
-    with pytest.raises(TryAgain, match=r"1 of 3 shards are not through yet \(1\)"):
+    with pytest.raises(TryAgain, match=r"1 of 3 shards have not finished yet \(1\)"):
         listings.read(output)
     listings.finish(output, Shard(1, 3), listing())
     assert listings.find_missing(output, 3) == []
     assert keys_of(listings.read(output)) == ["a.jpg", "b.jpg", "c.jpg"]
     assert keys_of(listings.read(output, 3)) == ["a.jpg", "b.jpg", "c.jpg"]
-    with pytest.raises(TryAgain, match="2 of 2 shards are not through yet"):
+    with pytest.raises(TryAgain, match="2 of 2 shards have not finished yet"):
         listings.read(output, 2)
 
 
@@ -160,6 +160,6 @@ def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
     parts.write(output, [row(name) for name in mine], MADE_WITH)
     parts.write(output, [row(name) for name in theirs[:3]], MADE_WITH)
     assert keys_of(listings.read(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])
-    # Of a shard that is through, its listing counts, and not what else it has done some day.
+    # Of a finished shard only its listing counts, not what else it has done before.
     listings.finish(output, Shard(0, 2), listing(*mine[1:]))
     assert keys_of(listings.read(output, allow_missing=True)) == sorted([*mine[1:], *theirs[:3]])

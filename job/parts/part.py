@@ -126,9 +126,8 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = _schema(len(provenance.class_names) + 1, feature)
     schema = schema.with_metadata({_PROVENANCE: provenance.to_json()})
-    columns = [
-        _column([getattr(row, _FIELD.get(column.name, column.name)) for row in rows], column.type) for column in schema
-    ]
+    fields_of_row = [(_FIELD.get(column.name, column.name), column.type) for column in schema]
+    columns = [_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
 
 
@@ -214,9 +213,10 @@ def check_same(output: Storage, present: Provenance, expected: Provenance) -> No
         SettingsError: If the output holds parts made with another detector, threshold, size or precision.
     """
     if present != expected:
+        difference = describe_difference(present, expected)
         raise SettingsError(
-            f"{output.uri} holds results of other settings ({describe_difference(present, expected)}): set CORAL_OUTPUT "
-            f"to a new folder, or delete {output.uri}/{FOLDER} to start again."
+            f"{output.uri} holds results of other settings ({difference}): set CORAL_OUTPUT to a new folder, or delete "
+            f"{output.uri}/{FOLDER} to start again."
         )
 
 

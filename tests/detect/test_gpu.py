@@ -208,10 +208,10 @@ def test_why_the_cpu_is_taken_comes_before_all_work(
     with pipeline.start(ours, Stop(), Shard()):
         pass
     assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
-    assert "The job goes on on the CPU." in caplog.text
+    assert "Falling back to the CPU." in caplog.text
     required = dataclasses.replace(ours, require_gpu=True)
     # The reduce step looks at no device, unless it trains on it: here it gets as far as the shards that are missing.
-    with pytest.raises(TryAgain, match="No shard is through yet"):
+    with pytest.raises(TryAgain, match="No shard has finished yet"):
         pipeline.select(required, Stop())
     with pytest.raises(ServiceUnavailable, match=r"535\.1"):
         pipeline.select(dataclasses.replace(required, embedding="simclr"), Stop())

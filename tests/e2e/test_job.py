@@ -130,7 +130,7 @@ def test_batches_and_parts_change_no_byte(
 def test_predict_then_select_is_run(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
     variables = done["variables"] | {"CORAL_OUTPUT": tmp_path / "out"}
     early = job("select", **variables)
-    assert early.returncode == 75 and "No shard is through yet" in early.stderr
+    assert early.returncode == 75 and "No shard has finished yet" in early.stderr
     assert job("predict", **variables).returncode == 0
     assert {each.name for each in (tmp_path / "out").iterdir()} == {"parts", "status.json"}
     assert job("select", **variables).returncode == 0
@@ -256,7 +256,7 @@ def test_self_supervised_embeddings(done: dict[str, Any], job: Job, tmp_path: Pa
     assert outputs[0] == outputs[1]
     assert outputs[0]["embeddings.parquet"] != content(done["output"])["embeddings.parquet"]
     again = job("select", CORAL_SSL_BATCH_SIZE=8, **variables)
-    assert "The embeddings are done already." in again.stderr
+    assert "Reusing the embeddings in embeddings.parquet." in again.stderr
     run = json.loads((output / "run.json").read_text())
     expected = {"method": "simclr", "epochs": 1, "batch_size": 8, "seed": 0, "dimension": 1024}
     assert expected.items() <= run["embedding"].items()
@@ -301,10 +301,10 @@ def test_broken_images_are_rows_with_a_reason_and_odd_names_survive(
     variables = demo_variables(few_frames, output, CORAL_N_SAMPLES=100)
     over = job(**variables)
     assert over.returncode == 65
-    assert "4 of 22 images cannot be used, which is more than CORAL_MAX_FAILED=0.05 allows" in over.stderr
+    assert "4 of 22 images are unusable, more than CORAL_MAX_FAILED=0.05 allows" in over.stderr
     ran = job(CORAL_MAX_FAILED=0.5, **variables)
     assert ran.returncode == 0, ran.stderr
-    assert "Only 18 of 100 images could be picked" in ran.stderr
+    assert "Only 18 of 100 images were picked" in ran.stderr
     failures = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
     assert {each["file_name"] for each in failures} == set(BROKEN)
     for each in failures:

@@ -241,7 +241,7 @@ def test_a_run_that_fails_says_why(pool: dict[str, Any], job: Job) -> None:
     assert said["message"] == json.loads(ran.stderr.splitlines()[-1])["message"]
     ran = job("select", **pool | {"CORAL_OUTPUT": Path(pool["CORAL_OUTPUT"]) / "new"})
     said = read(Path(pool["CORAL_OUTPUT"]) / "new")
-    assert ran.returncode == said["exit_code"] == 75 and "No shard is through yet" in said["message"]
+    assert ran.returncode == said["exit_code"] == 75 and "No shard has finished yet" in said["message"]
 
 
 def test_a_run_that_is_stopped_says_so(frames: list[Path], tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_all_images_failed_ends_before_a_report(tmp_path: Path, job: Job) -> Non
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"no image")
     done = job(**demo_variables(tmp_path / "in", tmp_path / "out"))
-    assert done.returncode == 65 and "1 of 1 images cannot be used" in done.stderr
+    assert done.returncode == 65 and "1 of 1 images are unusable" in done.stderr
     assert not (tmp_path / "out" / "report.html").exists()
 
 
