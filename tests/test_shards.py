@@ -140,7 +140,7 @@ def test_a_shard_that_starts_takes_back_what_it_said(tmp_path: Path) -> None:
     assert listings.find_missing(output, 3) == [0, 1, 2]
     listings.finish(output, Shard(0, 1), listing("0.jpg"))
     listings.finish(output, Shard(0, 2), listing("0.jpg"))
-    with pytest.raises(TryAgain, match="results of 1, 2 shards: set CORAL_SHARD_COUNT"):
+    with pytest.raises(TryAgain, match="results of runs with 1, 2 shards: set CORAL_SHARD_COUNT"):
         listings.read(output)
     assert keys_of(listings.read(output, 1)) == ["0.jpg"]
 
