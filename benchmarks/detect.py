@@ -36,7 +36,7 @@ from job import images, parts
 from job.detect import config, model, runner
 from job.detect.inference import Inference
 from job.detect.model import Detector
-from job.detect.prepare import Prepared, to_tensor
+from job.detect.prepare import PreparedImage, to_tensor
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.storage import Entry, Listing
@@ -131,7 +131,7 @@ def case(settings: Settings, folder: Path, temporary: Path) -> Case:
         settings = replace(settings, weights=str(temporary / "random.pth"))
         torch.save({"model": random.state_dict()}, temporary / "random.pth")
     detector = model.build(settings)
-    cfg = config.config(settings)
+    cfg = config.read_cfg(settings)
     cfg.MODEL.DEVICE = str(detector.device)
     cfg.MODEL.WEIGHTS = str(temporary / "state.pth")  # for the demo's come in a format that it cannot read
     torch.save({"model": detector.model.state_dict()}, cfg.MODEL.WEIGHTS)
@@ -214,13 +214,13 @@ def images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
         detector = model.build(settings)
         generator = torch.Generator().manual_seed(0)
         image = torch.randint(0, 256, (3, 800, 1333), dtype=torch.uint8, generator=generator)
-        batch = [Prepared(Entry("", "", 0), image, 800, 1333, b"")] * 64
+        batch = [PreparedImage(Entry("", "", 0), image, 800, 1333, b"")] * 64
         for size in (1, 2, 4, 8, 16, 32):
             inference = Inference(detector, size)
-            inference.rows(batch[:size])
+            inference.detect(batch[:size])
             start = time.perf_counter()
             for first in range(0, len(batch), size):
-                inference.rows(batch[first : first + size])
+                inference.detect(batch[first : first + size])
             synchronize()
             inference.close()
             found.setdefault(precision, {})[str(size)] = len(batch) / (time.perf_counter() - start)

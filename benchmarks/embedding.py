@@ -98,14 +98,14 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
 def measure(frames: Frames, detector: Detector, epochs: int) -> dict[str, Any]:
     """Shot purity of each embedding."""
     torch.manual_seed(0)
-    noise = simclr.random_encoder()
+    noise = simclr.build_random_encoder()
     result = {
         "pixels": purity(frames, [np.asarray(each.resize((16, 16))).ravel() for each in frames.thumbnails]),
         "untrained": purity(frames, simclr.embed(noise, frames.thumbnails, batch_size=64)),
     }
     simclr.train(noise, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
     result["simclr_random_init"] = purity(frames, simclr.embed(noise, frames.thumbnails, batch_size=64))
-    encoder = simclr.encoder_of(detector)
+    encoder = simclr.build_encoder(detector)
     result["simclr_0_epochs"] = purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
     start = time.monotonic()
     simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
@@ -122,8 +122,8 @@ def sweep(frames: Frames, detector: Detector, epochs: int) -> list[dict[str, Any
     changes += [{"min_scale": 0.08, "colour_strength": 1.0}, {"min_scale": 0.5}, {"colour_strength": 0.25}]
     rows = []
     for change in changes:
-        recipe = simclr.Recipe(**change)
-        encoder = simclr.encoder_of(detector)
+        recipe = simclr.SimCLRRecipe(**change)
+        encoder = simclr.build_encoder(detector)
         start = time.monotonic()
         simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)
         seconds = (time.monotonic() - start) / epochs
@@ -148,7 +148,7 @@ def beside_lightly_magic(thumbnails: list[Image.Image]) -> dict[str, float]:
 
     Runs of different length are subtracted, so that start-up and the embedding at the end do not count.
     """
-    recipe = simclr.Recipe(input_size=64)
+    recipe = simclr.SimCLRRecipe(input_size=64)
 
     def ours(epochs: int) -> None:
         simclr.train(lightly_network(), thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torchvision.ops import box_iou
 
 from job import scores as formulas
-from job.detect.probabilities import exclusive
+from job.detect.probabilities import make_exclusive
 
 CLASSES = 10
 SIZE, STRIDE = 48, 4  # of an image, and of the detector's last feature
@@ -250,7 +250,7 @@ def detect(detector: Detector, scenes: Scenes) -> Detections:
         shape = shapes[image, :, y, x]
         center = STRIDE * (torch.stack([x, y], dim=1) + shape[:, :2])
         half = TYPICAL * shape[:, 2:].exp() / 2
-        rows = exclusive(chance[image, :, y, x], label, score)
+        rows = make_exclusive(chance[image, :, y, x], label, score)
         counts = torch.bincount(image, minlength=len(scores))
         found.append((counts, torch.cat([center - half, center + half], dim=1), score, label, rows))
     return Detections(*(torch.cat(each).numpy() for each in zip(*found, strict=True)))

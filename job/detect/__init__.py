@@ -1,1 +1,1 @@
-"""The detector: its configuration and weights, its class probabilities, and the map step that runs it."""
+"""The detector: its configuration, its weights, its class probabilities, and the map step that runs it."""

@@ -1,7 +1,7 @@
 """Batches of images of one resized shape.
 
-In a batch of mixed shapes detectron2 pads the smaller ones, and the padding changes what it finds near the border. In a
-batch of one shape each image gets what it would have got alone.
+In a batch of mixed shapes, detectron2 pads the smaller images, and padding changes the detections near the border. In a
+batch of one shape, each image gets the detections that it would get alone.
 """
 
 from collections import defaultdict
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Collects items by shape; what it returns depends on the order of the items alone.
+    """Collects items by shape. The batches depend only on the order of the items.
 
     Attributes:
-        batch_size: Items in a batch; may be lowered at any time.
+        batch_size: Number of items in a full batch; may be lowered at any time.
     """
 
     def __init__(self, batch_size: int, max_waiting: int, max_bytes: int) -> None:
@@ -25,26 +25,33 @@ class Batcher(Generic[T]):
         self._bytes: dict[Hashable, int] = defaultdict(int)
 
     def add(self, shape: Hashable, item: T, size: int) -> list[T]:
-        """Adds an item of so many bytes; returns a batch when there is one to run, else an empty list.
+        """Adds an item, and returns a batch if there is one to run.
 
-        A batch is full, or the largest one there is when more than `max_waiting` items or `max_bytes` bytes wait.
+        Args:
+            shape: Items of equal shape share a batch.
+            item: The item.
+            size: Its bytes.
+
+        Returns:
+            The batch of this shape if it is full. If more than `max_waiting` items or `max_bytes` bytes are waiting,
+            the batch with the most items or bytes. Otherwise an empty list.
         """
         self._waiting[shape].append(item)
         self._bytes[shape] += size
         if len(self._waiting[shape]) >= self.batch_size:
-            return self._take(shape)
+            return self._pop(shape)
         if sum(map(len, self._waiting.values())) > self._max_waiting:
-            return self._take(max(self._waiting, key=lambda each: len(self._waiting[each])))
+            return self._pop(max(self._waiting, key=lambda waiting: len(self._waiting[waiting])))
         if sum(self._bytes.values()) > self._max_bytes:
-            return self._take(max(self._bytes, key=lambda each: self._bytes[each]))
+            return self._pop(max(self._bytes, key=lambda waiting: self._bytes[waiting]))
         return []
 
-    def _take(self, shape: Hashable) -> list[T]:
+    def _pop(self, shape: Hashable) -> list[T]:
         del self._bytes[shape]
         return self._waiting.pop(shape)
 
     def flush(self) -> list[list[T]]:
-        """Returns all that waits, a batch for each shape."""
+        """Removes all waiting items and returns them, one batch per shape."""
         batches = list(self._waiting.values())
         self._waiting.clear()
         self._bytes.clear()

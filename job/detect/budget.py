@@ -1,4 +1,4 @@
-"""A limit in bytes for what is on its way through the threads: images differ in size, so a number bounds nothing."""
+"""A byte limit for images in preparation: images differ in size, so a limit on their number would not bound memory."""
 
 import threading
 
@@ -7,13 +7,13 @@ from job.stopping import MESSAGE
 
 
 class Budget:
-    """Bytes that numbered items, which are consumed in the order of their numbers, may hold together.
+    """Limits the bytes that numbered items hold together. Items are consumed in the order of their numbers.
 
-    An item waits until it fits, but the next one to be consumed never does: so there is always one that goes on, and
-    what is held is at most the limit and one item.
+    An item waits until it fits, except the next one to be consumed, which never waits. So one item can always proceed,
+    and the items hold at most the limit plus the bytes of one item.
 
     Attributes:
-        peak: The most bytes that were held at a time.
+        peak: The most bytes held at any time.
     """
 
     def __init__(self, limit: int) -> None:
@@ -25,10 +25,14 @@ class Budget:
         self._changed = threading.Condition()
 
     def hold(self, number: int, size: int) -> None:
-        """Lets an item hold so many bytes, instead of those it held before, once there is room for them.
+        """Changes the bytes that an item holds, once there is room for them.
+
+        Args:
+            number: Number of the item.
+            size: Bytes that it holds from now on, instead of those before.
 
         Raises:
-            Stopped: Nothing is consumed any more.
+            Stopped: If the budget is closed, because nothing is consumed any more.
         """
         with self._changed:
             more = size - self._held.get(number, 0)
@@ -42,15 +46,15 @@ class Budget:
             self.peak = max(self.peak, self._total)
             self._changed.notify_all()
 
-    def consumed(self, number: int) -> None:
-        """Takes an item out."""
+    def release(self, number: int) -> None:
+        """Frees the bytes of a consumed item."""
         with self._changed:
             self._total -= self._held.pop(number, 0)
             self._next = number + 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Sends away all that wait."""
+        """Makes `hold` raise Stopped in all threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Who has the cores: on a CPU, a model and the threads that prepare its images would fight for them."""
+"""Sharing of the CPU cores: a model on the CPU and the threads that prepare its images would compete for them."""
 
 import contextlib
 import threading
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 
 class Turns:
-    """Keeps preparing threads back while a model runs on the CPU.
+    """Holds back the preparing threads while a model runs on the CPU.
 
-    The model uses all cores in steps that end together, so a thread that takes one of them for a moment holds up all.
-    Taking turns costs the work alone: the threads go on when the model waits for an image.
+    The model uses all cores in steps that end together, so a thread that takes one core for a moment delays all others.
+    Taking turns costs only the work itself: the threads proceed while the model waits for an image.
     """
 
     def __init__(self, on_cpu: bool) -> None:
-        """Takes whether the model runs on the CPU; otherwise nobody waits."""
+        """Sets whether the model runs on the CPU; if not, no thread waits."""
         self._on_cpu = on_cpu
         self._free = threading.Event()
         if not on_cpu:
             self._free.set()
 
     @contextlib.contextmanager
-    def model_waits(self) -> Iterator[None]:
-        """A time in which the model does not run."""
+    def release_cores(self) -> Iterator[None]:
+        """Lets the threads use the cores while the model does not run."""
         self._free.set()
         try:
             yield
@@ -30,10 +30,10 @@ class Turns:
                 self._free.clear()
 
     def wait(self) -> None:
-        """Waits for the cores."""
+        """Waits until the cores are free."""
         self._free.wait()
 
     def close(self) -> None:
-        """Lets everybody go on."""
+        """Releases the cores for good."""
         self._on_cpu = False
         self._free.set()

@@ -1,4 +1,4 @@
-"""Which device the detector runs on, and why it is not a GPU where it could be one."""
+"""Chooses the device that the detector runs on, and explains why a GPU cannot be used."""
 
 import contextlib
 import functools
@@ -14,21 +14,21 @@ from job.settings import Settings
 
 # The oldest NVIDIA driver for Linux that runs wheels of a CUDA generation (NVIDIA's CUDA release notes, table 3).
 _OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-_OLDER_CUDA = "build the image with TORCH_INDEX_URL of an older CUDA"
+_OLDER_CUDA_ADVICE = "build the image with TORCH_INDEX_URL set to an older CUDA"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine offers, and what the installed torch can make use of.
+    """The GPUs of the machine, its driver, and the GPUs that the installed torch supports.
 
     Attributes:
-        driver: Version of the NVIDIA driver; empty where there is none, or none that answers.
-        driver_cuda: The newest CUDA that this driver runs, major and minor; zeros where that is not known.
-        torch_cuda: CUDA that torch is built for, such as ``13.0``; empty where it is built without.
+        driver: Version of the NVIDIA driver; empty if no driver responds.
+        driver_cuda: Newest CUDA version that the driver supports, major and minor; zeros if unknown.
+        torch_cuda: CUDA version that torch is built for, such as ``13.0``; empty for a build without CUDA.
         architectures: GPU architectures that torch is built for, such as ``sm_90``.
-        names: Of the GPUs that CUDA finds.
-        capabilities: Their compute capabilities, major and minor.
-        reason: What the driver or CUDA says where there is none.
+        names: Names of the GPUs that CUDA finds.
+        capabilities: Compute capabilities of these GPUs, major and minor.
+        reason: Error message of the driver or of CUDA; empty if there is none.
     """
 
     driver: str = ""
@@ -39,56 +39,57 @@ class Machine:
     capabilities: tuple[tuple[int, int], ...] = ()
     reason: str = ""
 
-    def problem(self, index: int = 0) -> str | None:
-        """Why a GPU cannot be used, with what to do about it, as one sentence; None where it can."""
+    def find_problem(self, index: int = 0) -> str | None:
+        """Returns one sentence on why a GPU cannot be used and what to do about it; None if it can be used."""
         if not self.torch_cuda:
-            return "The installed torch is built without CUDA: install the one of requirements/runtime.txt."
+            return "The installed torch is built without CUDA: install the build pinned in requirements/runtime.txt."
         if index < len(self.names):
-            return self._unsupported(index)
+            return self._check_capability(index)
         if self.names:
-            return f"There is no GPU {index}: the last one is {len(self.names) - 1}."
+            return f"There is no GPU {index}: the highest index is {len(self.names) - 1}."
         if not (self.driver or self.reason):
             return (
-                "There is no NVIDIA GPU, or it is not handed to the job: use a machine that has one, and start the "
-                "container with --gpus all (on Kubernetes, with a limit of nvidia.com/gpu)."
+                "There is no NVIDIA GPU, or the job has no access to it: use a machine with a GPU, and start the "
+                "container with --gpus all (on Kubernetes, set a limit for nvidia.com/gpu)."
             )
         generation = int(self.torch_cuda.split(".")[0])
         if 0 < self.driver_cuda[0] < generation:
             major, minor = self.driver_cuda
             newer = f" to {_OLDEST_DRIVER[generation]} or newer" if generation in _OLDEST_DRIVER else ""
             return (
-                f"The NVIDIA driver {self.driver} runs CUDA up to {major}.{minor}, and torch needs "
-                f"{self.torch_cuda}: update the driver{newer}, or {_OLDER_CUDA}."
+                f"The NVIDIA driver {self.driver} supports CUDA up to {major}.{minor}, but torch needs "
+                f"{self.torch_cuda}: update the driver{newer}, or {_OLDER_CUDA_ADVICE}."
             )
         reason = f" ({self.reason})" if self.reason else ""
         return (
-            f"CUDA finds no GPU that it can use{reason}: see what nvidia-smi shows, and whether "
-            "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides it."
+            f"CUDA finds no usable GPU{reason}: check nvidia-smi, and whether CUDA_VISIBLE_DEVICES or "
+            "NVIDIA_VISIBLE_DEVICES hides the GPU."
         )
 
-    def _unsupported(self, index: int) -> str | None:
+    def _check_capability(self, index: int) -> str | None:
         if runs_on(self.architectures, self.capabilities[index]):
             return None
         major, minor = self.capabilities[index]
         return (
-            f"{self.names[index]} has compute capability {major}.{minor}, and torch is built for "
-            f"{', '.join(self.architectures)}: take a newer GPU, or {_OLDER_CUDA}."
+            f"{self.names[index]} has compute capability {major}.{minor}, but torch is built for "
+            f"{', '.join(self.architectures)}: use a newer GPU, or {_OLDER_CUDA_ADVICE}."
         )
 
 
 def runs_on(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool:
-    """Whether code for some architectures runs on a GPU of a compute capability.
+    """Checks whether code for some architectures runs on a GPU of a compute capability.
 
-    Machine code (``sm_86``) runs on its own major version from its minor version on, and intermediate code
-    (``compute_90``) on everything newer; with an ``a`` at the end, neither runs on any but its own, and with an ``f``
-    on none of another major version (CUDA C++ programming guide, "Application compatibility").
+    Machine code (``sm_86``) runs on the same major version with the same or a newer minor version. Intermediate code
+    (``compute_90``) also runs on all newer versions. Code with the suffix ``a`` runs only on exactly its own version,
+    and code with the suffix ``f`` only on its own major version (CUDA C++ programming guide, "Application
+    compatibility").
 
     Args:
-        architectures: As `torch.cuda.get_arch_list` names them.
-        capability: Major and minor.
+        architectures: Names as in `torch.cuda.get_arch_list`.
+        capability: Compute capability of the GPU, major and minor.
     """
-    for each in architectures:
-        kind, _, version = each.partition("_")
+    for architecture in architectures:
+        kind, _, version = architecture.partition("_")
         digits = version.rstrip("af")
         built_for = (int(digits[:-1]), int(digits[-1]))
         same_generation = built_for[0] == capability[0] and not version.endswith("a")
@@ -98,9 +99,9 @@ def runs_on(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool
     return False
 
 
-@functools.cache  # torch counts the GPUs once, and says only then what is wrong with them
-def look() -> Machine:
-    """Looks at the machine. It never raises; without a driver there is just nothing."""
+@functools.cache  # torch counts the GPUs once, and reports only then what is wrong with them
+def inspect() -> Machine:
+    """Inspects the machine. Never raises; without a driver, no GPU is listed."""
     driver, driver_cuda, reason = "", (0, 0), ""
     try:
         pynvml.nvmlInit()
@@ -109,10 +110,10 @@ def look() -> Machine:
         driver_cuda = (version // 1000, version % 1000 // 10)
         pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        # The driver's own library may also be left out where a container is given CUDA alone.
+        # A container that has only CUDA lacks the driver's own library, which is normal.
         if not isinstance(error, (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded)):
             reason = str(error)
-    with warnings.catch_warnings(record=True) as caught:  # torch tells in a warning why CUDA cannot be used
+    with warnings.catch_warnings(record=True) as caught:  # torch reports in a warning why CUDA cannot be used
         warnings.simplefilter("always")
         try:
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -126,40 +127,40 @@ def look() -> Machine:
         driver_cuda=driver_cuda,
         torch_cuda=torch.version.cuda or "",
         architectures=tuple(torch.cuda.get_arch_list()),
-        names=tuple(each.name for each in properties),
-        capabilities=tuple((each.major, each.minor) for each in properties),
+        names=tuple(device.name for device in properties),
+        capabilities=tuple((device.major, device.minor) for device in properties),
         reason=reason,
     )
 
 
 @contextlib.contextmanager
-def faults() -> Iterator[None]:
-    """Work on the device, whose own failures are not the model's.
+def translate_errors() -> Iterator[None]:
+    """Translates errors of the GPU inside the block, and leaves errors of the model alone.
 
     Raises:
-        ServiceUnavailable: The GPU is broken, busy or full. Another machine may have a better one.
+        ServiceUnavailable: If the GPU is broken, busy or out of memory. The job may succeed on another machine.
     """
     try:
         yield
     except RuntimeError as error:
-        if not _is_fault(error):
+        if not _is_gpu_error(error):
             raise
         raise ServiceUnavailable(
-            f"The GPU fails ({first_line(error)}): see what nvidia-smi shows, and whether others use it, too."
+            f"GPU error ({first_line(error)}): check nvidia-smi, and whether another process is using the GPU."
         ) from error
 
 
-def _is_fault(error: RuntimeError) -> bool:
+def _is_gpu_error(error: RuntimeError) -> bool:
     libraries = ("CUDNN_STATUS", "CUBLAS_STATUS")
     return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)) or any(
-        each in str(error) for each in libraries
+        library in str(error) for library in libraries
     )
 
 
-def _tried(device: torch.device) -> str | None:
-    """Why a GPU does not work, although it is there."""
+def _try_device(device: torch.device) -> str | None:
+    """Returns why a GPU does not work although CUDA finds it; None if it works."""
     try:
-        with faults():
+        with translate_errors():
             torch.zeros(1, device=device)
     except ServiceUnavailable as error:
         return str(error)
@@ -167,23 +168,23 @@ def _tried(device: torch.device) -> str | None:
 
 
 def choose(settings: Settings) -> tuple[torch.device, str | None]:
-    """The device that the settings name, or the best there is.
+    """Chooses the device that the settings name; ``auto`` is the first GPU, or else the CPU.
 
     Returns:
-        The device; and, where auto had to take the CPU, why.
+        The device, and the reason if ``auto`` falls back to the CPU.
 
     Raises:
-        ServiceUnavailable: CORAL_REQUIRE_GPU is set, and no GPU can be used. Another machine may have one.
-        SettingsError: CORAL_DEVICE names a GPU that cannot be used.
+        ServiceUnavailable: If CORAL_REQUIRE_GPU is set and the GPU cannot be used. Another machine may have one.
+        SettingsError: If CORAL_DEVICE names a GPU that cannot be used.
     """
     if settings.device == "cpu":
         return torch.device("cpu"), None
     device = torch.device("cuda" if settings.device == "auto" else settings.device)
-    problem = look().problem(device.index or 0) or _tried(device)
+    problem = inspect().find_problem(device.index or 0) or _try_device(device)
     if problem is None:
         return device, None
     if settings.require_gpu:
-        raise ServiceUnavailable(f"{problem} CORAL_REQUIRE_GPU=1 forbids the CPU.")
+        raise ServiceUnavailable(f"{problem} CORAL_REQUIRE_GPU=1 forbids falling back to the CPU.")
     if settings.device != "auto":
-        raise SettingsError(f"CORAL_DEVICE={settings.device!r}: {problem} Or set CORAL_DEVICE=auto.")
+        raise SettingsError(f"CORAL_DEVICE={settings.device!r}: {problem} Alternatively, set CORAL_DEVICE=auto.")
     return torch.device("cpu"), problem

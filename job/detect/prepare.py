@@ -1,4 +1,4 @@
-"""From the name of a file to an image that is ready for the detector, in threads ahead of it."""
+"""Prepares images for the detector, in threads that run ahead of it: reads, decodes and resizes each file."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +17,20 @@ from job.errors import JobError
 from job.prefetch import prefetch
 from job.storage import Entry, Source
 
-# Measured, with decoding, copies and resizing: 11 for most, 15 for progressive JPEG, 21 for JPEG 2000 with alpha.
+# Peak of decoding, copying and resizing, as measured: 11 for most formats, 15 for progressive JPEG, 21 for JPEG 2000
+# with alpha.
 _BYTES_PER_PIXEL = 22
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An image on its way to the detector.
+class PreparedImage:
+    """An image that is ready for the detector.
 
     Attributes:
-        entry: Where it came from.
+        entry: Its entry in the listing.
         tensor: (3, h, w) uint8, resized, in the model's channel order.
-        height: Pixels of the original.
-        width: Pixels of the original.
+        height: Height of the original in pixels, after the EXIF orientation.
+        width: Width of the original in pixels, after the EXIF orientation.
         thumbnail: JPEG file.
     """
 
@@ -40,20 +41,20 @@ class Prepared:
     thumbnail: bytes
 
     @classmethod
-    def blank(cls, tensor: torch.Tensor) -> "Prepared":
-        """No image of the pool, but one to measure with."""
+    def from_tensor(cls, tensor: torch.Tensor) -> "PreparedImage":
+        """Makes an image without a file, to measure memory with."""
         return cls(Entry("", "", 0), tensor, tensor.shape[1], tensor.shape[2], b"")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """From entries to images ready for the detector, in threads.
+    """Prepares images in threads.
 
     Attributes:
-        source: Where the images are.
-        detector: Whose sizes and channel order to use.
-        budget: Bytes that images may take meanwhile.
-        turns: When the threads may use the cores.
+        source: Store that the images are read from.
+        detector: Detector that the images are prepared for.
+        budget: Limits the bytes of the images in preparation.
+        turns: Decides when the threads may use the cores.
     """
 
     source: Source
@@ -61,37 +62,45 @@ class Preparation:
     budget: Budget
     turns: Turns
 
-    def of(self, entries: Iterable[Entry], pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Prepared | parts.Row]:
-        """Yields the images in order; of an unusable one its row."""
-        results = prefetch(pool, self._prepare, enumerate(entries), ahead=ahead, idle=self.turns.model_waits)
+    def prepare(
+        self, entries: Iterable[Entry], executor: ThreadPoolExecutor, *, ahead: int
+    ) -> Iterator[PreparedImage | parts.Row]:
+        """Yields the prepared images in order, and for each unusable image its row.
+
+        Args:
+            entries: The images.
+            executor: Runs the preparation.
+            ahead: Number of images that are prepared ahead of the detector.
+        """
+        results = prefetch(executor, self._prepare_one, enumerate(entries), ahead=ahead, idle=self.turns.release_cores)
         for number, result in enumerate(results):
-            self.budget.consumed(number)
+            self.budget.release(number)
             yield result
 
-    def _prepare(self, numbered: tuple[int, Entry]) -> Prepared | parts.Row:
+    def _prepare_one(self, numbered: tuple[int, Entry]) -> PreparedImage | parts.Row:
         number, entry = numbered
         try:
-            result = self._image(number, entry)
+            result = self._read_image(number, entry)
             self.budget.hold(number, result.tensor.nbytes + len(result.thumbnail))
             return result
         except images.ImageError as error:
             status, reason = "failed", str(error)
         except FileNotFoundError:
-            status, reason = "unread", "it is gone since the listing, a link to nowhere, or its name is not UTF-8"
+            status, reason = "unread", "it was deleted after the listing, is a broken link, or its name is not UTF-8"
         except OSError as error:
             status, reason = "unread", f"it cannot be read: {error.strerror}"
         except MemoryError:
             status, reason = "unread", "there is not enough memory to decode it"
         except JobError:
             raise
-        except Exception as error:  # no file, whatever is in it, ends the job
-            status, reason = "failed", f"it makes a library fail ({type(error).__name__}: {error})"
+        except Exception as error:  # no content of a file may end the job
+            status, reason = "failed", f"a library failed to process it ({type(error).__name__}: {error})"
         self.budget.hold(number, 0)
         return parts.Row(entry.key, entry.etag, entry.size, status, reason)
 
-    def _image(self, number: int, entry: Entry) -> Prepared:
+    def _read_image(self, number: int, entry: Entry) -> PreparedImage:
         if entry.size > images.MAX_BYTES:
-            raise images.ImageError(f"its {entry.size:,} bytes are more than the limit of {images.MAX_BYTES:,}")
+            raise images.ImageError(f"its size of {entry.size:,} bytes is above the limit of {images.MAX_BYTES:,}")
         self.budget.hold(number, entry.size)
         data = self.source.read(entry.key, entry.etag)
         self.turns.wait()
@@ -99,15 +108,15 @@ class Preparation:
         self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation
-        return Prepared(entry, to_tensor(image, self.detector), height, width, images.thumbnail(image))
+        return PreparedImage(entry, to_tensor(image, self.detector), height, width, images.thumbnail(image))
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
-    """Resizes an image and lays it out for the model, exactly as detectron2's DefaultPredictor does.
+    """Resizes an image and converts it to the model's input, exactly as detectron2's DefaultPredictor does.
 
     Args:
         image: (height, width, 3) uint8, BGR.
-        detector: Whose sizes and channel order to use.
+        detector: Its sizes and its channel order are used.
 
     Returns:
         (3, h, w) uint8.
@@ -117,7 +126,7 @@ def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
     height, width = image.shape[:2]
     if detector.min_size:
         size = transforms.ResizeShortestEdge.get_output_shape(height, width, detector.min_size, detector.max_size)
-        # Of a very long and thin image the short side would be rounded to nothing.
+        # The short side of a very long and thin image would be rounded to 0.
         size = max(1, size[0]), max(1, size[1])
         resize = transforms.ResizeTransform(height, width, *size, interp=PIL.Image.Resampling.BILINEAR)
         image = resize.apply_image(np.ascontiguousarray(image))

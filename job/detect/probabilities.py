@@ -1,18 +1,19 @@
-"""The whole class distribution of every box, which uncertainty is computed from.
+"""Computes the class distribution of every box, from which the uncertainty scores are computed.
 
-A row has one entry for each class and a last one for "none of them" (the background), and sums to 1. The entry at the
-predicted class is the score, of every kind but ``native``. Where the others come from depends on the head:
+The row of a box has one entry per class and a last entry for the background ("none of the classes"), and sums to 1. The
+entry of the predicted class is the score of the box, for every kind except ``native``. The other entries depend on the
+head:
 
-- ``softmax`` (Faster, Mask, Keypoint and Cascade R-CNN): the row is the head's own softmax; of a cascade, whose scores
-  are the mean over its stages, the mean of their softmaxes.
-- ``sigmoid`` (RetinaNet, FCOS, and R-CNN heads trained with sigmoids): the head has no background and rates each class
-  by itself. `exclusive` says how that becomes a distribution.
-- ``native``: the model gives ``class_probabilities`` itself (`job.detect.yolo` says how).
-- ``synthetic`` (any other model): what the score leaves is spread evenly over all others. Scores of uncertainty then
-  mean little more than "far from 1".
+- ``softmax`` (Faster, Mask, Keypoint and Cascade R-CNN): the row is the softmax of the head. The scores of a cascade
+  are the mean over its stages, so its row is the mean of their softmaxes.
+- ``sigmoid`` (RetinaNet, FCOS, and R-CNN heads trained with sigmoids): the head has no background and scores each class
+  independently. `make_exclusive` describes how these scores become a distribution.
+- ``native``: the model itself returns ``class_probabilities`` (see `job.detect.yolo`).
+- ``synthetic`` (any other model): the remainder, 1 - score, is spread evenly over all other entries. Uncertainty scores
+  then depend on the score alone, and say little more than how far it is from 1.
 
-Boxes, scores and classes are those of detectron2, to the bit. Only its own classes are known, since one that derives
-from them may run inference its own way.
+Boxes, scores and classes are identical to those of detectron2, bit by bit. Only detectron2's own classes are supported,
+since a derived class may run inference in another way.
 """
 
 from functools import partial
@@ -29,13 +30,13 @@ Kind = Literal["softmax", "sigmoid", "native", "synthetic"]
 
 
 def attach(model: torch.nn.Module) -> Kind:
-    """Makes a model add ``class_probabilities`` to the instances it returns, where its head is known.
+    """Makes a model with a supported head add ``class_probabilities`` to the instances that it returns.
 
     Args:
-        model: A detectron2 model that is in evaluation mode and stays there; changed in place.
+        model: A detectron2 model that is in evaluation mode and stays in it; changed in place.
 
     Returns:
-        Where the probabilities come from.
+        The source of the probabilities.
     """
     if type(model) in (RetinaNet, FCOS):
         return _attach_to_dense(model)
@@ -44,11 +45,11 @@ def attach(model: torch.nn.Module) -> Kind:
     return "native" if hasattr(model, "darknet_layout") else "synthetic"
 
 
-def of(instances: Instances, num_classes: int) -> torch.Tensor:
-    """The class distributions of the boxes of one image.
+def of_instances(instances: Instances, num_classes: int) -> torch.Tensor:
+    """Returns the class distributions of the boxes of one image.
 
     Args:
-        instances: What the model returned.
+        instances: Output of the model for the image.
         num_classes: Number of classes, without the background.
 
     Returns:
@@ -63,50 +64,50 @@ def of(instances: Instances, num_classes: int) -> torch.Tensor:
     return rows.scatter(1, classes[:, None], scores[:, None])
 
 
-def exclusive(
+def make_exclusive(
     class_scores: torch.Tensor, classes: torch.Tensor, scores: torch.Tensor, *, power: int = 1
 ) -> torch.Tensor:
-    """Turns ratings of each class by itself into distributions over "one of the classes, or none".
+    """Converts independent scores of the classes into distributions over "one of the classes, or none".
 
-    What an anchor or a proposal is trained on is one class or none at all. So the sigmoids of a calibrated head are the
-    probabilities of outcomes that exclude each other: they sum to at most 1, and what is left is the background. With
-    r_k for the rating of class k, and c for the predicted class, whose score is s, the row is
+    An anchor or a proposal is trained on one class or on none. So the sigmoids of a calibrated head are probabilities
+    of mutually exclusive outcomes: they sum to at most 1, and the remainder is the background. Let r_k be the rating of
+    class k, c the predicted class and s its score. Then the row is
 
         p_c = s        p_k = r_k * min(1, (1 - s) / sum of r_j over all j but c)        background: the rest.
 
-    Where the ratings sum to more than 1, which nothing keeps them from, the other classes share what the score leaves
-    in proportion, and no background is left. Two boxes of one anchor have the same row unless that is so. As with a
-    softmax, a faint box that is almost surely nothing is near a row of background alone, and one that may be two things
-    is torn between these two.
+    The ratings of a head may sum to more than 1. Then the other classes share the remainder, 1 - s, in proportion to
+    their ratings, and the background is 0. Otherwise, two boxes of one anchor have the same row. As with a softmax, a
+    low-confidence box that is almost surely nothing is nearly pure background, and a box that may be one of two classes
+    is uncertain between these two.
 
-    FCOS (Tian et al., https://arxiv.org/abs/2006.09214, equation 4) scores by the root of sigmoid and centerness, which
-    would raise hundredths of many classes to tenths. Its row keeps the classes in proportion to their sigmoids: r_k is
-    s * sigmoid_k / sigmoid_c, in which the centerness cancels out, so that it is s * (score_k / s)^2. That is ``power``
-    2, and 1 is everything else.
+    FCOS (Tian et al., https://arxiv.org/abs/2006.09214, equation 4) scores by the root of sigmoid times centerness,
+    which would raise hundredths of many classes to tenths. Its row keeps the classes in proportion to their sigmoids:
+    r_k is s * sigmoid_k / sigmoid_c. The centerness cancels out, so r_k is s * (score_k / s)^2. That is ``power`` 2;
+    all other heads have ``power`` 1.
 
     Args:
-        class_scores: (boxes, classes) in [0, 1], what the score would be for each class. NaN counts as 0.
+        class_scores: (boxes, classes) in [0, 1], the score that the box would have for each class. NaN counts as 0.
         classes: (boxes,) predicted classes.
-        scores: (boxes,) in (0, 1], those of the predicted classes.
-        power: Ratings are in proportion to this power of the class scores.
+        scores: (boxes,) in (0, 1], scores of the predicted classes.
+        power: Ratings are proportional to this power of the class scores.
 
     Returns:
-        (boxes, classes + 1) float32 rows in [0, 1] that sum to 1, the background last.
+        (boxes, classes + 1) float32 rows in [0, 1] that sum to 1, with the background last.
     """
-    own, top = classes[:, None], scores.float()[:, None]
-    left = (1 - top).clamp(min=0)  # a mean over stages may be rounded to more than 1
-    others = class_scores.float().nan_to_num(nan=0.0).pow(power).scatter(1, own, 0.0)
+    predicted, top = classes[:, None], scores.float()[:, None]
+    remainder = (1 - top).clamp(min=0)  # a mean over stages may be rounded to more than 1
+    others = class_scores.float().nan_to_num(nan=0.0).pow(power).scatter(1, predicted, 0.0)
     total = others.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    others = others * torch.minimum(top.pow(1 - power), left / total)
-    background = (left - others.sum(dim=1, keepdim=True)).clamp(min=0)
-    return torch.cat([others.scatter(1, own, top), background], dim=1)
+    others = others * torch.minimum(top.pow(1 - power), remainder / total)
+    background = (remainder - others.sum(dim=1, keepdim=True)).clamp(min=0)
+    return torch.cat([others.scatter(1, predicted, top), background], dim=1)
 
 
 def _attach_to_heads(heads: Any) -> Kind:
     cascade = type(heads) is CascadeROIHeads
     predictors: list[Any] = list(heads.box_predictor) if cascade else [getattr(heads, "box_predictor", None)]
-    known = cascade or type(heads) in (StandardROIHeads, Res5ROIHeads)
-    if not known or any(type(each) is not FastRCNNOutputLayers for each in predictors):
+    supported = cascade or type(heads) in (StandardROIHeads, Res5ROIHeads)
+    if not supported or any(type(predictor) is not FastRCNNOutputLayers for predictor in predictors):
         return "synthetic"
     if cascade:
         heads._forward_box = partial(_forward_cascade, heads)
@@ -116,16 +117,16 @@ def _attach_to_heads(heads: Any) -> Kind:
 
 
 def _infer(predictor: Any, predictions: Any, proposals: list[Instances]) -> Any:
-    """FastRCNNOutputLayers.inference, with rows."""
+    """Replaces FastRCNNOutputLayers.inference, and adds the rows."""
     boxes = predictor.predict_boxes(predictions, proposals)
     probabilities = predictor.predict_probs(predictions, proposals)
-    return _keep(predictor, boxes, probabilities, [each.image_size for each in proposals])
+    return _filter_boxes(predictor, boxes, probabilities, [image.image_size for image in proposals])
 
 
 def _forward_cascade(heads: Any, features: dict[str, torch.Tensor], proposals: list[Instances]) -> list[Instances]:
-    """CascadeROIHeads._forward_box in evaluation, which does not tell which proposals it kept, with rows."""
-    maps = [features[each] for each in heads.box_in_features]
-    sizes = [each.image_size for each in proposals]
+    """Replaces CascadeROIHeads._forward_box, which does not return which proposals it keeps, and adds the rows."""
+    maps = [features[level] for level in heads.box_in_features]
+    sizes = [image.image_size for image in proposals]
     boxes: Any = None
     stages = []
     for stage, predictor in enumerate(heads.box_predictor):
@@ -134,31 +135,31 @@ def _forward_cascade(heads: Any, features: dict[str, torch.Tensor], proposals: l
         predictions = heads._run_stage(maps, proposals, stage)
         boxes = predictor.predict_boxes(predictions, proposals)
         stages.append(predictor.predict_probs(predictions, proposals))
-    probabilities = [sum(each) * (1.0 / len(stages)) for each in zip(*stages, strict=True)]
-    instances: list[Instances] = _keep(heads.box_predictor[-1], boxes, probabilities, sizes)[0]
+    probabilities = [sum(tables) * (1.0 / len(stages)) for tables in zip(*stages, strict=True)]
+    instances: list[Instances] = _filter_boxes(heads.box_predictor[-1], boxes, probabilities, sizes)[0]
     return instances
 
 
-def _keep(predictor: Any, boxes: Any, probabilities: Any, sizes: list[tuple[int, int]]) -> Any:
-    """Thresholds and suppresses as detectron2 does, and gives what is kept its rows.
+def _filter_boxes(predictor: Any, boxes: Any, probabilities: Any, sizes: list[tuple[int, int]]) -> Any:
+    """Applies score threshold and non-maximum suppression as detectron2 does, and adds the rows of the kept boxes.
 
     Args:
-        predictor: FastRCNNOutputLayers, for its thresholds and for what its outputs are.
-        boxes: For each image (proposals, 4) or (proposals, 4 * classes).
-        probabilities: For each image (proposals, classes + 1).
-        sizes: For each image height and width.
+        predictor: FastRCNNOutputLayers with the thresholds and the kind of the outputs.
+        boxes: For each image, (proposals, 4) or (proposals, 4 * classes).
+        probabilities: For each image, (proposals, classes + 1).
+        sizes: For each image, height and width.
 
     Returns:
-        For each image the instances; and for each their indices, as fast_rcnn_inference counts them.
+        For each image, the instances and their indices, as `fast_rcnn_inference` returns them.
     """
     limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
     instances, kept = fast_rcnn_inference(boxes, probabilities, sizes, *limits)
     for image, index, box, row in zip(instances, kept, boxes, probabilities, strict=True):
-        # detectron2 drops rows that are not finite before it counts: the indices are into what is left.
+        # detectron2 drops rows that are not finite first, so the indices refer to the remaining rows.
         finite = torch.isfinite(box).all(dim=1) & torch.isfinite(row).all(dim=1)
         rows = row[finite][index]
-        if predictor.use_sigmoid_ce:  # the last column is there, but nothing ever trained it
-            rows = exclusive(rows[:, :-1], image.pred_classes, image.scores)
+        if predictor.use_sigmoid_ce:  # the last column exists, but is never trained
+            rows = make_exclusive(rows[:, :-1], image.pred_classes, image.scores)
         image.class_probabilities = rows
     return instances, kept
 
@@ -167,30 +168,32 @@ def _attach_to_dense(model: Any) -> Kind:
     power = 2 if type(model) is FCOS else 1
 
     def decode(anchors: Any, class_scores: torch.Tensor, *more: Any) -> Any:
-        taken = _Taken(anchors.tensor)
-        found = DenseDetector._decode_per_level_predictions(model, taken, class_scores, *more)
-        found.class_scores = class_scores[taken.index]
-        return found
+        recorder = _AnchorRecorder(anchors.tensor)
+        instances = DenseDetector._decode_per_level_predictions(model, recorder, class_scores, *more)
+        instances.class_scores = class_scores[recorder.index]
+        return instances
 
     def infer(*arguments: Any) -> Any:
-        found = type(model).inference_single_image(model, *arguments)
-        found.class_probabilities = exclusive(found.class_scores, found.pred_classes, found.scores, power=power)
-        found.remove("class_scores")
-        return found
+        instances = type(model).inference_single_image(model, *arguments)
+        instances.class_probabilities = make_exclusive(
+            instances.class_scores, instances.pred_classes, instances.scores, power=power
+        )
+        instances.remove("class_scores")
+        return instances
 
-    # One level gives its boxes the ratings of their anchors, and they stay with them through all levels and the
-    # suppression; rows are made for the few boxes that are left.
+    # Each level gives its boxes the class scores of their anchors. The scores stay with the boxes across all levels and
+    # the suppression, so that rows are computed only for the few remaining boxes.
     model._decode_per_level_predictions = decode
     model.inference_single_image = infer
     return "sigmoid"
 
 
-class _Taken:
-    """Stands in for the anchors of a level while they are decoded, and notes which were taken.
+class _AnchorRecorder:
+    """Replaces the anchors of a level while boxes are decoded, and records which anchors are selected.
 
     Attributes:
-        tensor: What Boxes has under this name.
-        index: (boxes,) the anchors of the boxes, once they are decoded.
+        tensor: This object, in the place of the tensor of `Boxes`.
+        index: (boxes,) indices of the selected anchors, once the boxes are decoded.
     """
 
     def __init__(self, anchors: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The map step: every image is read, decoded and detected once, and leaves a row in a part."""
+"""The map step: reads, decodes and detects every image once, and writes its row to a part."""
 
 import itertools
 import logging
@@ -17,19 +17,19 @@ from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.inference import Inference
 from job.detect.model import Detector
-from job.detect.prepare import Preparation, Prepared
+from job.detect.prepare import Preparation, PreparedImage
 from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
 
 logger = logging.getLogger(__name__)
 
-# What images may take while they are read, decoded and resized, and while they wait for a full batch.
-_PREPARING_BYTES = 2 << 30
-_WAITING_BYTES = 1 << 30
+# Limits for the images that are read, decoded and resized, and for those that wait for a full batch.
+_MAX_PREPARING_BYTES = 2 << 30
+_MAX_WAITING_BYTES = 1 << 30
 
 
 def provenance(detector: Detector) -> parts.Provenance:
-    """What parts made with a detector depend on."""
+    """Returns the provenance of parts that are made with a detector."""
     return parts.Provenance(
         config_sha256=detector.config_sha256,
         weights_sha256=detector.weights_sha256,
@@ -50,94 +50,94 @@ def predict(
     part_size: int,
     stop: threading.Event,
 ) -> None:
-    """Gives every other image of the listing its row.
+    """Detects objects in the unfinished images of the listing, and writes the rows to parts.
 
     Args:
-        listing: The images, in the order in which they are done.
-        source: Where they are.
-        output: Where the parts go.
+        listing: The images, in the order of processing.
+        source: Store that the images are read from.
+        output: Store that the parts are written to.
         detector: The detector.
-        done: Key and ETag of the images that have their rows.
-        batch_size: Images in one forward pass; None for what suits the device.
+        done: Key and ETag of the finished images.
+        batch_size: Images in one forward pass; None to measure what fits the device.
         part_size: Images in one part.
-        stop: When set, no new image is taken; what is at hand is finished and saved, and the rest left.
+        stop: When set, no new batch is started. Finished images are saved, and the others are left for the next start.
 
     Raises:
-        ServiceUnavailable: A store cannot be reached any more; what was finished is saved.
+        ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
     """
     made_with = provenance(detector)
-    todo = np.fromiter(((each.key, each.etag) not in done for each in listing), bool, len(listing))
+    todo = np.fromiter(((entry.key, entry.etag) not in done for entry in listing), bool, len(listing))
     if not todo.all():
-        logger.info("%d of %d images are done already.", len(todo) - todo.sum(), len(todo))
+        logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
     if not todo.any():
         return
     inference = Inference(detector, batch_size)
     on_cpu = detector.device.type == "cpu"
     cores = os.cpu_count() or 1
-    # Beside a GPU, threads mostly wait for files; beside a model on the CPU, more of them than cores would only crowd.
+    # With a GPU, threads mostly wait for files. With the model on the CPU, more threads than cores would only contend.
     workers = min(16, cores) if on_cpu else min(32, max(8, 2 * cores))
     turns = Turns(on_cpu)
     ahead = max(4 * workers, 2 * inference.batch_size)
-    preparation = Preparation(source, detector, Budget(_PREPARING_BYTES), turns)
+    preparation = Preparation(source, detector, Budget(_MAX_PREPARING_BYTES), turns)
     writing: deque[Future[str]] = deque()
     with (
-        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool,
+        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as executor,
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         Progress("Detecting", int(todo.sum()), "image") as progress,
     ):
         try:
-            prepared = preparation.of(itertools.compress(listing, todo), pool, ahead=ahead)
-            # Parts are cut from the whole listing, and not from what is left of it: so a run that was interrupted puts
-            # the same images into the same batches as one that was not.
+            prepared = preparation.prepare(itertools.compress(listing, todo), executor, ahead=ahead)
+            # Parts are cut from the whole listing, not from its unfinished images, so that an interrupted run puts the
+            # same images into the same batches as an uninterrupted one.
             for start in range(0, len(listing), part_size):
                 count = int(todo[start : start + part_size].sum())
                 rows: list[parts.Row] = []
                 try:
                     _detect(itertools.islice(prepared, count), inference, progress, stop, rows)
-                finally:  # whatever happened, these are done
+                finally:  # after an error, too: these images are finished
                     if rows:
                         writing.append(writer.submit(parts.write, output, rows, made_with))
-                    if len(writing) > 1:  # while one part is written the next one is made, but no more than that
-                        with turns.model_waits():
+                    if len(writing) > 1:  # at most one part is written while the next one is made
+                        with turns.release_cores():
                             writing.popleft().result()
                 if len(rows) < count:
                     break
         finally:
             preparation.budget.close()
             turns.close()
-            pool.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=False, cancel_futures=True)
             inference.close()
-            for each in writing:
-                each.result()
+            for future in writing:
+                future.result()
 
 
 def _detect(
-    prepared: Iterable[Prepared | parts.Row],
+    prepared: Iterable[PreparedImage | parts.Row],
     inference: Inference,
     progress: Progress,
     stop: threading.Event,
     rows: list[parts.Row],
 ) -> None:
-    """Detects on the images of one part and adds their rows to a list.
+    """Detects objects in the images of one part, and adds their rows to a list.
 
-    When asked to stop, the rows are those of the batches that ran. Images still waiting for theirs are left, since the
-    next start will find them waiting for the same company.
+    On a stop, only finished batches have rows. Images that still wait for a full batch are left, since the next start
+    puts them into the same batch.
     """
-    # Images of rare shapes wait for company; this bounds how many, and so the memory.
+    # Limits how many images of rare shapes wait for a full batch, and so the memory.
     waiting = 8 * inference.batch_size
-    batcher = Batcher[Prepared](inference.batch_size, max_waiting=waiting, max_bytes=_WAITING_BYTES)
-    for each in prepared:
+    batcher = Batcher[PreparedImage](inference.batch_size, max_waiting=waiting, max_bytes=_MAX_WAITING_BYTES)
+    for image in prepared:
         if stop.is_set():
             return
-        if isinstance(each, parts.Row):
-            log_first_n(logging.WARNING, f"{each.file_name!r} cannot be used: {each.error}", n=10, name=__name__)
-            rows.append(each)
+        if isinstance(image, parts.Row):
+            log_first_n(logging.WARNING, f"{image.file_name!r} cannot be used: {image.error}", n=10, name=__name__)
+            rows.append(image)
             now.failures += 1
             progress.add()
-        elif batch := batcher.add(tuple(each.tensor.shape), each, each.tensor.nbytes):
-            rows += inference.rows(batch)
+        elif batch := batcher.add(tuple(image.tensor.shape), image, image.tensor.nbytes):
+            rows += inference.detect(batch)
             progress.add(len(batch))
             batcher.batch_size = inference.batch_size
     for batch in batcher.flush():
-        rows += inference.rows(batch)
+        rows += inference.detect(batch)
         progress.add(len(batch))

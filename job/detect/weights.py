@@ -1,4 +1,4 @@
-"""Checkpoints: read without running code from outside, and loaded only when they fit the model."""
+"""Downloads and loads checkpoints. Untrusted ones cannot run code, and those that do not fit the model are rejected."""
 
 import errno
 import hashlib
@@ -23,78 +23,77 @@ from job.storage import open_location
 from job.storage.local import LocalFolder
 from job.uris import Location, identity, redacted
 
-# Only files from here may be pickles, since reading a pickle runs what is in it.
+# Only files with this prefix may be pickles, since reading a pickle runs the code in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
-# Where an image has the weights that it was built with (scripts/bake.py): entrypoint.py's own folder.
-BAKED = Path(__file__).parents[2] / "weights"
-_SHOWN = 5
+# Folder next to entrypoint.py with the weights that scripts/bake.py puts into a container image.
+BAKED_FOLDER = Path(__file__).parents[2] / "weights"
+_MAX_PROBLEMS = 5
 _PATIENCE = Patience(attempt=60)
-_SECONDS_TO_TRY = 15.0
+_RETRY_SECONDS = 15.0
 
 
 def fetch(location: str) -> Path:
-    """Gives the local path of a checkpoint, downloading it once if it lies elsewhere.
+    """Returns the local path of a checkpoint, and downloads it first if needed.
 
     Args:
-        location: A path, a URI of a bucket, an http(s) URL, or a ``detectron2://`` name as used in detectron2's
-            configurations.
+        location: A path, a bucket URI, an http(s) URL, or a ``detectron2://`` name as in detectron2's configs.
 
     Raises:
-        SettingsError: There is no such file.
-        ServiceUnavailable: The download failed.
+        SettingsError: If there is no such file.
+        ServiceUnavailable: If the download fails.
     """
     url = location.replace("detectron2://", OFFICIAL_ZOO, 1)
     if not url.startswith(("http://", "https://")):
         try:
-            return local_copy(location)
+            return get_local_path(location)
         except OSError as error:
             raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} cannot be read: {error.strerror}.") from None
     shown = redacted(url)
-    path = _cache(identity(url)) / shown.rsplit("/", 1)[-1]
-    if (baked := BAKED / path.parent.name / path.name).is_file():
+    path = _cache_folder(identity(url)) / shown.rsplit("/", 1)[-1]
+    if (baked := BAKED_FOLDER / path.parent.name / path.name).is_file():
         return baked
     if not path.is_file():
         try:
             _download(url, path)
         except (requests.RequestException, OSError, TransientError) as error:
             raise ServiceUnavailable(
-                f"The weights could not be downloaded from {shown} ({_reason(error)}). "
-                "Without a network, download that file elsewhere and set CORAL_WEIGHTS to its path, or build the image "
-                "with BAKE_WEIGHTS."
+                f"The weights could not be downloaded from {shown} ({_describe_error(error)}). "
+                "Without network access, download the file elsewhere and set CORAL_WEIGHTS to its path, or build the "
+                "image with BAKE_WEIGHTS."
             ) from None
     return path
 
 
-def local_copy(uri: str) -> Path:
-    """The local path of a file; of one in a bucket, a copy that is renewed when it changes.
+def get_local_path(uri: str) -> Path:
+    """Returns the local path of a file; a file in a bucket is copied, and copied again when it changes.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
-        JobError: Its bucket cannot be used.
+        OSError: If there is no such file, or it cannot be read.
+        JobError: If its bucket cannot be used.
     """
-    where = Location.of(uri)
-    if not where.scheme:
-        if not Path(where.path).is_file():
+    location = Location.of(uri)
+    if not location.scheme:
+        if not Path(location.path).is_file():
             raise FileNotFoundError(errno.ENOENT, "there is no such file")
-        return Path(where.path)
-    folder, name = where.split()
+        return Path(location.path)
+    folder, name = location.split()
     store = open_location(folder)
     if (entry := store.stat(name)) is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file")
-    copies = LocalFolder(str(_cache(f"{where.normal} {entry.etag}")))
+    copies = LocalFolder(str(_cache_folder(f"{location.normal} {entry.etag}")))
     if copies.stat(name) is None:
         copies.write(name, store.read(name, entry.etag))
     return Path(copies.uri) / name
 
 
-def _cache(identity: str) -> Path:
+def _cache_folder(identity: str) -> Path:
     return Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _reason(error: Exception) -> str:
-    """Why a download failed; the texts of these errors hold whole URLs, signatures and all."""
+def _describe_error(error: Exception) -> str:
+    """Describes why a download failed, without the text of requests' errors, which contains URLs with signatures."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server answers {error.response.status_code}"
+        return f"the server responded with status {error.response.status_code}"
     if isinstance(error, requests.RequestException):
         return type(error).__name__
     return str(error)
@@ -103,24 +102,24 @@ def _reason(error: Exception) -> str:
 def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     never = threading.Event()
-    persist(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_SECONDS_TO_TRY)
+    persist(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_RETRY_SECONDS)
 
 
 def _get(url: str, path: Path, attempt: Attempt) -> None:
-    # Each attempt has a file of its own, since one that took too long may still be writing.
+    # Each attempt has its own file, since an earlier attempt that timed out may still be writing.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with requests.get(url, stream=True, timeout=(10, 30)) as response, temporary.open("wb") as file:
             if response.status_code in (408, 429) or response.status_code >= 500:
-                raise TransientError(f"the server answers {response.status_code}")
+                raise TransientError(f"the server responded with status {response.status_code}")
             response.raise_for_status()
-            if _official(url) and not _official(response.url):
-                raise OSError("the server leads to another one, which is not detectron2's")
+            if _is_official(url) and not _is_official(response.url):
+                raise OSError("the server redirects to a URL outside of detectron2's model zoo")
             attempt.give_up = response.close
             size = int(response.headers.get("Content-Length", 0))
             attempt.expect(size or 1 << 30)
             with Progress("Downloading the weights", size, "byte") as progress:
-                for block in response.iter_content(1 << 20):  # a body that is cut short raises
+                for block in response.iter_content(1 << 20):  # raises on a truncated body
                     file.write(block)
                     progress.add(len(block))
         temporary.replace(path)
@@ -131,7 +130,7 @@ def _get(url: str, path: Path, attempt: Attempt) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Computes the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -142,30 +141,30 @@ def load(model: torch.nn.Module, path: Path, location: str, *, trust_pickle: boo
     Args:
         model: The model.
         path: The checkpoint: ``.pth``, ``.safetensors``, Darknet's ``.weights``, or ``.pkl`` from the official zoo.
-        location: Where it came from, as the user gave it.
-        trust_pickle: Whether reading it may run code, wherever it came from.
+        location: Its location as the user gave it.
+        trust_pickle: Whether reading the file may run code, regardless of its location.
 
     Raises:
-        SettingsError: The file cannot be read safely, or its tensors are not those of the model.
-        ServiceUnavailable: The GPU fails.
+        SettingsError: If the file cannot be read without running code, or its tensors do not fit the model.
+        ServiceUnavailable: If the GPU fails.
     """
-    checkpointer = _StrictCheckpointer(model, trusted=trust_pickle or _official(location))
+    checkpointer = _StrictCheckpointer(model, trusted=trust_pickle or _is_official(location))
     try:
-        with gpu.faults():
+        with gpu.translate_errors():
             checkpointer.load(str(path), checkpointables=[])
     except JobError:
         raise
-    except Exception as error:  # a damaged file makes torch, pickle and zipfile raise all kinds
+    except Exception as error:  # torch, pickle and zipfile raise many types on a damaged file
         raise SettingsError(f"The weights {path} cannot be read: {one_line(error)[:300]}.") from error
 
 
-def _official(location: str) -> bool:
+def _is_official(location: str) -> bool:
     url = location.replace("detectron2://", OFFICIAL_ZOO, 1)
     return url.startswith(OFFICIAL_ZOO) and ".." not in unquote(url)
 
 
 class _StrictCheckpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, which by itself only logs what does not fit and goes on with random tensors."""
+    """Rejects checkpoints that do not fit. detectron2's own checkpointer logs a warning and keeps random tensors."""
 
     def __init__(self, model: torch.nn.Module, *, trusted: bool) -> None:
         super().__init__(model)
@@ -175,16 +174,17 @@ class _StrictCheckpointer(DetectionCheckpointer):
         if filename.endswith(".weights"):
             if not hasattr(self.model, "darknet_layout"):
                 raise SettingsError(
-                    f"CORAL_WEIGHTS={filename!r} is a Darknet file, which {type(self.model).__name__} cannot load."
+                    f"CORAL_WEIGHTS={filename!r} is a Darknet file, which {type(self.model).__name__} cannot load: "
+                    "use a checkpoint of this model."
                 )
             return {"model": read_darknet(Path(filename), self.model.darknet_layout())}
         if filename.endswith(".safetensors"):
             return {"model": safetensors.torch.load_file(filename)}
         if filename.endswith(".pkl") and not self._trusted:
             raise SettingsError(
-                f"CORAL_WEIGHTS={filename!r} is a pickle, which can run any code when it is read, and not from "
-                "detectron2's model zoo. Save it as .safetensors, or as .pth (torch.save of the state_dict); or, if "
-                "you trust whoever made it, set CORAL_TRUST_PICKLE=1."
+                f"CORAL_WEIGHTS={filename!r} is a pickle from outside of detectron2's model zoo, and reading a pickle "
+                "can run any code. Save it as .safetensors, or as .pth (torch.save of the state_dict). If you trust "
+                "the author of the file, set CORAL_TRUST_PICKLE=1."
             )
         loaded: dict[str, Any] = super()._load_file(filename)
         return loaded
@@ -196,45 +196,52 @@ class _StrictCheckpointer(DetectionCheckpointer):
             if self._trusted:
                 return torch.load(filename, map_location="cpu", weights_only=False)
             raise SettingsError(
-                f"The weights {filename} are damaged, or hold more than tensors, and reading that could run code. "
-                "Save the state_dict alone, torch.save({'model': model.state_dict()}, path); or, if you trust whoever "
-                "made the file, set CORAL_TRUST_PICKLE=1."
+                f"The weights {filename} are damaged, or contain more than tensors, and reading them could run code. "
+                "Save only the state_dict: torch.save({'model': model.state_dict()}, path). If you trust the author "
+                "of the file, set CORAL_TRUST_PICKLE=1."
             ) from None
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         reshaped = {name for name, _, _ in incompatible.incorrect_shapes}
-        # A tensor of another shape is listed as missing too, and Darknet does not count the batches of a batch norm.
-        missing = [n for n in incompatible.missing_keys if n not in reshaped and not n.endswith("num_batches_tracked")]
-        # Buffers that the model computes itself, such as pixel_mean, are in old checkpoints.
+        # A tensor of another shape is also listed as missing. Darknet files have no batch count of a batch norm.
+        missing = [
+            name
+            for name in incompatible.missing_keys
+            if name not in reshaped and not name.endswith("num_batches_tracked")
+        ]
+        # Old checkpoints contain buffers that the model computes itself, such as pixel_mean.
         buffers = {name for name, _ in self.model.named_buffers()}
         problems = [
-            *(f"{n} is {tuple(a)} where the model has {tuple(b)}" for n, a, b in incompatible.incorrect_shapes),
+            *(
+                f"{name} has shape {tuple(shape)}, but the model needs {tuple(needed)}"
+                for name, shape, needed in incompatible.incorrect_shapes
+            ),
             *(f"{name} is missing" for name in missing),
             *(f"{name} is not in the model" for name in incompatible.unexpected_keys if name not in buffers),
         ]
         if problems:
-            more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            more = f" and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
             raise SettingsError(
-                f"The weights do not fit the model: {'; '.join(problems[:_SHOWN])}{more}. Give the weights that belong "
-                "to CORAL_MODEL, or the yaml (with its number of classes) that belongs to CORAL_WEIGHTS."
+                f"The weights do not fit the model: {'; '.join(problems[:_MAX_PROBLEMS])}{more}. Use the weights "
+                "that belong to CORAL_MODEL, or the config (with its number of classes) that belongs to CORAL_WEIGHTS."
             )
 
 
 def read_darknet(path: Path, layout: list[tuple[str, tuple[int, ...]]]) -> dict[str, torch.Tensor]:
     """Reads a Darknet ``.weights`` file.
 
-    The file is a header (three int32: major, minor, revision; then the number of images seen, int64 from version 0.2 on
-    and int32 before) and all parameters as float32 one after the other, in the order that the network defines.
+    The file is a header and then all parameters as float32, in the order of the network's layers. The header is three
+    int32 (major, minor, revision) and the number of images in training, int64 since version 0.2 and int32 before.
 
     Args:
         path: The file.
-        layout: Name and shape of each parameter, in that order.
+        layout: Name and shape of each parameter, in the order of the file.
 
     Returns:
         The state dict.
 
     Raises:
-        SettingsError: The file holds another number of parameters.
+        SettingsError: If the file has another number of parameters than the layout.
     """
     data = path.read_bytes()
     major, minor = np.frombuffer(data, "<i4", 2) if len(data) >= 20 else (0, 0)
@@ -242,7 +249,10 @@ def read_darknet(path: Path, layout: list[tuple[str, tuple[int, ...]]]) -> dict[
     values = np.frombuffer(data, "<f4", offset=min(header, len(data) // 4 * 4), count=max(0, (len(data) - header) // 4))
     needed = sum(int(np.prod(shape)) for _, shape in layout)
     if len(values) != needed:
-        raise SettingsError(f"The weights {path} hold {len(values):,} parameters where the model has {needed:,}.")
+        raise SettingsError(
+            f"The weights {path} have {len(values):,} parameters, but the model has {needed:,}: use the weights of "
+            "this model."
+        )
     state, start = {}, 0
     for name, shape in layout:
         end = start + int(np.prod(shape))

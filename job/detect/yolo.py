@@ -1,7 +1,7 @@
 """YOLOv3-tiny as a detectron2 meta-architecture: a real COCO detector of 35 MB that runs at video speed on a CPU.
 
-The network is Redmon and Farhadi's (YOLOv3: An Incremental Improvement, 2018, and its yolov3-tiny configuration); it
-reads Darknet's own weights. Input and output are those of detectron2's GeneralizedRCNN.
+The network is from Redmon and Farhadi (YOLOv3: An Incremental Improvement, 2018, config yolov3-tiny), and loads Darknet
+weights. Input and output have the format of detectron2's GeneralizedRCNN.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-# Width and height in input pixels of the three anchors of each head (yolov3-tiny.cfg, masks 3,4,5 and 1,2,3).
+# Width and height, in input pixels, of the three anchors of each head (yolov3-tiny.cfg, masks 3,4,5 and 1,2,3).
 _ANCHORS = {"coarse": ((81, 82), (135, 169), (344, 319)), "fine": ((23, 27), (37, 58), (81, 82))}
 _STRIDES = {"coarse": 32, "fine": 16}
 
 
-def _conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
+def _make_block(inputs: int, outputs: int, size: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
         nn.BatchNorm2d(outputs, eps=1e-6),
@@ -27,33 +27,33 @@ def _conv(inputs: int, outputs: int, size: int) -> nn.Sequential:
 
 
 class TinyBackbone(nn.Module):
-    """The convolutions before the heads."""
+    """The backbone: all convolutions before the heads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shallow = nn.Sequential(
-            _conv(3, 16, 3),
+            _make_block(3, 16, 3),
             nn.MaxPool2d(2),
-            _conv(16, 32, 3),
+            _make_block(16, 32, 3),
             nn.MaxPool2d(2),
-            _conv(32, 64, 3),
+            _make_block(32, 64, 3),
             nn.MaxPool2d(2),
-            _conv(64, 128, 3),
+            _make_block(64, 128, 3),
             nn.MaxPool2d(2),
-            _conv(128, 256, 3),
+            _make_block(128, 256, 3),
         )
         self.deep = nn.Sequential(
             nn.MaxPool2d(2),
-            _conv(256, 512, 3),
-            # Darknet's pooling of stride 1 keeps the size: windows at the right and lower border hold fewer pixels.
-            # Zeros there would win over negative features; repeated border pixels never do.
+            _make_block(256, 512, 3),
+            # Darknet's pooling with stride 1 keeps the size: windows at the right and lower border have fewer pixels.
+            # Zero padding would win over negative features there; repeated border pixels never do.
             nn.ReplicationPad2d((0, 1, 0, 1)),
             nn.MaxPool2d(2, stride=1),
-            _conv(512, 1024, 3),
+            _make_block(512, 1024, 3),
         )
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Features of (N, 3, H, W) images: ``shallow`` (N, 256, H/16, W/16) and ``deep`` (N, 1024, H/32, W/32)."""
+        """Turns (N, 3, H, W) images into features: ``shallow`` (N, 256, H/16, W/16), ``deep`` (N, 1024, H/32, W/32)."""
         shallow = self.shallow(images)
         return {"shallow": shallow, "deep": self.deep(shallow)}
 
@@ -63,8 +63,8 @@ class TinyYolo(nn.Module):
     """YOLOv3-tiny.
 
     Args:
-        cfg: detectron2's configuration. Used are MODEL.ROI_HEADS.{NUM_CLASSES, SCORE_THRESH_TEST, NMS_THRESH_TEST},
-            MODEL.{PIXEL_MEAN, PIXEL_STD} and TEST.DETECTIONS_PER_IMAGE.
+        cfg: detectron2 config. The model reads MODEL.ROI_HEADS.{NUM_CLASSES, SCORE_THRESH_TEST, NMS_THRESH_TEST},
+            MODEL.{PIXEL_MEAN, PIXEL_STD, DEVICE} and TEST.DETECTIONS_PER_IMAGE.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -75,26 +75,27 @@ class TinyYolo(nn.Module):
         self.max_detections = int(cfg.TEST.DETECTIONS_PER_IMAGE)
         outputs = 3 * (5 + self.num_classes)
         self.backbone = TinyBackbone()
-        self.neck = _conv(1024, 256, 1)
-        self.coarse = nn.Sequential(_conv(256, 512, 3), nn.Conv2d(512, outputs, 1))
-        self.lateral = _conv(256, 128, 1)
-        self.fine = nn.Sequential(_conv(384, 256, 3), nn.Conv2d(256, outputs, 1))
+        self.neck = _make_block(1024, 256, 1)
+        self.coarse = nn.Sequential(_make_block(256, 512, 3), nn.Conv2d(512, outputs, 1))
+        self.lateral = _make_block(256, 128, 1)
+        self.fine = nn.Sequential(_make_block(384, 256, 3), nn.Conv2d(256, outputs, 1))
         self.register_buffer("pixel_mean", torch.tensor(cfg.MODEL.PIXEL_MEAN).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(cfg.MODEL.PIXEL_STD).view(-1, 1, 1), persistent=False)
         self.to(cfg.MODEL.DEVICE)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.pixel_mean.device  # type: ignore[return-value]
 
     def darknet_layout(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of the parameters in the order of a Darknet weights file.
+        """Returns names and shapes of the parameters, in the order of a Darknet weights file.
 
-        That order is by layer; in one layer it is the bias, the other three of the batch norm, the convolution.
+        The order is by layer. Within a layer, the bias comes first, then the rest of the batch norm, if the layer has
+        one, then the weights of the convolution.
         """
         layout: list[tuple[str, tuple[int, ...]]] = []
-        convolutions = [(name, each) for name, each in self.named_modules() if isinstance(each, nn.Conv2d)]
+        convolutions = [(name, module) for name, module in self.named_modules() if isinstance(module, nn.Conv2d)]
         for name, convolution in convolutions:
             norm = name.removesuffix("0") + "1"
             names = (
@@ -102,7 +103,7 @@ class TinyYolo(nn.Module):
                 if convolution.bias is not None
                 else [f"{norm}.bias", f"{norm}.weight", f"{norm}.running_mean", f"{norm}.running_var"]
             )
-            layout += [(each, (convolution.out_channels,)) for each in names]
+            layout += [(parameter, (convolution.out_channels,)) for parameter in names]
             layout.append((f"{name}.weight", tuple(convolution.weight.shape)))
         return layout
 
@@ -110,25 +111,25 @@ class TinyYolo(nn.Module):
         """Detects objects.
 
         Args:
-            batched_inputs: For each image a dict with ``image``, a (3, H, W) tensor of values 0 to 255 in the channel
-                order of INPUT.FORMAT, and ``height`` and ``width``, the size that boxes are given in.
+            batched_inputs: For each image, a dict with ``image``, a (3, H, W) tensor with values from 0 to 255 in the
+                channel order of INPUT.FORMAT, and with ``height`` and ``width``, the image size that boxes refer to.
 
         Returns:
-            For each image a dict with ``instances``, which has ``pred_boxes``, ``scores`` (objectness times class
+            For each image, a dict with ``instances``, which has ``pred_boxes``, ``scores`` (objectness times class
             probability), ``pred_classes`` and ``class_probabilities`` of shape (boxes, classes + 1).
         """
-        tensors = [(each["image"].to(self.device) - self.pixel_mean) / self.pixel_std for each in batched_inputs]
-        images = ImageList.from_tensors(tensors, 32, pad_value=0.5)  # the grey that Darknet pads with
+        tensors = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
+        images = ImageList.from_tensors(tensors, 32, pad_value=0.5)  # Darknet pads with this grey
         boxes, objectness, classes = self._predict(images.tensor)
         results = []
-        for index, (size, each) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
-            wanted = each.get("height", size[0]), each.get("width", size[1])
-            found = self._detections(boxes[index], objectness[index], classes[index], size, wanted)
-            results.append({"instances": found})
+        for index, (size, item) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
+            output_size = item.get("height", size[0]), item.get("width", size[1])
+            instances = self._filter_boxes(boxes[index], objectness[index], classes[index], size, output_size)
+            results.append({"instances": instances})
         return results
 
     def _predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """All anchors' boxes (N, A, 4) in input pixels, objectness (N, A), and class probabilities (N, A, C)."""
+        """Returns, for all anchors, boxes (N, A, 4) in input pixels, objectness (N, A), and class scores (N, A, C)."""
         features = self.backbone(images)
         neck = self.neck(features["deep"])
         upsampled = nn.functional.interpolate(self.lateral(neck), scale_factor=2, mode="nearest")
@@ -136,9 +137,9 @@ class TinyYolo(nn.Module):
             "coarse": self.coarse(neck),
             "fine": self.fine(torch.cat([upsampled, features["shallow"]], dim=1)),
         }
-        # Boxes are differences of large numbers: half precision would move them by pixels.
+        # Box sizes are differences of large numbers: half precision would move the boxes by pixels.
         decoded = [self._decode(output.float(), head) for head, output in outputs.items()]
-        boxes, objectness, classes = (torch.cat(each, dim=1) for each in zip(*decoded, strict=True))
+        boxes, objectness, classes = (torch.cat(heads, dim=1) for heads in zip(*decoded, strict=True))
         return boxes, objectness, classes
 
     def _decode(self, output: torch.Tensor, head: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -153,27 +154,27 @@ class TinyYolo(nn.Module):
         boxes = torch.cat([center - half, center + half], dim=-1)
         return boxes.flatten(1, 3), output[..., 4].sigmoid().flatten(1), output[..., 5:].sigmoid().flatten(1, 3)
 
-    def _detections(
+    def _filter_boxes(
         self,
         boxes: torch.Tensor,
         objectness: torch.Tensor,
         classes: torch.Tensor,
         size: tuple[int, int],
-        wanted: tuple[int, int],
+        output_size: tuple[int, int],
     ) -> Instances:
         scores = objectness[:, None] * classes
         anchor, label = (scores > self.score_threshold).nonzero(as_tuple=True)
-        scale = boxes.new_tensor([wanted[1] / size[1], wanted[0] / size[0]] * 2)
-        found = Boxes(boxes[anchor] * scale)
-        found.clip(wanted)
-        keep = batched_nms(found.tensor, scores[anchor, label], label, self.nms_threshold)[: self.max_detections]
+        scale = boxes.new_tensor([output_size[1] / size[1], output_size[0] / size[0]] * 2)
+        scaled = Boxes(boxes[anchor] * scale)
+        scaled.clip(output_size)
+        keep = batched_nms(scaled.tensor, scores[anchor, label], label, self.nms_threshold)[: self.max_detections]
         anchor, label = anchor[keep], label[keep]
-        instances = Instances(wanted)
-        instances.pred_boxes = found[keep]
+        instances = Instances(output_size)
+        instances.pred_boxes = scaled[keep]
         instances.scores = scores[anchor, label]
         instances.pred_classes = label
-        # The class outputs are independent sigmoids. As a distribution over "each class, or nothing": the objectness is
-        # shared out among the classes in proportion, and the rest is the background.
+        # The class outputs are independent sigmoids. For a distribution over "one of the classes, or none", they share
+        # the objectness in proportion, and the rest is the background.
         share = objectness[anchor, None] * classes[anchor] / classes[anchor].sum(dim=1, keepdim=True)
         instances.class_probabilities = torch.cat([share, 1 - objectness[anchor, None]], dim=1)
         return instances

@@ -83,14 +83,14 @@ def _simclr(
         "epochs": settings.ssl_epochs,
         "batch_size": settings.ssl_batch_size,
         "seed": settings.seed,
-        **vars(simclr.DEFAULT),
+        **vars(simclr.DEFAULT_RECIPE),
     }
     digest = _digest(pool, description)
     if (cached := table.read(output, digest)) is not None:
         logger.info("Reusing the embeddings in %s.", table.NAME)
         return cached, description | {"space": digest}
     detector = need_detector()
-    encoder = simclr.encoder_of(detector)
+    encoder = simclr.build_encoder(detector)
     images = [read_thumbnail(thumbnail) for thumbnail in pool.thumbnails]
     losses = simclr.train(
         encoder,

@@ -29,7 +29,7 @@ def external(scores: Floats, classes: npt.NDArray[np.integer], given: Floats) ->
 
     Of the given ones only the proportions count, so that a softmax over the classes, as in Lightly's format, will do as
     well as sigmoids. With p for them, c for the predicted class and s for its score, the row is that of
-    `job.detect.probabilities.exclusive` for the ratings r_k = s * p_k / p_c:
+    `job.detect.probabilities.make_exclusive` for the ratings r_k = s * p_k / p_c:
 
         row_c = s        row_k = r_k * min(1, (1 - s) / sum of r_j over all j but c)        background: the rest.
 

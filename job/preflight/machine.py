@@ -42,8 +42,8 @@ def _describe(device: "torch.device") -> str:
 
     from job.detect import gpu
 
-    machine, index = gpu.look(), device.index or 0
-    with gpu.faults():
+    machine, index = gpu.inspect(), device.index or 0
+    with gpu.translate_errors():
         free, total = torch.cuda.mem_get_info(device)
     major, minor = machine.capabilities[index]
     words = (

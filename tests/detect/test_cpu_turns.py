@@ -20,7 +20,7 @@ def test_threads_go_on_only_while_the_model_waits() -> None:
     turns = Turns(on_cpu=True)
     first = waiting(turns)
     assert first.is_alive()
-    with turns.model_waits():
+    with turns.release_cores():
         first.join(10)
         assert not first.is_alive()
         turns.wait()
@@ -34,7 +34,7 @@ def test_threads_go_on_only_while_the_model_waits() -> None:
 def test_nobody_waits_for_a_gpu() -> None:
     turns = Turns(on_cpu=False)
     assert not waiting(turns, 10).is_alive()
-    with turns.model_waits():
+    with turns.release_cores():
         assert not waiting(turns, 10).is_alive()
     assert not waiting(turns, 10).is_alive()
 
@@ -69,4 +69,4 @@ def test_the_results_come_in_order() -> None:
         return item
 
     with ThreadPoolExecutor(3) as pool:
-        assert list(prefetch(pool, prepare, range(50), ahead=8, idle=turns.model_waits)) == list(range(50))
+        assert list(prefetch(pool, prepare, range(50), ahead=8, idle=turns.release_cores)) == list(range(50))

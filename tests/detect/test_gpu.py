@@ -56,41 +56,41 @@ def test_which_architectures_run_where(architectures: tuple[str, ...], capabilit
     ("changes", "index", "sentence"),
     [
         ({}, 0, None),
-        ({}, 1, "There is no GPU 1: the last one is 0."),
+        ({}, 1, "There is no GPU 1: the highest index is 0."),
         ({"names": (), "driver": "", "driver_cuda": (0, 0)}, 0, "start the container with --gpus all"),
         (
             {"names": (), "driver": "535.104.05", "driver_cuda": (12, 2)},
             0,
-            "The NVIDIA driver 535.104.05 runs CUDA up to 12.2, and torch needs 13.0: update the driver to 580 or "
-            "newer, or build the image with TORCH_INDEX_URL of an older CUDA.",
+            "The NVIDIA driver 535.104.05 supports CUDA up to 12.2, but torch needs 13.0: update the driver to 580 or "
+            "newer, or build the image with TORCH_INDEX_URL set to an older CUDA.",
         ),
         ({"names": (), "torch_cuda": "14.1"}, 0, "torch needs 14.1: update the driver, or"),
-        ({"names": (), "reason": "no device"}, 0, "CUDA finds no GPU that it can use (no device): see what nvidia-smi"),
-        ({"names": (), "driver_cuda": (0, 0)}, 0, "CUDA finds no GPU that it can use: see what nvidia-smi"),
+        ({"names": (), "reason": "no device"}, 0, "CUDA finds no usable GPU (no device): check nvidia-smi"),
+        ({"names": (), "driver_cuda": (0, 0)}, 0, "CUDA finds no usable GPU: check nvidia-smi"),
         (
             {"names": (), "driver": "", "reason": "Driver/library version mismatch"},
             0,
-            "CUDA finds no GPU that it can use (Driver/library version mismatch)",
+            "CUDA finds no usable GPU (Driver/library version mismatch)",
         ),
         (
             {"names": ("NVIDIA V100",), "capabilities": ((7, 0),)},
             0,
-            "NVIDIA V100 has compute capability 7.0, and torch is built for sm_75, sm_80, sm_86, sm_90, sm_100, "
-            "sm_120: take a newer GPU, or build the image with TORCH_INDEX_URL of an older CUDA.",
+            "NVIDIA V100 has compute capability 7.0, but torch is built for sm_75, sm_80, sm_86, sm_90, sm_100, "
+            "sm_120: use a newer GPU, or build the image with TORCH_INDEX_URL set to an older CUDA.",
         ),
         ({"torch_cuda": ""}, 0, "built without CUDA"),
     ],
 )
 def test_what_is_said(changes: dict[str, Any], index: int, sentence: str | None) -> None:
-    problem = dataclasses.replace(H100, **changes).problem(index)
+    problem = dataclasses.replace(H100, **changes).find_problem(index)
     assert problem is None if sentence is None else sentence in str(problem)
 
 
 @pytest.fixture(autouse=True)
-def _look_again() -> Iterator[None]:
-    gpu.look.cache_clear()
+def _inspect_again() -> Iterator[None]:
+    gpu.inspect.cache_clear()
     yield
-    gpu.look.cache_clear()
+    gpu.inspect.cache_clear()
 
 
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,9 +99,9 @@ def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "535.104.05")
     monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion_v2", lambda: 12020)
-    seen = gpu.look()
+    seen = gpu.inspect()
     assert (seen.driver, seen.driver_cuda, seen.names) == ("535.104.05", (12, 2), ())
-    assert "The NVIDIA driver 535.104.05 runs CUDA up to 12.2" in str(seen.problem())
+    assert "The NVIDIA driver 535.104.05 supports CUDA up to 12.2" in str(seen.find_problem())
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +109,9 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     properties = SimpleNamespace(name="NVIDIA V100", major=7, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    seen = gpu.look()
+    seen = gpu.inspect()
     assert seen.architectures == WHEELS
-    assert "NVIDIA V100 has compute capability 7.0" in str(seen.problem())
+    assert "NVIDIA V100 has compute capability 7.0" in str(seen.find_problem())
 
 
 def failing(error: Exception) -> Callable[..., Any]:
@@ -142,7 +142,7 @@ def test_a_gpu_that_fails_is_not_the_models_fault(
 ) -> None:
     """Another machine may have a better one, so it is 69 and not 64, wherever it shows first."""
     ours = settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1]))
-    said = f"The GPU fails \\({str(error).splitlines()[0]}\\): see what nvidia-smi shows"
+    said = f"GPU error \\({str(error).splitlines()[0]}\\): check nvidia-smi"
     for target, name in (
         (config, "build_model"),
         (weights._StrictCheckpointer, "load"),
@@ -155,22 +155,24 @@ def test_a_gpu_that_fails_is_not_the_models_fault(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_properties", failing(error))
-        gpu.look.cache_clear()
-        assert f"that it can use ({str(error).splitlines()[0]})" in str(gpu.look().problem())
-    monkeypatch.setattr(gpu, "look", lambda: H100)
+        gpu.inspect.cache_clear()
+        assert f"no usable GPU ({str(error).splitlines()[0]})" in str(gpu.inspect().find_problem())
+    monkeypatch.setattr(gpu, "inspect", lambda: H100)
     monkeypatch.setattr(torch, "zeros", failing(error))
     with pytest.raises(ServiceUnavailable, match=said):
         gpu.choose(settings(require_gpu=True))
-    assert "The GPU fails" in str(gpu.choose(settings())[1])
+    assert "GPU error" in str(gpu.choose(settings())[1])
 
 
 def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver=""))
+    monkeypatch.setattr(gpu, "inspect", lambda: dataclasses.replace(H100, names=(), driver=""))
     assert gpu.choose(settings(device="cpu")) == (torch.device("cpu"), None)
     device, why = gpu.choose(settings())
     assert device.type == "cpu"
     assert "There is no NVIDIA GPU" in str(why)
-    with pytest.raises(ServiceUnavailable, match=r"There is no NVIDIA GPU.*CORAL_REQUIRE_GPU=1 forbids the CPU"):
+    with pytest.raises(
+        ServiceUnavailable, match=r"There is no NVIDIA GPU.*CORAL_REQUIRE_GPU=1 forbids falling back to the CPU"
+    ):
         gpu.choose(settings(require_gpu=True))
     with pytest.raises(ServiceUnavailable):  # another machine may have it
         gpu.choose(settings(require_gpu=True, device="cuda:1"))
@@ -185,7 +187,7 @@ def test_a_device_that_torch_would_not_understand_is_a_wrong_setting(text: str) 
 
 
 def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "look", lambda: H100)
+    monkeypatch.setattr(gpu, "inspect", lambda: H100)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     assert gpu.choose(settings(require_gpu=True)) == (torch.device("cuda"), None)
     assert gpu.choose(settings(device="cuda:0")) == (torch.device("cuda:0"), None)
@@ -203,11 +205,13 @@ def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_pa
 def test_why_the_cpu_is_taken_comes_before_all_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(gpu, "look", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2)))
+    monkeypatch.setattr(
+        gpu, "inspect", lambda: dataclasses.replace(H100, names=(), driver="535.1", driver_cuda=(12, 2))
+    )
     ours = settings(output=str(tmp_path / "out"))
     with pipeline.start(ours, Stop(), Shard()):
         pass
-    assert "The NVIDIA driver 535.1 runs CUDA up to 12.2" in caplog.text
+    assert "The NVIDIA driver 535.1 supports CUDA up to 12.2" in caplog.text
     assert "Falling back to the CPU." in caplog.text
     required = dataclasses.replace(ours, require_gpu=True)
     # The reduce step looks at no device, unless it trains on it: here it gets as far as the shards that are missing.

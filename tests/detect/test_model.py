@@ -95,7 +95,7 @@ def test_the_threshold_reaches_a_lazy_model() -> None:
 def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> None:
     own = tmp_path / "model.py"
     own.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert "only the zoo's own are loaded" in failure(model=str(own), weights="w")
+    assert "loading it would run its code" in failure(model=str(own), weights="w")
     assert not (tmp_path / "ran").exists()
 
 
@@ -129,7 +129,7 @@ def test_a_path_that_leads_out_of_the_zoo_runs_no_code(
     ],
 )
 def test_what_counts_as_the_official_zoo(location: str, official: bool) -> None:
-    assert weights._official(location) is official
+    assert weights._is_official(location) is official
 
 
 def test_safetensors(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_weights_of_another_class_count_are_refused(small_rcnn: tuple[Path, Path
     yaml = tmp_path / "seven.yaml"
     yaml.write_text(SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
     text = failure(model=str(yaml), weights=str(small_rcnn[1]))
-    assert "cls_score.weight is (6, 64) where the model has (8, 64)" in text
+    assert "cls_score.weight has shape (6, 64), but the model needs (8, 64)" in text
     assert "CORAL_MODEL" in text and "number of classes" in text
 
 
@@ -238,7 +238,7 @@ def test_weights_that_an_image_was_built_with_need_no_download(
     assert bake.main(str(yaml), str(tmp_path / "weights")) == 0
     assert server[1] == ["/small.pth"]
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "another"))
-    monkeypatch.setattr(weights, "BAKED", tmp_path / "weights")
+    monkeypatch.setattr(weights, "BAKED_FOLDER", tmp_path / "weights")
     assert model.build(settings(model=str(yaml))).weights_sha256 == weights.sha256(small_rcnn[1])
     assert server[1] == ["/small.pth"]
 
@@ -276,7 +276,7 @@ def test_a_pickle_runs_no_code(small_rcnn: tuple[Path, Path], tmp_path: Path, su
 def test_a_yaml_runs_no_code(tmp_path: Path) -> None:
     yaml = tmp_path / "evil.yaml"
     yaml.write_text(f"VERSION: 2\nOUTPUT_DIR: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'trace'}]\n")
-    assert "no detectron2 configuration" in failure(model=str(yaml), weights="w.pth")
+    assert "not a valid detectron2 config" in failure(model=str(yaml), weights="w.pth")
     assert not (tmp_path / "trace").exists()
 
 
@@ -285,10 +285,12 @@ def test_other_things_that_are_wrong_with_a_model(small_rcnn: tuple[Path, Path],
     (tmp_path / "bad.pth").write_bytes(b"not a checkpoint")
     (tmp_path / "bad.yaml").write_text("MODEL: {NO_SUCH_KEY: 1}")
     (tmp_path / "bad.weights").write_bytes(bytes(100))
-    assert "above the model's largest size, 160" in failure(model=yaml, weights=weights, min_size=4000)
+    assert "above the limit of the long side (CORAL_MAX_SIZE, 160)" in failure(
+        model=yaml, weights=weights, min_size=4000
+    )
     assert "there is no such file" in failure(model=yaml, weights="/nowhere.pth")
     assert "damaged" in failure(model=yaml, weights=str(tmp_path / "bad.pth"))
-    assert "no detectron2 configuration" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
+    assert "not a valid detectron2 config" in failure(model=str(tmp_path / "bad.yaml"), weights=weights)
     assert "a Darknet file" in failure(model=yaml, weights=str(tmp_path / "bad.weights"))
     assert "2 names, but the model has 5 classes" in failure(model=yaml, weights=weights, classes=("a", "b"))
     assert "CORAL_DEVICE='cuda:99': There is no" in failure(model=yaml, weights=weights, device="cuda:99")

@@ -482,10 +482,10 @@ def test_the_detector_says_where_its_probabilities_come_from(
     given_settings = settings(model=str(tmp_path / "model.yaml"), weights=str(weights), score_threshold=0.0)
     detector = job_model.build(given_settings)
     assert detector.probabilities == kind
-    assert ("does not give class probabilities" in caplog.text) == (kind == "synthetic")
+    assert ("does not provide class probabilities" in caplog.text) == (kind == "synthetic")
     for found in run(detector.model):
         assert len(found) > 10
-        table = probabilities.of(found, 5)
+        table = probabilities.of_instances(found, 5)
         assert table.shape == (len(found), 6)
         np.testing.assert_allclose(table.sum(dim=1), 1, atol=1e-5)
         assert torch.equal(table[torch.arange(len(table)), found.pred_classes], found.scores)
@@ -493,13 +493,13 @@ def test_the_detector_says_where_its_probabilities_come_from(
 
 def test_synthetic_probabilities_by_hand() -> None:
     found = Instances((10, 10), scores=torch.tensor([0.7]), pred_classes=torch.tensor([1]))
-    torch.testing.assert_close(probabilities.of(found, 3), torch.tensor([[0.1, 0.7, 0.1, 0.1]]))
+    torch.testing.assert_close(probabilities.of_instances(found, 3), torch.tensor([[0.1, 0.7, 0.1, 0.1]]))
 
 
 def test_exclusive_probabilities_by_hand() -> None:
     def row(class_scores: list[float], label: int, power: int = 1) -> torch.Tensor:
         given = torch.tensor([class_scores])
-        return probabilities.exclusive(given, torch.tensor([label]), given[:, label], power=power)[0]
+        return probabilities.make_exclusive(given, torch.tensor([label]), given[:, label], power=power)[0]
 
     torch.testing.assert_close(row([0.5, 0.2, 0.1], 0), torch.tensor([0.5, 0.2, 0.1, 0.2]))  # they are what they are
     torch.testing.assert_close(row([0.8, 0.6, 0.2], 0), torch.tensor([0.8, 0.15, 0.05, 0.0]))  # 0.8 is too much for 0.2
@@ -524,7 +524,7 @@ def test_exclusive_probabilities_are_a_distribution_about_the_score(
     classes = np.array(data.draw(st.lists(st.integers(0, width - 1), min_size=count, max_size=count)))
     scores = class_scores[np.arange(count), classes]
     tensors = torch.from_numpy(class_scores), torch.from_numpy(classes), torch.from_numpy(scores)
-    rows = probabilities.exclusive(*tensors, power=power).numpy()
+    rows = probabilities.make_exclusive(*tensors, power=power).numpy()
     assert rows.shape == (count, width + 1) and np.isfinite(rows).all() and rows.min() >= 0 and rows.max() <= 1
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(rows[np.arange(count), classes], scores)

@@ -22,10 +22,10 @@ from job.detect import config, model, runner
 from job.detect.batches import Batcher
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
-from job.detect.features import PooledFeature, backbone_of, deepest
-from job.detect.inference import Inference, fitting
+from job.detect.features import PooledFeature, find_backbone, find_deepest_map
+from job.detect.inference import Inference, fit_batch_size
 from job.detect.model import Detector
-from job.detect.prepare import Preparation, Prepared, to_tensor
+from job.detect.prepare import Preparation, PreparedImage, to_tensor
 from job.errors import ServiceUnavailable
 from job.storage import Entry, Listing, Source
 from job.storage.local import LocalFolder
@@ -46,10 +46,10 @@ def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
     return model.build(settings(model=str(yaml), weights=str(weights), **more))
 
 
-def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[Prepared | parts.Row]:
+def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[PreparedImage | parts.Row]:
     preparation = Preparation(source, detector, Budget(1 << 30), Turns(on_cpu=True))
     with ThreadPoolExecutor(2) as pool:
-        return list(preparation.of(entries, pool, ahead=4))
+        return list(preparation.prepare(entries, pool, ahead=4))
 
 
 def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int = 4) -> list[Any]:
@@ -92,7 +92,7 @@ def same_as_predictor(cfg: Any, rows: list[Any], images: list[Any]) -> int:
 def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list[Any], channels: str) -> None:
     detector = build(tmp_path, SMALL_RCNN.replace("INPUT: {", f"INPUT: {{FORMAT: {channels}, "))
     rows = rows_of(detector, pictures, tmp_path / "in")
-    cfg = config.config(settings(model=str(tmp_path / "model.yaml")))
+    cfg = config.read_cfg(settings(model=str(tmp_path / "model.yaml")))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
     assert same_as_predictor(cfg, rows, pictures) > 20
 
@@ -101,7 +101,7 @@ def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list
 def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
     """The small detector as the job runs it, and as detectron2 does."""
     yaml, weights = map(str, small_rcnn)
-    cfg = config.config(settings(model=yaml))
+    cfg = config.read_cfg(settings(model=yaml))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", weights
     return Inference(model.build(settings(model=yaml, weights=weights)), 1), DefaultPredictor(cfg)
 
@@ -115,7 +115,7 @@ def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
     image = picture(seed, height, width)
     tensor = to_tensor(image, inference._detector)
     row: Any
-    (row,) = inference.rows([Prepared(Entry("a", "", 0), tensor, height, width, b"")])
+    (row,) = inference.detect([PreparedImage(Entry("a", "", 0), tensor, height, width, b"")])
     # Where the short side would be rounded to nothing, DefaultPredictor fails, and ours is one pixel.
     if min(tensor.shape[1:]) > 1:
         expected = predictor(image)["instances"]
@@ -130,7 +130,7 @@ def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
 ) -> None:
     images: list[Any] = [cv2.imread(str(each)) for each in frames[100:250:30]]
     rows = rows_of(demo_detector, images, tmp_path / "in")
-    cfg = config.config(settings(model=str(DEMO_YAML)))
+    cfg = config.read_cfg(settings(model=str(DEMO_YAML)))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""  # the predictor's own loader does not read Darknet files
     monkeypatch.setattr("detectron2.engine.defaults.build_model", lambda _: demo_detector.model)
     assert same_as_predictor(cfg, rows, images) > 10
@@ -157,7 +157,7 @@ def test_masks_are_not_computed_and_change_no_box(tmp_path: Path, pictures: list
         (output,) = detector.model([{"image": torch.zeros(3, 96, 96)}])
     assert not output["instances"].has("pred_masks")
     rows = rows_of(detector, pictures, tmp_path / "in")
-    cfg = config.config(settings(model=str(tmp_path / "model.yaml")))
+    cfg = config.read_cfg(settings(model=str(tmp_path / "model.yaml")))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", str(tmp_path / "model.pth")
     assert same_as_predictor(cfg, rows, pictures) > 20
 
@@ -167,10 +167,10 @@ def test_the_feature_is_the_mean_over_the_image_without_its_padding(tmp_path: Pa
     feature = PooledFeature(detector.model)
     feature.expect(96, 140)  # padded to 96 x 160 by the model
     image = torch.from_numpy(picture(0, 96, 140).transpose(2, 0, 1).copy())
-    backbone = backbone_of(detector.model)
+    backbone = find_backbone(detector.model)
     seen: list[Any] = []
     assert backbone is not None
-    backbone.register_forward_hook(lambda module, inputs, output: seen.append(deepest(output)))
+    backbone.register_forward_hook(lambda module, inputs, output: seen.append(find_deepest_map(output)))
     with torch.inference_mode():
         detector.model([{"image": image}])
     assert seen[0].shape == (1, 512, 3, 5) and feature.value is not None
@@ -213,7 +213,7 @@ def test_a_gpu_too_small_for_one_image_is_said(
         raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
 
     monkeypatch.setattr(detector.model, "forward", full)
-    with pytest.raises(ServiceUnavailable, match="does not hold one image of 96x96 pixels"):
+    with pytest.raises(ServiceUnavailable, match="One image of 96x96 pixels does not fit into GPU memory"):
         rows_of(detector, [picture(0, 96, 96)], tmp_path / "in", 8)
 
 
@@ -232,7 +232,7 @@ def test_a_gpu_that_fails_on_the_way_ends_the_run_and_what_is_done_is_saved(
         return forward(batch)
 
     monkeypatch.setattr(detector.model, "forward", fail_later)
-    with pytest.raises(ServiceUnavailable, match="The GPU fails"):
+    with pytest.raises(ServiceUnavailable, match="GPU error"):
         predict_all(
             detector, [picture(seed, 64, 64) for seed in range(7)], tmp_path, LocalFolder(str(tmp_path / "out"))
         )
@@ -288,12 +288,12 @@ def test_a_library_that_fails_on_an_image_does_not_end_the_job(
     predict_all(detector, [picture(0, 64, 64)], tmp_path, LocalFolder(str(tmp_path / "out")))
     (part,) = (tmp_path / "out").glob("parts/part-*")
     (row,) = pq.read_table(part).to_pylist()
-    assert (row["status"], row["error"]) == ("failed", "it makes a library fail (error: out of ideas)")
+    assert (row["status"], row["error"]) == ("failed", "a library failed to process it (error: out of ideas)")
 
 
 @given(st.integers(0, 1 << 38), st.integers(0, 1 << 36))
 def test_the_automatic_batch_size_fits_twice_over(memory: int, needed: int) -> None:
-    size = fitting(memory, needed)
+    size = fit_batch_size(memory, needed)
     assert size in (1, 2, 4, 8, 16, 32, 64)
     assert size == 1 or 2 * size * needed <= memory
     assert size == 64 or 4 * size * max(1, needed) > memory or needed == 0
@@ -338,7 +338,7 @@ def test_an_unusable_file_is_a_row(demo_detector: Detector, tmp_path: Path) -> N
     row, gone, changed = prepared(entries, source, demo_detector)
     assert isinstance(row, parts.Row) and row.status == "failed" and "not an image" in str(row.error)
     assert isinstance(changed, parts.Row) and changed.status == "unread" and "changed" in str(changed.error)
-    assert isinstance(gone, parts.Row) and "gone" in str(gone.error)
+    assert isinstance(gone, parts.Row) and "deleted" in str(gone.error)
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")

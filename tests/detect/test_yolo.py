@@ -82,7 +82,7 @@ def test_class_probabilities_are_distributions_that_agree_with_the_boxes(
     demo_detector: Detector, street: torch.Tensor
 ) -> None:
     (found,) = detect(demo_detector, [street])
-    rows = probabilities.of(found, 80)
+    rows = probabilities.of_instances(found, 80)
     assert rows.shape == (len(found), 81)
     torch.testing.assert_close(rows.sum(dim=1), torch.ones(len(found)))
     # score = objectness * class; row = objectness * class / sum of classes; so score / row = that sum, for every box.
@@ -133,7 +133,7 @@ def test_a_weights_file_of_another_size_is_refused(tmp_path: Any) -> None:
     assert read_darknet(path, layout)["b"].tolist() == [6, 7, 8, 9]
     for data in (b"", b"abc", header, header + values[:9].tobytes(), header + np.arange(11, dtype="<f4").tobytes()):
         path.write_bytes(data)
-        with pytest.raises(SettingsError, match=r"parameters where the model has 10\."):
+        with pytest.raises(SettingsError, match=r"parameters, but the model has 10:"):
             read_darknet(path, layout)
 
 

@@ -105,7 +105,7 @@ def test_in_a_bucket_as_on_a_disk(bucket: Bucket, pool: dict[str, Any], local: d
             "predictions/coco.json",
         }  # fmt: skip
         again = job(**variables)
-        assert again.returncode == 0 and "15 of 15 images are done already." in again.stderr
+        assert again.returncode == 0 and "15 of 15 images are already finished." in again.stderr
         assert bucket.results(out) == local["results"]
     finally:
         for key in bucket.keys(out):
@@ -155,7 +155,7 @@ def test_next_week_costs_only_what_is_new(
     second = variables | {"CORAL_OUTPUT": bucket.uri(f"{week}2")}
     ran = job(**second, CORAL_PREVIOUS=bucket.uri(f"{week}1"))
     assert ran.returncode == 0, ran.stderr
-    assert "Reused 13 of 15 images" in ran.stderr and "13 of 15 images are done already." in ran.stderr
+    assert "Reused 13 of 15 images" in ran.stderr and "13 of 15 images are already finished." in ran.stderr
     fresh = variables | {"CORAL_OUTPUT": bucket.uri(f"{week}3")}
     assert job(**fresh).returncode == 0
     assert bucket.results(f"{week}2") == bucket.results(f"{week}3")
@@ -256,7 +256,7 @@ def test_asked_to_stop_while_the_store_stalls(
     assert process.returncode == 143 and "Stopped as asked" in text, text
     proxied.faults = []
     again = job(**variables)
-    assert again.returncode == 0 and "images are done already." in again.stderr
+    assert again.returncode == 0 and "images are already finished." in again.stderr
     assert bucket.results(out) == local["results"]
 
 

@@ -114,7 +114,7 @@ def test_again_does_nothing_twice_and_gives_the_same_bytes(done: dict[str, Any],
     before, parts_before = content(done["output"]), parts_of(done["output"])
     again = job(**done["variables"])
     assert again.returncode == 0, again.stderr
-    assert "23 of 23 images are done already." in again.stderr
+    assert "23 of 23 images are already finished." in again.stderr
     assert content(done["output"]) == before and parts_of(done["output"]) == parts_before
 
 
@@ -158,7 +158,7 @@ def test_killed_half_way_it_goes_on_and_gives_the_same(done: dict[str, Any], job
     assert 2 <= len(kept) < 5 and not (output / "_SUCCESS").exists()
     again = job(**variables)
     assert again.returncode == 0, again.stderr
-    assert f"{5 * len(kept)} of 23 images are done already." in again.stderr
+    assert f"{5 * len(kept)} of 23 images are already finished." in again.stderr
     assert kept.items() <= parts_of(output).items()
     assert content(output) == content(done["output"])
 
@@ -178,7 +178,7 @@ def test_sigterm_saves_what_is_done(done: dict[str, Any], job: Job, tmp_path: Pa
     assert 9 <= saved < 23
     again = job(**variables)
     assert again.returncode == 0, again.stderr
-    assert f"{saved} of 23 images are done already." in again.stderr
+    assert f"{saved} of 23 images are already finished." in again.stderr
     assert content(output) == content(done["output"])
 
 

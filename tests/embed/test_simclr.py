@@ -26,7 +26,7 @@ def detector(small_rcnn: tuple[Path, Path]) -> Detector:
 
 
 def trained(detector: Detector, images: list[Any], **more: Any) -> Any:
-    encoder = simclr.encoder_of(detector)
+    encoder = simclr.build_encoder(detector)
     simclr.train(encoder, images, **{"epochs": 2, "batch_size": 4, "seed": 0, **more})
     return simclr.embed(encoder, images, batch_size=4)
 
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(detector: Detec
 def test_no_epoch_is_the_detector_s_own_feature(detector: Detector, images: list[Any]) -> None:
     embedded = trained(detector, images, epochs=0)
     feature = PooledFeature(detector.model)
-    size = simclr.DEFAULT.input_size
+    size = simclr.DEFAULT_RECIPE.input_size
     feature.expect(size, size)
     bgr = np.asarray(images[3].resize((size, size), 2))[:, :, ::-1].transpose(2, 0, 1).copy()
     with torch.inference_mode():
@@ -60,8 +60,8 @@ def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -
     thumbnails = [read_thumbnail(thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
     # Beside a run that sees the same views and learns nothing, since the loss of few images is noisy.
     learnt, control = (
-        simclr.train(simclr.encoder_of(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, recipe=recipe)
-        for recipe in (simclr.DEFAULT, simclr.Recipe(learning_rate=0.0))
+        simclr.train(simclr.build_encoder(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, recipe=recipe)
+        for recipe in (simclr.DEFAULT_RECIPE, simclr.SimCLRRecipe(learning_rate=0.0))
     )
     assert len(learnt) == len(control) == 8
     assert learnt[0] == pytest.approx(control[0])
@@ -70,14 +70,14 @@ def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_small_pools(detector: Detector, images: list[Any], count: int) -> None:
-    encoder = simclr.encoder_of(detector)
+    encoder = simclr.build_encoder(detector)
     simclr.train(encoder, images[:count], epochs=1, batch_size=64, seed=0)
     if count:
         assert simclr.embed(encoder, images[:count], batch_size=64).shape == (count, 512)
 
 
 def test_batches_hold_every_image_once_an_epoch() -> None:
-    batches = list(simclr._batches(10, 5, epochs=3, seed=1))
+    batches = list(simclr._draw_batches(10, 5, epochs=3, seed=1))
     assert len(batches) == 6
     for epoch in range(3):
         assert sorted(batches[2 * epoch] + batches[2 * epoch + 1]) == list(range(10))

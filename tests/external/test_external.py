@@ -451,12 +451,12 @@ def test_they_are_those_of_the_job(seed: int, count: int, classes: int) -> None:
         # FCOS rates each class by the root of its sigmoid and the centerness, which is what its best score squared and
         # divided by its best sigmoid is.
         rated = ratings if power == 1 else np.sqrt(ratings * (box_scores**2 / best)[:, None])
-        theirs = probabilities.exclusive(torch.tensor(rated), torches[1], torch.tensor(box_scores), power=power)
+        theirs = probabilities.make_exclusive(torch.tensor(rated), torches[1], torch.tensor(box_scores), power=power)
         ours = distributions.external(box_scores, predicted, ratings)
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
     without = Instances((1, 1), scores=torch.tensor(best), pred_classes=torches[1])
     ours = distributions.synthetic(best, predicted, classes)
-    np.testing.assert_allclose(ours, probabilities.of(without, classes).numpy(), atol=1e-12)
+    np.testing.assert_allclose(ours, probabilities.of_instances(without, classes).numpy(), atol=1e-12)
 
 
 def more(kind: str, value: Any) -> Change:

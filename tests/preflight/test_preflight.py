@@ -156,7 +156,7 @@ def test_the_options_of_check_are_its_own(job: Job) -> None:
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "look", lambda: H100)
+    monkeypatch.setattr(gpu, "inspect", lambda: H100)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 << 30, 79 << 30))
     said = only(machine.device, known())
@@ -171,14 +171,16 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.AcceleratorError("busy")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
-    assert "The GPU fails (busy)" in only(machine.device, known(), ServiceUnavailable)
+    assert "GPU error (busy)" in only(machine.device, known(), ServiceUnavailable)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu() -> None:
     assert "There is no NVIDIA GPU" in only(machine.device, known(), Warn)
     assert "cores" in only(machine.device, known(settings(device="cpu")))
-    assert "forbids the CPU" in only(machine.device, known(settings(require_gpu=True)), ServiceUnavailable)
+    assert "forbids falling back to the CPU" in only(
+        machine.device, known(settings(require_gpu=True)), ServiceUnavailable
+    )
 
 
 # Memory, temporary files and disks
@@ -464,7 +466,7 @@ def test_weights_of_another_shape(small_rcnn: tuple[Path, Path], tmp_path: Path)
     other.write_text(SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
     wrong = random_checkpoint(other, tmp_path / "other.pth")
     said = only(plan.detector, known(settings(model=str(yaml), weights=str(wrong))), SettingsError)
-    assert "The weights do not fit the model: " in said and "is (8, 64) where the model has (6, 64)" in said
+    assert "The weights do not fit the model: " in said and "has shape (8, 64), but the model needs (6, 64)" in said
     said = only(plan.detector, known(settings(model=str(yaml), weights=str(tmp_path / "none"))), SettingsError)
     assert "there is no such file" in said
 
