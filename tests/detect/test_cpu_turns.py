@@ -53,10 +53,10 @@ def test_the_model_waits_only_for_what_is_not_ready() -> None:
         begin.wait(10)
         return item
 
-    with ThreadPoolExecutor(1) as pool:
-        results = prefetch(pool, work, range(4), ahead=4, idle=idle)
+    with ThreadPoolExecutor(1) as executor:
+        results = prefetch(executor, work, range(4), ahead=4, idle=idle)
         assert next(results) == 0  # by now all are asked for
-        pool.shutdown(wait=True)
+        executor.shutdown(wait=True)
         assert list(results) == [1, 2, 3]
     assert waits == 1
 
@@ -68,5 +68,5 @@ def test_the_results_come_in_order() -> None:
         turns.wait()
         return item
 
-    with ThreadPoolExecutor(3) as pool:
-        assert list(prefetch(pool, prepare, range(50), ahead=8, idle=turns.release_cores)) == list(range(50))
+    with ThreadPoolExecutor(3) as executor:
+        assert list(prefetch(executor, prepare, range(50), ahead=8, idle=turns.release_cores)) == list(range(50))

@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as arrays
 from job.detect import model as job_model
 from job.detect import probabilities
 from tests.conftest import SMALL_RCNN, picture, random_checkpoint, settings
-from tests.detect.test_runner import MASK
+from tests.detect.conftest import MASK
 
 Rows = npt.NDArray[np.float64]
 
