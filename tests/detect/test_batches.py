@@ -7,7 +7,7 @@ from job.detect.batches import Batcher
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=60), st.integers(1, 5), st.integers(1, 8), st.integers(0, 2**16))
-def test_batches_have_one_shape_each_image_once_and_bounded_waiting(
+def test_each_image_is_in_one_batch_of_its_shape_and_waiting_is_bounded(
     shapes: list[str], batch_size: int, waiting: int, seed: int
 ) -> None:
     batcher = Batcher[tuple[str, int]](batch_size, waiting, max_bytes=10**9)

@@ -1,4 +1,4 @@
-"""The limit in bytes: it holds, and nothing waits for ever."""
+"""The byte limit: it holds, and nothing waits forever."""
 
 import threading
 import time
@@ -29,8 +29,8 @@ from tests.conftest import settings as detector_settings
     st.integers(0, 150),
     st.integers(1, 6),
 )
-def test_all_come_through_and_the_limit_holds(items: list[list[int]], limit: int, workers: int) -> None:
-    """Items grow and shrink on their way; some are larger than the limit."""
+def test_all_items_finish_and_the_limit_holds(items: list[list[int]], limit: int, workers: int) -> None:
+    """Items grow and shrink while they are held; some are larger than the limit."""
     budget = Budget(limit)
 
     def work(numbered: tuple[int, list[int]]) -> int:
@@ -48,7 +48,7 @@ def test_all_come_through_and_the_limit_holds(items: list[list[int]], limit: int
     assert budget.peak <= limit + max((max(sizes) for sizes in items), default=0)
 
 
-def test_those_that_wait_are_sent_away_at_the_end() -> None:
+def test_close_stops_waiting_threads() -> None:
     budget = Budget(10)
     budget.hold(0, 10)
 

@@ -1,4 +1,4 @@
-"""Threads that prepare images keep off the cores while the model has them."""
+"""Preparing threads leave the cores to the model while it runs on the CPU."""
 
 import contextlib
 import threading
@@ -16,7 +16,7 @@ def waiting(turns: Turns, seconds: float = 0.1) -> threading.Thread:
     return thread
 
 
-def test_threads_go_on_only_while_the_model_waits() -> None:
+def test_threads_proceed_only_while_the_model_waits() -> None:
     turns = Turns(on_cpu=True)
     first = waiting(turns)
     assert first.is_alive()
@@ -31,7 +31,7 @@ def test_threads_go_on_only_while_the_model_waits() -> None:
     assert not second.is_alive()
 
 
-def test_nobody_waits_for_a_gpu() -> None:
+def test_no_thread_waits_for_a_gpu() -> None:
     turns = Turns(on_cpu=False)
     assert not waiting(turns, 10).is_alive()
     with turns.release_cores():
@@ -39,7 +39,7 @@ def test_nobody_waits_for_a_gpu() -> None:
     assert not waiting(turns, 10).is_alive()
 
 
-def test_the_model_waits_only_for_what_is_not_ready() -> None:
+def test_the_model_waits_only_for_unfinished_results() -> None:
     waits, begin = 0, threading.Event()
 
     @contextlib.contextmanager
@@ -55,7 +55,7 @@ def test_the_model_waits_only_for_what_is_not_ready() -> None:
 
     with ThreadPoolExecutor(1) as executor:
         results = prefetch(executor, work, range(4), ahead=4, idle=idle)
-        assert next(results) == 0  # by now all are asked for
+        assert next(results) == 0  # by now all items are submitted
         executor.shutdown(wait=True)
         assert list(results) == [1, 2, 3]
     assert waits == 1

@@ -22,7 +22,7 @@ def test_the_feature_is_the_mean_over_the_image_without_its_padding(tmp_path: Pa
     with torch.inference_mode():
         detector.model([{"image": image}])
     assert seen[0].shape == (1, 512, 3, 5) and feature.value is not None
-    expected = seen[0][0, :, :, :5].mean(dim=(1, 2))  # 140 / 32 is 4.4: five columns have image in them
+    expected = seen[0][0, :, :, :5].mean(dim=(1, 2))  # 140 / 32 is 4.4: the image covers five columns
     torch.testing.assert_close(feature.value[0], expected)
     feature.expect(40, 60)
     with torch.inference_mode():

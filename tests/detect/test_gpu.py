@@ -1,4 +1,4 @@
-"""Why a GPU cannot be used. There is none in these tests: what its driver would say is made up."""
+"""Why a GPU cannot be used. These tests need no GPU: the output of the driver is made up."""
 
 import dataclasses
 import warnings
@@ -81,7 +81,7 @@ def test_which_architectures_run_where(architectures: tuple[str, ...], capabilit
         ({"torch_cuda": ""}, 0, "built without CUDA"),
     ],
 )
-def test_what_is_said(changes: dict[str, Any], index: int, sentence: str | None) -> None:
+def test_problems_are_described(changes: dict[str, Any], index: int, sentence: str | None) -> None:
     problem = dataclasses.replace(H100, **changes).find_problem(index)
     assert problem is None if sentence is None else sentence in str(problem)
 
@@ -93,7 +93,7 @@ def _inspect_again() -> Iterator[None]:
     gpu.inspect.cache_clear()
 
 
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_version_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
@@ -121,8 +121,8 @@ def failing(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-def test_what_torch_says_of_the_driver_is_passed_on_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says so in a warning, and only once."""
+def test_the_warning_of_torch_is_reported_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch warns only once."""
     monkeypatch.setattr(pynvml, "nvmlInit", failing(pynvml.NVMLError_LibraryNotFound()))
     sayings = ["CUDA initialization: The NVIDIA driver on your system is too old (found version 12020)."]
 
@@ -140,7 +140,7 @@ def test_what_torch_says_of_the_driver_is_passed_on_each_time(monkeypatch: pytes
 def test_a_gpu_that_fails_is_not_the_models_fault(
     small_rcnn: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
-    """Another machine may have a better one, so it is 69 and not 64, wherever it shows first."""
+    """Another machine may have a working GPU, so the exit code is 69, not 64, wherever the error appears first."""
     ours = settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1]))
     said = f"GPU error \\({str(error).splitlines()[0]}\\): check nvidia-smi"
     for target, name in (
@@ -164,7 +164,7 @@ def test_a_gpu_that_fails_is_not_the_models_fault(
     assert "GPU error" in str(gpu.choose(settings())[1])
 
 
-def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_job_falls_back_to_the_cpu_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "inspect", lambda: dataclasses.replace(H100, names=(), driver=""))
     assert gpu.choose(settings(device="cpu")) == (torch.device("cpu"), None)
     device, why = gpu.choose(settings())
@@ -174,19 +174,19 @@ def test_the_cpu_stands_in_unless_a_gpu_is_required(monkeypatch: pytest.MonkeyPa
         ServiceUnavailable, match=r"There is no NVIDIA GPU.*CORAL_REQUIRE_GPU=1 forbids falling back to the CPU"
     ):
         gpu.choose(settings(require_gpu=True))
-    with pytest.raises(ServiceUnavailable):  # another machine may have it
+    with pytest.raises(ServiceUnavailable):  # another machine may have this GPU
         gpu.choose(settings(require_gpu=True, device="cuda:1"))
     with pytest.raises(SettingsError, match=r"CORAL_DEVICE='cuda:1': There is no NVIDIA GPU"):
         gpu.choose(settings(device="cuda:1"))
 
 
 @pytest.mark.parametrize("text", ["cuda:01", "cuda:99999999999", "cuda:300", "cuda:", "gpu", "CUDA"])
-def test_a_device_that_torch_would_not_understand_is_a_wrong_setting(text: str) -> None:
+def test_a_device_that_torch_does_not_accept_is_a_wrong_setting(text: str) -> None:
     with pytest.raises(SettingsError, match="must be auto, cpu, cuda or cuda:N"):
         resolve({}, {"CORAL_INPUT": "a", "CORAL_OUTPUT": "b", "CORAL_DEVICE": text})
 
 
-def test_a_usable_gpu_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_usable_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "inspect", lambda: H100)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     assert gpu.choose(settings(require_gpu=True)) == (torch.device("cuda"), None)
@@ -202,7 +202,7 @@ def test_a_run_that_requires_a_gpu_ends_before_any_work(few_frames: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_why_the_cpu_is_taken_comes_before_all_work(
+def test_the_reason_for_the_cpu_is_logged_before_all_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
@@ -214,7 +214,7 @@ def test_why_the_cpu_is_taken_comes_before_all_work(
     assert "The NVIDIA driver 535.1 supports CUDA up to 12.2" in caplog.text
     assert "Falling back to the CPU." in caplog.text
     required = dataclasses.replace(ours, require_gpu=True)
-    # The reduce step looks at no device, unless it trains on it: here it gets as far as the shards that are missing.
+    # The reduce step checks the device only if it trains on it: here it fails later, on the missing shards.
     with pytest.raises(TryAgain, match="No shard has finished yet"):
         pipeline.select(required, Stop())
     with pytest.raises(ServiceUnavailable, match=r"535\.1"):

@@ -1,4 +1,4 @@
-"""The rows of the map step: they match detectron2's own DefaultPredictor, run on each image separately."""
+"""The rows of the map step match detectron2's DefaultPredictor, run on each image separately."""
 
 import threading
 from pathlib import Path
@@ -44,7 +44,7 @@ def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Any]:
-    """Of five shapes, two of them often."""
+    """Images of five shapes, two of them frequent."""
     sizes = [(120, 160), (160, 120), (120, 160), (90, 300), (64, 64), (120, 160), (160, 120), (97, 131)]
     return [picture(seed, *size) for seed, size in enumerate(sizes)]
 
@@ -63,7 +63,7 @@ def same_as_predictor(cfg: Any, rows: list[Any], images: list[Any]) -> int:
 
 
 @pytest.mark.parametrize("channels", ["BGR", "RGB"])
-def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list[Any], channels: str) -> None:
+def test_boxes_match_the_default_predictor(tmp_path: Path, pictures: list[Any], channels: str) -> None:
     detector = build(tmp_path, SMALL_RCNN.replace("INPUT: {", f"INPUT: {{FORMAT: {channels}, "))
     rows = rows_of(detector, pictures, tmp_path / "in")
     cfg = config.read_cfg(settings(model=str(tmp_path / "model.yaml")))
@@ -73,7 +73,7 @@ def test_boxes_are_those_of_the_default_predictor(tmp_path: Path, pictures: list
 
 @pytest.fixture(scope="module")
 def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
-    """The small detector as the job runs it, and as detectron2 does."""
+    """The small detector as the job runs it, and as detectron2 runs it."""
     yaml, weights = map(str, small_rcnn)
     cfg = config.read_cfg(settings(model=yaml))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", weights
@@ -82,7 +82,7 @@ def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 9))
 @configure(max_examples=12, deadline=None)
-def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
+def test_boxes_are_in_pixels_of_the_original_for_any_shape(
     both: tuple[Inference, DefaultPredictor], height: int, width: int, seed: int
 ) -> None:
     inference, predictor = both
@@ -90,7 +90,7 @@ def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
     tensor = to_tensor(image, inference._detector)
     row: Any
     (row,) = inference.detect([PreparedImage(Entry("a", "", 0), tensor, height, width, b"")])
-    # Where the short side would be rounded to nothing, DefaultPredictor fails, and ours is one pixel.
+    # DefaultPredictor fails if the short side is rounded to 0; the job resizes it to one pixel.
     if min(tensor.shape[1:]) > 1:
         expected = predictor(image)["instances"]
         np.testing.assert_allclose(row.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
@@ -99,7 +99,7 @@ def test_boxes_are_in_pixels_of_the_original_whatever_its_shape(
     assert (row.boxes[:, [0, 2]] <= width).all() and (row.boxes[:, [1, 3]] <= height).all()
 
 
-def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
+def test_boxes_of_the_demo_model_match_the_default_predictor(
     demo_detector: Detector, frames: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images: list[Any] = [cv2.imread(str(each)) for each in frames[100:250:30]]
@@ -110,10 +110,10 @@ def test_boxes_of_the_demo_model_are_those_of_the_default_predictor(
     assert same_as_predictor(cfg, rows, images) > 10
 
 
-def test_the_batch_size_changes_next_to_nothing(
+def test_the_batch_size_hardly_changes_the_rows(
     small_rcnn: tuple[Path, Path], pictures: list[Any], tmp_path: Path
 ) -> None:
-    # Not bit by bit: matrix products of other shapes may be summed in another order.
+    # Not bit by bit: matrix products of different shapes may be summed in a different order.
     yaml, weights = small_rcnn
     detector = model.build(settings(model=str(yaml), weights=str(weights)))
     one, three = (rows_of(detector, pictures, tmp_path / f"in{size}", size) for size in (1, 3))
@@ -153,12 +153,12 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
 
     monkeypatch.setattr(detector.model, "forward", greedy)
     rows = rows_of(detector, images, tmp_path / "in", 8)
-    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]  # 11 images: the last three were taken in by then
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 1]  # 11 images: the last three were batched after the failure
     for first, second in zip(expected, rows, strict=True):
         np.testing.assert_allclose(first.boxes, second.boxes, rtol=0, atol=1e-3)
 
 
-def test_a_gpu_too_small_for_one_image_is_said(
+def test_an_image_that_exceeds_gpu_memory_is_reported(
     small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
@@ -172,7 +172,7 @@ def test_a_gpu_too_small_for_one_image_is_said(
 
 
 @given(st.integers(0, 1 << 38), st.integers(0, 1 << 36))
-def test_the_automatic_batch_size_fits_twice_over(memory: int, needed: int) -> None:
+def test_the_automatic_batch_size_fits_twice(memory: int, needed: int) -> None:
     size = fit_batch_size(memory, needed)
     assert size in (1, 2, 4, 8, 16, 32, 64)
     assert size == 1 or 2 * size * needed <= memory
@@ -196,10 +196,10 @@ def test_half_precision_finds_nearly_the_same(small_rcnn: tuple[Path, Path], tmp
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")
-def test_the_way_to_the_gpu_and_back_changes_nothing(
+def test_copies_to_the_gpu_and_back_change_nothing(
     small_rcnn: tuple[Path, Path], pictures: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a GPU: the CPU answers to its name, and what only CUDA has stands aside."""
+    """Needs no GPU: the CPU poses as one, and functions that only CUDA has are replaced."""
     detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
     expected = rows_of(detector, pictures, tmp_path / "in", 2)
     to, moved = torch.Tensor.to, []

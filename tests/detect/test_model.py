@@ -1,4 +1,4 @@
-"""The detector that the settings name: its configuration, its weights, and everything that can be wrong with them."""
+"""The detector that the settings name: its config, its weights, and everything that can be wrong with them."""
 
 import datetime
 import http.server
@@ -45,7 +45,7 @@ def test_every_yaml_of_the_zoo_with_weights_can_be_read() -> None:
     assert "has no weights for" in failure(model=without)
 
 
-def test_every_lazy_configuration_of_the_zoo_can_be_read() -> None:
+def test_every_lazy_config_of_the_zoo_can_be_read() -> None:
     root = Path(model_zoo.__file__).parent / "configs"
     names = [path.relative_to(root).as_posix() for path in root.glob("*/*.py") if path.parent.name != "common"]
     for name in names:
@@ -59,7 +59,7 @@ def test_every_lazy_configuration_of_the_zoo_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["COCO-Detection/fcos_R_50_FPN_1x.py", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.py"])
-def test_a_lazy_configuration_of_the_zoo_runs(name: str, tmp_path: Path) -> None:
+def test_a_lazy_config_of_the_zoo_runs(name: str, tmp_path: Path) -> None:
     small = {"model": name, "weights": str(tmp_path / "random.pth"), "min_size": 64, "max_size": 96}
     torch.manual_seed(0)
     random = config.read(settings(**small)).build(torch.device("cpu"))
@@ -70,8 +70,8 @@ def test_a_lazy_configuration_of_the_zoo_runs(name: str, tmp_path: Path) -> None
     assert built.probabilities == ("sigmoid" if "fcos" in name else "softmax")
 
 
-def test_a_lazy_configuration_says_what_its_yaml_says() -> None:
-    """The zoo has one model of the same weights in both forms."""
+def test_a_lazy_config_equals_its_yaml() -> None:
+    """The zoo has one model with the same weights in both forms."""
     name = "COCO-Detection/retinanet_R_50_FPN_1x"
     lazy, yaml = (config.read(settings(model=name + suffix)) for suffix in (".py", ".yaml"))
     for field in ("architecture", "channels", "min_size", "max_size", "class_names", "weights"):
@@ -88,11 +88,11 @@ def test_the_threshold_reaches_a_lazy_model() -> None:
     assert config.read(settings(model=name, score_threshold=0.3)).build(torch.device("cpu")).test_score_thresh == 0.3
     digest = config.read(settings(model=name, score_threshold=0.3)).sha256
     assert digest != config.read(settings(model=name, score_threshold=0.4)).sha256
-    # It must be the same in every process: if it changes, all that was detected is detected again.
+    # The digest must be the same in every process: if it changes, all images are detected again.
     assert digest == "16fef07c8734d2ae0cc8f5514c59d98187ec0d866ce01d7a8e2ae3a4e3a68724"
 
 
-def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> None:
+def test_a_python_config_of_the_user_is_not_run(tmp_path: Path) -> None:
     own = tmp_path / "model.py"
     own.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert "loading it would run its code" in failure(model=str(own), weights="w")
@@ -103,7 +103,7 @@ def test_a_configuration_in_python_of_ones_own_is_not_run(tmp_path: Path) -> Non
 def test_a_path_that_leads_out_of_the_zoo_runs_no_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    deep = tmp_path.joinpath(*"abcdefghijklmnopqrst")  # from where the path leads nowhere
+    deep = tmp_path.joinpath(*"abcdefghijklmnopqrst")  # so that the relative path does not exist from here
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
     own, trace = tmp_path / f"model{suffix}", tmp_path / "ran"
@@ -147,7 +147,7 @@ def test_safetensors(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
 def test_a_pickle_that_is_trusted_loads(small_rcnn: tuple[Path, Path], tmp_path: Path, suffix: str) -> None:
     state = torch.load(small_rcnn[1], weights_only=True)["model"]
     path = tmp_path / f"small{suffix}"
-    # With something else than tensors in it, as training scripts leave it.
+    # With an object that is not a tensor, as training scripts save it.
     content: dict[str, Any] = {"model": state, "made": datetime.date(2026, 1, 1), "__author__": "us"}
     if suffix == ".pkl":
         content["model"] = {name: tensor.numpy() for name, tensor in state.items()}
@@ -160,7 +160,7 @@ def test_a_pickle_that_is_trusted_loads(small_rcnn: tuple[Path, Path], tmp_path:
     assert all(torch.equal(tensor, state[name]) for name, tensor in built.model.state_dict().items())
 
 
-def test_a_model_that_gives_no_boxes_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_returns_no_boxes_is_refused(tmp_path: Path) -> None:
     yaml = tmp_path / "model.yaml"
     yaml.write_text(SMALL_RCNN.replace("GeneralizedRCNN", "ProposalNetwork"))
     with pytest.raises(SettingsError, match="cannot be run as a detector"):
@@ -191,7 +191,7 @@ def test_missing_and_unexpected_tensors_are_listed(small_rcnn: tuple[Path, Path]
 
 
 class Weights(http.server.BaseHTTPRequestHandler):
-    """Serves a checkpoint: with two hiccups first, or cut short, as its path asks."""
+    """Serves a checkpoint: after two errors, or truncated, depending on the path."""
 
     data = b""
     asked: ClassVar[list[str]] = []

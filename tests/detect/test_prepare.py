@@ -1,4 +1,4 @@
-"""Images on the way to the detector."""
+"""Preparation of images for the detector."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Class distributions, held against detectron2's raw outputs for the very anchor or proposal that a box came from."""
+"""Class distributions, compared with detectron2's raw outputs for the anchor or proposal that a box came from."""
 
 import copy
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def configured(yaml: str) -> Any:
 
 
 def fcos(classes: int = 5) -> Any:
-    """As the zoo's Python file builds it, but small."""
+    """Builds a small FCOS, in the same way as the zoo's Python file."""
     backbone = build_backbone(configured(RETINANET))
     return FCOS(
         backbone=backbone,
@@ -117,13 +117,13 @@ HEADS: dict[str, tuple[Callable[[], Any], str]] = {
     "fcos, one class": (lambda: fcos(1), "sigmoid"),
 }
 
-# Where the outputs of a layer lie: mean and standard deviation over all places of an image. Sigmoids so placed sum to
+# Mean and standard deviation of the outputs of a layer over all places of an image. With these, the sigmoids sum to
 # more than 1 on some anchors and to less on others.
 _SPREAD = {"cls_score": (-1.5, 1.5), "ctrness": (0.0, 1.5), "bbox_pred": (0.0, 0.3)}
 
 
 def network(name: str, seed: int = 0) -> Any:
-    """A model of random weights whose outputs differ from place to place and from class to class."""
+    """Builds a model with random weights whose outputs differ between places and between classes."""
     torch.manual_seed(seed)
     model = HEADS[name][0]().eval()
     for path, layer in model.named_modules():
@@ -131,11 +131,11 @@ def network(name: str, seed: int = 0) -> Any:
         if kind in _SPREAD and not path.startswith("proposal_generator"):
             mean, deviation = _SPREAD[kind]
             if kind == "cls_score" and hasattr(model, "head"):
-                mean = -4.0  # of far more anchors the best are kept
+                mean = -4.0  # there are far more anchors, of which the best are kept
             if kind == "bbox_pred" and isinstance(model, FCOS):  # distances to the four sides, cut off at 0
                 mean, deviation = 2.0, 1.0
             seen: list[torch.Tensor] = []
-            # A copy, since detectron2 goes on to write into it.
+            # A copy, since detectron2 later writes into the output.
             hook = layer.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output.clone()))
             with torch.inference_mode():
                 model(batch(9)[:1])
@@ -158,15 +158,15 @@ def run(model: Any, *, half: bool = False) -> list[Instances]:
         return [each["instances"] for each in model(batch(1))]
 
 
-# The truth: the raw outputs of the last layers, decoded here for every anchor or proposal, without any choice.
+# The truth: the raw outputs of the last layers, decoded here for every anchor or proposal, without any selection.
 
 
 class Raw:
-    """What comes out of the layers before anything is chosen, noted while the model runs.
+    """Records the outputs of the layers, before any selection, while the model runs.
 
     Attributes:
-        outputs: Of the head, or of each stage's box predictor.
-        inputs: Of the head or the ROI heads.
+        outputs: Outputs of the head, or of the box predictor of each stage.
+        inputs: Inputs of the head or of the ROI heads.
     """
 
     def __init__(self, model: Any) -> None:
@@ -200,13 +200,13 @@ def normalised_exponentials(logits: torch.Tensor) -> Rows:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything that the boxes of an image were chosen from.
+    """All candidates for the boxes of an image.
 
     Attributes:
-        boxes: (candidates, classes or 1, 4), within the image.
+        boxes: (candidates, classes or 1, 4), clipped to the image.
         scores: (candidates, classes).
-        outputs: (candidates, classes), or with the background where they are softmaxes.
-        softmax: Whether they are.
+        outputs: (candidates, classes) sigmoids, or (candidates, classes + 1) softmaxes.
+        softmax: Whether the outputs are softmaxes.
     """
 
     boxes: torch.Tensor
@@ -222,7 +222,7 @@ class Candidates:
         return by_hand([float(each) for each in given * score / given[label]], label, score)
 
     def of(self, found: Instances, atol: float) -> list[int]:
-        """The one candidate that each box came from: of its box and its score."""
+        """Finds, for each box, the one candidate with the same corners and score."""
         result = []
         for box, score, label in zip(found.pred_boxes.tensor, found.scores, found.pred_classes.tolist(), strict=True):
             distance = (self.boxes[:, min(label, self.boxes.shape[1] - 1)] - box).abs().amax(dim=1).numpy()
@@ -232,7 +232,7 @@ class Candidates:
 
 
 def candidates(model: Any, raw: Raw) -> list[Candidates]:
-    """Those of each image."""
+    """Returns the candidates of each image."""
     return of_proposals(model, raw) if hasattr(model, "roi_heads") else of_anchors(model, raw)
 
 
@@ -262,7 +262,7 @@ def of_anchors(model: Any, raw: Raw) -> list[Candidates]:
     (outputs,), (features,) = raw.outputs, raw.inputs[0]
     anchors = torch.cat([each.tensor for each in model.anchor_generator(features)])
     logits, deltas, *centerness = (
-        # (N, A * K, H, W) by level to (N, all places and anchors, K)
+        # from (N, A * K, H, W) per level to (N, all places and anchors, K)
         torch.cat([each.unflatten(1, (-1, width)).permute(0, 3, 4, 1, 2).flatten(1, 3) for each in levels], dim=1)
         for levels, width in zip(outputs, (model.num_classes, 4, 1), strict=False)
     )
@@ -276,13 +276,13 @@ def of_anchors(model: Any, raw: Raw) -> list[Candidates]:
 
 
 def clipped(boxes: torch.Tensor) -> torch.Tensor:
-    """To the 96 x 128 pixels of the images."""
+    """Clips boxes to the 96 x 128 pixels of the images."""
     result = boxes.reshape(-1, 4).minimum(torch.tensor([128.0, 96.0, 128.0, 96.0])).clamp(min=0)
     return result.view(boxes.shape)
 
 
 def by_hand(ratings: list[float], label: int, score: float) -> list[float]:
-    """The documented relation, number by number."""
+    """Computes the documented formula, number by number."""
     ratings = [0.0 if np.isnan(each) else each for each in ratings]
     rest = sum(each for index, each in enumerate(ratings) if index != label)
     share = 1.0 if rest <= 1 - score else (1 - score) / rest
@@ -291,7 +291,7 @@ def by_hand(ratings: list[float], label: int, score: float) -> list[float]:
 
 
 def check(found: Instances, truth: Candidates, atol: float = 1e-5) -> list[int]:
-    """Holds every row of an image against the truth, and tells which candidates its boxes are."""
+    """Compares every row of an image with the truth, and returns the candidates of its boxes."""
     rows = found.class_probabilities
     indices = truth.of(found, atol)
     assert rows.isfinite().all() and rows.min() >= 0 and rows.max() <= 1
@@ -323,13 +323,13 @@ def test_rows_are_those_of_the_boxes_and_change_none(name: str) -> None:
     if name in ("retinanet", "fcos"):
         assert any(len(set(each)) < len(each) for each in images)  # two boxes of one anchor
     background = torch.cat([each.class_probabilities[:, -1] for each in found])
-    if HEADS[name][1] == "sigmoid" and "one class" not in name:  # both cases of the relation are there
+    if HEADS[name][1] == "sigmoid" and "one class" not in name:  # both cases of the formula occur
         assert (background < 1e-6).any() and (background > 1e-3).any()
 
 
 @pytest.mark.parametrize("name", ["cascade", "retinanet", "fcos"])
 def test_rows_in_half_precision(name: str) -> None:
-    # There many scores are the same, so that a box is found again by its score no more.
+    # Many scores are equal in half precision, so the score no longer identifies a box.
     plain = network(name)
     model = copy.deepcopy(plain)
     probabilities.attach(model)
@@ -361,7 +361,7 @@ def test_rows_stay_aligned_when_proposals_are_dropped_that_are_not_finite(name: 
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos"])
-def test_a_class_that_is_not_a_number_counts_nothing(name: str) -> None:
+def test_a_class_score_that_is_nan_counts_as_0(name: str) -> None:
     model = network(name)
 
     def without_first_class(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -411,7 +411,7 @@ def test_images_without_boxes_have_tables_without_rows(name: str) -> None:
         ("fcos", ""),
     ],
 )
-def test_what_is_only_derived_from_a_known_class_is_left_alone(name: str, part: str) -> None:
+def test_a_class_derived_from_a_supported_one_is_left_alone(name: str, part: str) -> None:
     model = HEADS[name][0]().eval()
     module = model.get_submodule(part)
     module.__class__ = type("Derived", (type(module),), {})
@@ -437,9 +437,9 @@ def test_what_is_only_derived_from_a_known_class_is_left_alone(name: str, part: 
         ("COCO-Detection/fcos_R_50_FPN_1x.py", "sigmoid"),
     ],
 )
-def test_models_of_the_zoo_are_known(config: str, kind: str) -> None:
+def test_models_of_the_zoo_are_supported(config: str, kind: str) -> None:
     path = model_zoo.get_config_file(config)
-    with torch.device("meta"):  # shapes without numbers: at once
+    with torch.device("meta"):  # shapes without values, which is fast
         if config.endswith(".py"):
             model = instantiate(LazyConfig.load(path).model)
         else:
@@ -450,7 +450,7 @@ def test_models_of_the_zoo_are_known(config: str, kind: str) -> None:
     assert probabilities.attach(model) == kind
 
 
-def test_the_federated_loss_of_lvis_is_known() -> None:
+def test_the_federated_loss_of_lvis_is_supported() -> None:
     cfg = get_cfg()
     cfg.merge_from_file(model_zoo.get_config_file("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"))
     cfg.MODEL.DEVICE = "meta"
@@ -461,7 +461,7 @@ def test_the_federated_loss_of_lvis_is_known() -> None:
 
 @ROI_HEADS_REGISTRY.register()
 class OtherHeads(StandardROIHeads):  # type: ignore[misc]
-    """Heads that this project does not know."""
+    """Heads that are not supported."""
 
 
 @pytest.mark.parametrize(
@@ -501,8 +501,9 @@ def test_exclusive_probabilities_by_hand() -> None:
         given = torch.tensor([class_scores])
         return probabilities.make_exclusive(given, torch.tensor([label]), given[:, label], power=power)[0]
 
-    torch.testing.assert_close(row([0.5, 0.2, 0.1], 0), torch.tensor([0.5, 0.2, 0.1, 0.2]))  # they are what they are
-    torch.testing.assert_close(row([0.8, 0.6, 0.2], 0), torch.tensor([0.8, 0.15, 0.05, 0.0]))  # 0.8 is too much for 0.2
+    torch.testing.assert_close(row([0.5, 0.2, 0.1], 0), torch.tensor([0.5, 0.2, 0.1, 0.2]))  # unchanged
+    # The ratings 0.6 and 0.2 share the remainder of 0.2.
+    torch.testing.assert_close(row([0.8, 0.6, 0.2], 0), torch.tensor([0.8, 0.15, 0.05, 0.0]))
     torch.testing.assert_close(row([0.8, 0.6, 0.2], 1), torch.tensor([0.32, 0.6, 0.08, 0.0]))
     # Sigmoids 0.64 and 0.16 with a centerness of 0.25 score 0.4 and 0.2: four to one, at a score of 0.4.
     torch.testing.assert_close(row([0.4, 0.2], 0, power=2), torch.tensor([0.4, 0.1, 0.5]))

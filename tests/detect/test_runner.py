@@ -1,4 +1,4 @@
-"""The map step: errors end it or not, and finished images are saved."""
+"""The map step: which errors end it, and which images are saved."""
 
 import itertools
 import threading
@@ -21,7 +21,7 @@ from tests.conftest import picture, settings
 @pytest.mark.parametrize(
     "error", [torch.AcceleratorError("unspecified launch failure"), RuntimeError("CUDNN_STATUS_X")]
 )
-def test_a_gpu_that_fails_on_the_way_ends_the_run_and_what_is_done_is_saved(
+def test_a_gpu_error_ends_the_run_and_finished_images_are_saved(
     small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
@@ -41,7 +41,7 @@ def test_a_gpu_that_fails_on_the_way_ends_the_run_and_what_is_done_is_saved(
 
 
 def predict_all(detector: Detector, images: list[Any], folder: Path, output: LocalFolder) -> None:
-    """The map step, in parts of two images."""
+    """Runs the map step, in parts of two images."""
     (folder / "in").mkdir(exist_ok=True)
     for number, image in enumerate(images):
         cv2.imwrite(str(folder / "in" / f"{number:02d}.png"), image)
@@ -51,7 +51,7 @@ def predict_all(detector: Detector, images: list[Any], folder: Path, output: Loc
 
 
 def keys_in(folder: Path) -> list[str]:
-    """The images in all parts."""
+    """Returns the images in all parts."""
     return sorted(key for part in folder.glob("parts/part-*") for key in pq.read_table(part)["key"].to_pylist())
 
 
@@ -67,14 +67,14 @@ class Failing(LocalFolder):
         super().write(key, data)
 
 
-def test_a_part_that_cannot_be_written_takes_no_other_with_it(
+def test_a_part_that_cannot_be_written_does_not_lose_another(
     small_rcnn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Failing, "writes", 0)
     detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
     with pytest.raises(ServiceUnavailable, match="gone for a moment"):
         predict_all(detector, [picture(seed, 64, 64) for seed in range(8)], tmp_path, Failing(str(tmp_path / "out")))
-    assert keys_in(tmp_path / "out") == ["02.png", "03.png"]  # made meanwhile, and saved
+    assert keys_in(tmp_path / "out") == ["02.png", "03.png"]  # made at the same time, and saved
 
 
 def test_a_library_that_fails_on_an_image_does_not_end_the_job(

@@ -1,4 +1,4 @@
-"""The demo model, against OpenCV 4.10's own Darknet network (tests/data/README.md says how the values were made)."""
+"""The demo model, compared with OpenCV 4.10's Darknet network (tests/data/README.md describes the values)."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def golden() -> Any:
 
 @pytest.fixture(scope="module")
 def outputs(golden: Any, demo_detector: Detector) -> dict[str, Any]:
-    """What our network gives for the same image: raw head outputs and decoded boxes."""
+    """The outputs of the demo model for the same image: raw head outputs and decoded boxes."""
     net: Any = demo_detector.model
     image = np.kron(golden["small"], np.ones((32, 32, 1), np.uint8))
     tensor = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)) / 255
@@ -47,7 +47,7 @@ def test_the_network_is_that_of_darknet(head: str, golden: Any, outputs: dict[st
 
 @pytest.mark.parametrize("head", ["coarse", "fine"])
 def test_boxes_are_those_of_darknet(head: str, golden: Any, outputs: dict[str, Any]) -> None:
-    # Theirs are (cell, anchor) rows of relative center and size; ours (anchor, cell) rows of pixel corners.
+    # OpenCV has (cell, anchor) rows of relative center and size; the demo model (anchor, cell) rows of pixel corners.
     rows = golden[f"{head}_row"]
     cells = outputs[head].shape[2] * outputs[head].shape[3]
     start = 0 if head == "coarse" else 3 * outputs["coarse"].shape[2] * outputs["coarse"].shape[3]
@@ -71,7 +71,7 @@ def street(frames: list[Any]) -> torch.Tensor:
     return torch.from_numpy(image[:, :, ::-1].transpose(2, 0, 1).copy())
 
 
-def test_it_finds_the_car(demo_detector: Detector, street: torch.Tensor) -> None:
+def test_the_demo_model_detects_the_car(demo_detector: Detector, street: torch.Tensor) -> None:
     (found,) = detect(demo_detector, [street])
     names = [demo_detector.class_names[each] for each in found.pred_classes]
     assert "car" in names

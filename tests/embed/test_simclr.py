@@ -1,4 +1,4 @@
-"""Self-supervised training: seeded, starting where it should, and learning something."""
+"""Self-supervised training is seeded, starts from the right weights, and lowers the loss."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(detector: Detec
     assert np.abs(first - other).max() > 1e-4
 
 
-def test_no_epoch_is_the_detector_s_own_feature(detector: Detector, images: list[Any]) -> None:
+def test_0_epochs_give_the_feature_of_the_detector(detector: Detector, images: list[Any]) -> None:
     embedded = trained(detector, images, epochs=0)
     feature = PooledFeature(detector.model)
     size = simclr.DEFAULT_RECIPE.input_size
@@ -58,7 +58,7 @@ def test_training_leaves_the_detector_alone(detector: Detector, images: list[Any
 
 def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -> None:
     thumbnails = [read_thumbnail(thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
-    # Beside a run that sees the same views and learns nothing, since the loss of few images is noisy.
+    # Compared with a run on the same views that learns nothing, since the loss of few images is noisy.
     learnt, control = (
         simclr.train(simclr.build_encoder(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, recipe=recipe)
         for recipe in (simclr.DEFAULT_RECIPE, simclr.SimCLRRecipe(learning_rate=0.0))
@@ -76,7 +76,7 @@ def test_small_pools(detector: Detector, images: list[Any], count: int) -> None:
         assert simclr.embed(encoder, images[:count], batch_size=64).shape == (count, 512)
 
 
-def test_batches_hold_every_image_once_an_epoch() -> None:
+def test_batches_contain_every_image_once_per_epoch() -> None:
     batches = list(simclr._draw_batches(10, 5, epochs=3, seed=1))
     assert len(batches) == 6
     for epoch in range(3):
@@ -84,7 +84,7 @@ def test_batches_hold_every_image_once_an_epoch() -> None:
     assert batches[0] != batches[2]
 
 
-def test_a_detector_without_a_backbone_starts_from_noise(detector: Detector, images: list[Any]) -> None:
+def test_a_detector_without_a_backbone_starts_from_random_weights(detector: Detector, images: list[Any]) -> None:
     class Headless(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -94,7 +94,7 @@ def test_a_detector_without_a_backbone_starts_from_noise(detector: Detector, ima
     assert trained(bare, images, epochs=1).shape == (10, 512)
 
 
-def test_importing_lightly_asks_no_server() -> None:
+def test_importing_lightly_opens_no_connection() -> None:
     import subprocess
     import sys
 
