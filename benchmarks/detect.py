@@ -1,13 +1,16 @@
-"""How fast the map step is, beside the bare model and beside a loop over detectron2's DefaultPredictor.
+"""Compares the speed of the map step with the bare model and with a loop over detectron2's DefaultPredictor.
 
-`python -m benchmarks.detect [--json FILE]`: everything runs on the same images in turns, and the median of the turns
-counts. The bare model is its forward passes alone, on tensors that are ready: no reading, decoding, resizing, or
-writing. The loop is cv2.imread and DefaultPredictor, one image after the other, as in detectron2's tutorial; once with
-files at hand, and once where every read takes 30 ms, as from a bucket. Memory is that of a process of its own, over
-2,000 images of mixed sizes. Detectors are the demo's, with its real weights, and Faster R-CNN R50-FPN at 480 pixels
-with random ones, whose proposals are not thinned out, since random ones overlap too much for 1,000 to be left. On a GPU
-the job computes in bf16, unlike DefaultPredictor; and images per second of R50-FPN at 800 x 1333 are measured for batch
-sizes and precisions.
+`python -m benchmarks.detect [--json FILE]` runs everything on the same images in turns, and reports the median over the
+turns.
+
+- The bare model is only its forward passes, on prepared tensors: no reading, decoding, resizing or writing.
+- The loop is cv2.imread and DefaultPredictor, image by image, as in detectron2's tutorial. It runs once on local files,
+  and once with 30 ms per read, as from a bucket.
+- Memory is measured in a separate process, over 2,000 images of mixed sizes.
+- One detector is the demo's, with its real weights. The other is Faster R-CNN R50-FPN at 480 pixels, with random
+  weights. Its proposals are not suppressed, since random ones overlap too much to leave 1,000 of them.
+- On a GPU, the job computes in bf16, unlike DefaultPredictor. Images per second of R50-FPN at 800 x 1333 are then
+  measured by batch size and precision.
 """
 
 import argparse
@@ -45,16 +48,16 @@ from job.storage.local import LocalFolder
 ROOT = Path(__file__).resolve().parent.parent
 RCNN = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
 TURNS = 3
-LATENCY = 0.03
+LATENCY_SECONDS = 0.03
 NO_GPU = "there is no GPU"
 
 
-class Slow(LocalFolder):
-    """A folder whose files take a while to come, as from a bucket."""
+class SlowFolder(LocalFolder):
+    """A folder that delays each read, as a bucket does."""
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        """Reads a file, after a while."""
-        time.sleep(LATENCY)
+        """Reads a file after a delay."""
+        time.sleep(LATENCY_SECONDS)
         return super().read(key, etag)
 
 
@@ -63,36 +66,36 @@ class Case:
     """A detector with images to run it on.
 
     Attributes:
-        detector: As the job builds it.
-        predictor: As detectron2 builds it from the same configuration and weights.
-        folder: Of the images.
+        detector: The detector as the job builds it.
+        predictor: detectron2's predictor with the same config and weights.
+        folder: Folder of the images.
     """
 
     detector: Detector
     predictor: Any
     folder: Path
 
-    def forward(self) -> Callable[[], None]:
-        """The model alone, in the batches of the job."""
+    def make_forward(self) -> Callable[[], None]:
+        """Returns a function that runs only the model, with the batch size of the job."""
         inference = Inference(self.detector)
         inference.close()
-        ready = []
+        prepared = []
         for path in sorted(self.folder.iterdir()):
             image = images.decode(path.read_bytes())
             tensor = to_tensor(image, self.detector).to(self.detector.device)
-            ready.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+            prepared.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
         half = self.detector.precision != "fp32"
 
         def run() -> None:
             with torch.inference_mode(), torch.autocast(self.detector.device.type, self.detector.dtype, enabled=half):
-                for start in range(0, len(ready), inference.batch_size):
-                    self.detector.model(ready[start : start + inference.batch_size])
+                for start in range(0, len(prepared), inference.batch_size):
+                    self.detector.model(prepared[start : start + inference.batch_size])
             synchronize()
 
         return run
 
-    def map_step(self, source: LocalFolder) -> Callable[[], None]:
-        """The job's, from files to a part."""
+    def make_map_step(self, source: LocalFolder) -> Callable[[], None]:
+        """Returns a function that runs the map step, from files to a part."""
         listing = Listing.of(source.list())
 
         def run() -> None:
@@ -105,8 +108,8 @@ class Case:
 
         return run
 
-    def loop(self, latency: float = 0.0) -> Callable[[], None]:
-        """The tutorial's way."""
+    def make_loop(self, latency: float = 0.0) -> Callable[[], None]:
+        """Returns a function that runs the loop over DefaultPredictor, with some seconds of latency per read."""
 
         def run() -> None:
             for path in sorted(self.folder.iterdir()):
@@ -123,8 +126,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def case(settings: Settings, folder: Path, temporary: Path) -> Case:
-    """Builds both detectors from the same configuration; without weights, from the same random ones."""
+def build_case(settings: Settings, folder: Path, temporary: Path) -> Case:
+    """Builds both detectors from the same config; if no weights are set, from the same random weights."""
     if settings.weights is None:
         torch.manual_seed(0)
         random = config.read(replace(settings, weights="none")).build(torch.device("cpu"))
@@ -133,25 +136,26 @@ def case(settings: Settings, folder: Path, temporary: Path) -> Case:
     detector = model.build(settings)
     cfg = config.read_cfg(settings)
     cfg.MODEL.DEVICE = str(detector.device)
-    cfg.MODEL.WEIGHTS = str(temporary / "state.pth")  # for the demo's come in a format that it cannot read
+    # DefaultPredictor cannot read the format of the demo's weights.
+    cfg.MODEL.WEIGHTS = str(temporary / "state.pth")
     torch.save({"model": detector.model.state_dict()}, cfg.MODEL.WEIGHTS)
     return Case(detector, DefaultPredictor(cfg), folder)
 
 
-def seconds(ways: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
-    """Median seconds of each, in turns after one that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def measure_seconds(functions: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
+    """Measures the median seconds of each function, in turns after one turn of warm-up."""
+    samples: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(turns + 1):
-        for name, way in ways.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            way()
+            function()
             if turn:
-                taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in taken.items()}
+                samples[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
 
 
-def mixed_sizes(folder: Path, count: int) -> None:
-    """Frames of the demo in sizes from 320 x 136 to 1920 x 816."""
+def write_mixed_sizes(folder: Path, count: int) -> None:
+    """Writes frames of the demo in sizes from 320 x 136 to 1920 x 816."""
     random = np.random.default_rng(0)
     frames = [images.decode(path.read_bytes()) for path in sorted(fetch.FRAMES.iterdir())[::10]]
     for number in range(count):
@@ -160,49 +164,53 @@ def mixed_sizes(folder: Path, count: int) -> None:
         cv2.imwrite(str(folder / f"{number:05d}.jpg"), image)
 
 
-class Weighed(LocalFolder):
-    """Notes how much memory this process takes as each part is written."""
+class MemoryRecorder(LocalFolder):
+    """A folder that records the memory of this process after each part.
+
+    Attributes:
+        rss: Resident memory in megabytes, after each part.
+    """
 
     rss: list[float]
 
     def write(self, key: str, data: bytes) -> None:
-        """Writes a file."""
+        """Writes a file, and records the memory."""
         super().write(key, data)
         status = Path("/proc/self/status").read_text()
         self.rss.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
 
 
-def rss(folder: str) -> None:
-    """What the process of its own does: detects, in parts of 500 images, and prints its megabytes after each."""
+def print_rss(folder: str) -> None:
+    """Runs the map step in parts of 500 images, and prints the megabytes of this process after each part."""
     source = LocalFolder(folder)
     with tempfile.TemporaryDirectory() as temporary:
-        output = Weighed(temporary)
+        output = MemoryRecorder(temporary)
         output.rss = []
-        detector = model.build(demo_settings())
+        detector = model.build(make_demo_settings())
         never = threading.Event()
         listing = Listing.of(source.list())
         runner.predict(listing, source, output, detector, set(), batch_size=None, part_size=500, stop=never)
     print(json.dumps(output.rss))
 
 
-def demo_settings() -> Settings:
-    """Of the demo's detector."""
+def make_demo_settings() -> Settings:
+    """Returns the settings of the demo's detector."""
     return Settings(input="", output="", model=str(ROOT / "demo" / "yolov3-tiny.yaml"), weights=str(fetch.WEIGHTS))
 
 
-def memory() -> dict[str, float]:
-    """Resident memory after 500 and after 2,000 images of mixed sizes, in megabytes."""
+def measure_memory() -> dict[str, float]:
+    """Measures the resident memory after 500 and after 2,000 images of mixed sizes, in megabytes."""
     with tempfile.TemporaryDirectory() as folder:
-        mixed_sizes(Path(folder), 2000)
+        write_mixed_sizes(Path(folder), 2000)
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.detect", "--rss", folder]
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    after = json.loads(done.stdout)
-    return {"500": after[0], "2000": after[3]}
+    rss = json.loads(done.stdout)
+    return {"500": rss[0], "2000": rss[3]}
 
 
-def images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
-    """On a GPU: R50-FPN at 800 x 1333 by precision and batch size, results copied back included."""
-    found: dict[str, dict[str, float]] = {}
+def measure_images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
+    """Measures R50-FPN at 800 x 1333 on a GPU, by precision and batch size, including the copies of the results."""
+    speeds: dict[str, dict[str, float]] = {}
     for precision in ("fp32", "bf16"):
         settings = Settings(
             input="",
@@ -223,19 +231,19 @@ def images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
                 inference.detect(batch[first : first + size])
             synchronize()
             inference.close()
-            found.setdefault(precision, {})[str(size)] = len(batch) / (time.perf_counter() - start)
-    return found
+            speeds.setdefault(precision, {})[str(size)] = len(batch) / (time.perf_counter() - start)
+    return speeds
 
 
-def half_precision(folder: Path, temporary: Path) -> dict[str, dict[str, float]]:
-    """How far the demo's boxes of score 0.1 and more move from fp32: by how much in score and in pixels."""
-    full_and_half: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-    found = {name: detections(folder, temporary / name, name) for name in full_and_half}
+def compare_precisions(folder: Path, temporary: Path) -> dict[str, dict[str, float]]:
+    """Measures how far the demo's boxes of score 0.1 and more differ from fp32, in score and in pixels."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+    detections = {name: detect(folder, temporary / name, name) for name in precisions}
     result: dict[str, dict[str, float]] = {}
-    for name in full_and_half[1:]:
+    for name in precisions[1:]:
         scores, pixels, lost = [], [], 0
-        for key, (boxes, confidence, classes) in found["fp32"].items():
-            other_boxes, other_confidence, other_classes = found[name][key]
+        for file_name, (boxes, confidence, classes) in detections["fp32"].items():
+            other_boxes, other_confidence, other_classes = detections[name][file_name]
             for row in np.flatnonzero(confidence >= 0.1):
                 overlap = box_iou(torch.from_numpy(boxes[row : row + 1]), torch.from_numpy(other_boxes))[0].numpy()
                 overlap[other_classes != classes[row]] = 0
@@ -255,29 +263,29 @@ def half_precision(folder: Path, temporary: Path) -> dict[str, dict[str, float]]
     return result
 
 
-def detections(folder: Path, output: Path, precision: Precision) -> dict[str, tuple[Any, Any, Any]]:
-    """Boxes, scores and classes of each image, by its name."""
-    detector, source = model.build(replace(demo_settings(), precision=precision)), LocalFolder(str(folder))
+def detect(folder: Path, output: Path, precision: Precision) -> dict[str, tuple[Any, Any, Any]]:
+    """Detects objects, and returns boxes, scores and classes by file name."""
+    detector, source = model.build(replace(make_demo_settings(), precision=precision)), LocalFolder(str(folder))
     listing, store = Listing.of(source.list()), LocalFolder(str(output))
     options: dict[str, Any] = {"batch_size": None, "part_size": 512, "stop": threading.Event()}
     runner.predict(listing, source, store, detector, set(), **options)
-    found = {}
+    detections = {}
     for part in parts.read(store, ["key", "boxes", "scores", "classes"]):
         for row in part.table.to_pylist():
             boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
-            found[row["key"]] = (boxes, np.array(row["scores"]), np.array(row["classes"]))
-    return found
+            detections[row["key"]] = (boxes, np.array(row["scores"]), np.array(row["classes"]))
+    return detections
 
 
-def rcnn_yaml(folder: Path) -> str:
-    """The zoo's R50-FPN with as many proposals as trained weights have."""
+def write_rcnn_yaml(folder: Path) -> str:
+    """Writes a config of the zoo's R50-FPN with as many proposals as trained weights give; returns its path."""
     path = folder / "rcnn.yaml"
     path.write_text(f"_BASE_: {model_zoo.get_config_file(RCNN)}\nMODEL: {{WEIGHTS: '', RPN: {{NMS_THRESH: 1.0}}}}\n")
     return str(path)
 
 
-def busy(way: Callable[[], None]) -> float:
-    """The share of time in which the GPU works, 0 to 1, as its driver tells every 50 ms."""
+def measure_gpu_use(function: Callable[[], None]) -> float:
+    """Measures the share of time in which the GPU is busy, 0 to 1, by asking the driver every 50 ms."""
     samples: list[int] = []
     done = threading.Event()
 
@@ -288,14 +296,14 @@ def busy(way: Callable[[], None]) -> float:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     for _ in range(10):
-        way()
+        function()
     done.set()
     watcher.join()
     return statistics.mean(samples) / 100 if samples else 0.0
 
 
-def some_frames(count: int, folder: Path) -> Path:
-    """A folder with so many of the demo's frames, from all over the clip."""
+def copy_frames(count: int, folder: Path) -> Path:
+    """Copies evenly spaced frames of the demo's clip into a new folder, and returns the folder."""
     folder.mkdir()
     frames = sorted(fetch.FRAMES.iterdir())
     for number in range(count):
@@ -305,26 +313,32 @@ def some_frames(count: int, folder: Path) -> Path:
 
 
 def measure(turns: int, demo_images: int, rcnn_images: int, temporary: Path) -> dict[str, Any]:
-    """All figures; of those that need a GPU where there is none, why they are missing."""
-    street = some_frames(demo_images, temporary / "street")
-    some = some_frames(rcnn_images, temporary / "some")
-    demo = case(demo_settings(), street, temporary)
-    files, slow = LocalFolder(str(street)), Slow(str(street))
-    yolo = seconds(
+    """Measures all figures; without a GPU, gives the reason for those that need one."""
+    street = copy_frames(demo_images, temporary / "street")
+    rcnn_folder = copy_frames(rcnn_images, temporary / "rcnn")
+    demo = build_case(make_demo_settings(), street, temporary)
+    files, slow = LocalFolder(str(street)), SlowFolder(str(street))
+    yolo = measure_seconds(
         {
-            "forward": demo.forward(),
-            "map": demo.map_step(files),
-            "loop": demo.loop(),
-            "map, 30 ms a read": demo.map_step(slow),
-            "loop, 30 ms a read": demo.loop(LATENCY),
+            "forward": demo.make_forward(),
+            "map": demo.make_map_step(files),
+            "loop": demo.make_loop(),
+            "map, 30 ms a read": demo.make_map_step(slow),
+            "loop, 30 ms a read": demo.make_loop(LATENCY_SECONDS),
         },
         turns,
     )
-    rcnn_case = case(
-        Settings(input="", output="", model=rcnn_yaml(temporary), min_size=480, max_size=800), some, temporary
+    rcnn_case = build_case(
+        Settings(input="", output="", model=write_rcnn_yaml(temporary), min_size=480, max_size=800),
+        rcnn_folder,
+        temporary,
     )
-    rcnn = seconds(
-        {"forward": rcnn_case.forward(), "map": rcnn_case.map_step(LocalFolder(str(some))), "loop": rcnn_case.loop()},
+    rcnn = measure_seconds(
+        {
+            "forward": rcnn_case.make_forward(),
+            "map": rcnn_case.make_map_step(LocalFolder(str(rcnn_folder))),
+            "loop": rcnn_case.make_loop(),
+        },
         turns,
     )
     figures: dict[str, Any] = {
@@ -334,47 +348,47 @@ def measure(turns: int, demo_images: int, rcnn_images: int, temporary: Path) -> 
         "speedup_over_default_predictor_rcnn": rcnn["loop"] / rcnn["map"],
         "speedup_over_default_predictor_30ms": yolo["loop, 30 ms a read"] / yolo["map, 30 ms a read"],
         "seconds_per_image": {
-            "demo": {name: each / demo_images for name, each in yolo.items()},
-            "rcnn": {name: each / rcnn_images for name, each in rcnn.items()},
+            "demo": {name: seconds / demo_images for name, seconds in yolo.items()},
+            "rcnn": {name: seconds / rcnn_images for name, seconds in rcnn.items()},
         },
     }
-    figures["half_precision"] = half_precision(street, temporary)
+    figures["half_precision"] = compare_precisions(street, temporary)
     if torch.cuda.is_available():
-        figures["images_per_s"] = images_per_second(temporary)
-        figures["gpu_busy"] = busy(rcnn_case.map_step(LocalFolder(str(some))))
+        figures["images_per_s"] = measure_images_per_second(temporary)
+        figures["gpu_busy"] = measure_gpu_use(rcnn_case.make_map_step(LocalFolder(str(rcnn_folder))))
         figures["device"] = torch.cuda.get_device_name()
     else:
         for name in ("images_per_s", "gpu_busy"):
             figures |= {name: None, f"{name}_reason": NO_GPU}
         figures["device"] = f"CPU, {torch.get_num_threads()} threads"
-    weighed = memory()
-    figures |= {"rss_2000_over_500": weighed["2000"] / weighed["500"], "rss_mb": weighed}
+    memory = measure_memory()
+    figures |= {"rss_2000_over_500": memory["2000"] / memory["500"], "rss_mb": memory}
     return figures
 
 
 def show(figures: dict[str, Any]) -> None:
     """Prints the tables."""
-    print(f"\nOn {figures['device']}, milliseconds an image:\n")
-    each = figures["seconds_per_image"]
-    names = list(each["demo"])
+    print(f"\nOn {figures['device']}, milliseconds per image:\n")
+    seconds = figures["seconds_per_image"]
     rows = [
-        [name, *(f"{1000 * each[kind][name]:.1f}" if name in each[kind] else "" for kind in each)] for name in names
+        [name, *(f"{1000 * by_name[name]:.1f}" if name in by_name else "" for by_name in seconds.values())]
+        for name in seconds["demo"]
     ]
     print(tabulate(rows, ["", "YOLOv3-tiny, 640 x 272", "R50-FPN, 480 pixels"], disable_numparse=True))
-    wanted = {
-        "map_over_forward": "the map step takes so many times as long as the bare model (YOLOv3-tiny)",
-        "map_over_forward_rcnn": "likewise, R50-FPN",
-        "speedup_over_default_predictor": "times as fast as the loop (YOLOv3-tiny)",
-        "speedup_over_default_predictor_rcnn": "likewise, R50-FPN",
-        "speedup_over_default_predictor_30ms": "times as fast as the loop where a read takes 30 ms (YOLOv3-tiny)",
-        "rss_2000_over_500": "memory after 2,000 images of mixed sizes, over that after 500",
-        "gpu_busy": "share of time in which the GPU works",
+    meanings = {
+        "map_over_forward": "time of the map step / time of the bare model (YOLOv3-tiny)",
+        "map_over_forward_rcnn": "time of the map step / time of the bare model (R50-FPN)",
+        "speedup_over_default_predictor": "time of the loop / time of the map step (YOLOv3-tiny)",
+        "speedup_over_default_predictor_rcnn": "time of the loop / time of the map step (R50-FPN)",
+        "speedup_over_default_predictor_30ms": "time of the loop / time of the map step, 30 ms per read (YOLOv3-tiny)",
+        "rss_2000_over_500": "memory after 2,000 images of mixed sizes / memory after 500",
+        "gpu_busy": "share of time in which the GPU is busy",
     }
     moved = figures["half_precision"]
-    headers = ["beside fp32", *(name.replace("_", ", ") for name in next(iter(moved.values())))]
-    rows = [[name, *(f"{value:.4g}" for value in each.values())] for name, each in moved.items()]
+    headers = ["compared with fp32", *(name.replace("_", ", ") for name in next(iter(moved.values())))]
+    rows = [[name, *(f"{value:.4g}" for value in changes.values())] for name, changes in moved.items()]
     print("\n" + tabulate(rows, headers, disable_numparse=True) + "\n")
-    for name, meaning in wanted.items():
+    for name, meaning in meanings.items():
         value = "not measured: " + figures[f"{name}_reason"] if figures[name] is None else f"{figures[name]:.3f}"
         print(f"{name}: {value}  ({meaning})")
     if figures["images_per_s"] is None:
@@ -388,8 +402,8 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures, prints tables, and writes the figures when asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measures, prints tables, and writes the figures to a file with ``--json``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--demo-images", type=int, default=100)
@@ -397,7 +411,7 @@ def main() -> None:
     parser.add_argument("--rss", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rss:
-        rss(arguments.rss)
+        print_rss(arguments.rss)
         return
     fetch.fetch()
     with tempfile.TemporaryDirectory() as temporary:

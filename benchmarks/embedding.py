@@ -1,10 +1,11 @@
-"""Which embedding keeps the shots of a video together? And how long does an epoch take beside lightly-magic?
+"""Compares embeddings by how well they keep the shots of a video together, and SimCLR's speed with lightly-magic.
 
-Shot purity: of a frame's five nearest neighbours, frames within 10 of it left out, the share that lies in its own shot;
-the mean over all frames whose shot has five such frames. Two pools: the demo's clip, and three clips together.
+Shot purity is the share of a frame's five nearest neighbours that belong to the same shot. Frames within 10 of the
+frame do not count as neighbours. The figure is the mean over all frames whose shot has five other frames that count.
+There are two pools: the demo's clip, and three clips together.
 
-    python -m benchmarks.embedding                 the five embeddings, and the comparison with lightly-magic
-    python -m benchmarks.embedding --sweep         how SimCLR's settings were chosen
+    python -m benchmarks.embedding                 all embeddings, and the comparison with lightly-magic
+    python -m benchmarks.embedding --sweep         the experiment that SimCLR's hyperparameters were chosen by
 """
 
 import argparse
@@ -35,9 +36,9 @@ from job.settings import Settings
 from job.storage import Listing
 from job.storage.local import LocalFolder
 
-# First frames of the shots of the demo's clip; the other clips are one shot each.
+# First frames of the shots of the demo's clip. Each of the other clips is one shot.
 CUTS = (30, 76, 137, 187, 242)
-NEIGHBOURS, APART = 5, 10
+NEIGHBOURS, MIN_FRAME_DISTANCE = 5, 10
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Frames:
     """A pool of video frames.
 
     Attributes:
-        name: For people.
-        shot: (n,) which shot a frame is of.
-        clip: (n,) which clip a frame is of.
-        number: (n,) of the frame in its clip.
-        features: (n, d) of the detector.
-        thumbnails: RGB.
+        name: Name of the pool.
+        shot: (n,) number of each frame's shot.
+        clip: (n,) number of each frame's clip.
+        number: (n,) number of each frame in its clip.
+        features: (n, d) pooled features of the detector.
+        thumbnails: RGB thumbnails.
     """
 
     name: str
@@ -61,13 +62,13 @@ class Frames:
     thumbnails: list[Image.Image]
 
 
-def purity(frames: Frames, embeddings: Any) -> float:
-    """The share of near neighbours in the same shot, 0 to 1; see above."""
+def compute_purity(frames: Frames, embeddings: Any) -> float:
+    """Computes the shot purity, 0 to 1, which the docstring of the module defines."""
     points = np.asarray(embeddings, np.float64)
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     distance = 2 - 2 * points @ points.T
     same_clip = frames.clip[:, None] == frames.clip[None]
-    near = same_clip & (np.abs(frames.number[:, None] - frames.number[None]) <= APART)
+    near = same_clip & (np.abs(frames.number[:, None] - frames.number[None]) <= MIN_FRAME_DISTANCE)
     distance[near] = np.inf
     same_shot = frames.shot[:, None] == frames.shot[None]
     counted = (same_shot & ~near).sum(axis=1) >= NEIGHBOURS
@@ -76,7 +77,7 @@ def purity(frames: Frames, embeddings: Any) -> float:
 
 
 def load(detector: Detector, folder: Path) -> list[Frames]:
-    """Runs the job's map step over the clips; returns the two pools."""
+    """Runs the map step on the clips, and returns the two pools."""
     clips = []
     for clip, video in enumerate((fetch.VIDEO, *fetch.MORE_VIDEOS)):
         count = fetch.cut(video, folder / video.stem)
@@ -85,38 +86,40 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
         runner.predict(listing, source, output, detector, set(), batch_size=1, part_size=512, stop=threading.Event())
         pool = pools.load(output, listing)
         shot = np.searchsorted(CUTS, np.arange(count), side="right") if clip == 0 else np.full(count, 100 + clip)
-        thumbnails = [images.read_thumbnail(each) for each in pool.thumbnails]
+        thumbnails = [images.read_thumbnail(thumbnail) for thumbnail in pool.thumbnails]
         clips.append(Frames(video.stem, shot, np.full(count, clip), np.arange(count), pool.features, thumbnails))
     shot, clip_of, number, features = (
-        np.concatenate([getattr(each, name) for each in clips]) for name in ("shot", "clip", "number", "features")
+        np.concatenate([getattr(frames, name) for frames in clips]) for name in ("shot", "clip", "number", "features")
     )
-    thumbnails = [each for frames in clips for each in frames.thumbnails]
+    thumbnails = [thumbnail for frames in clips for thumbnail in frames.thumbnails]
     together = Frames("three clips", shot, clip_of, number, features, thumbnails)
     return [clips[0], together]
 
 
 def measure(frames: Frames, detector: Detector, epochs: int) -> dict[str, Any]:
-    """Shot purity of each embedding."""
+    """Measures the shot purity of each embedding, and the seconds per epoch of SimCLR."""
     torch.manual_seed(0)
-    noise = simclr.build_random_encoder()
+    random_encoder = simclr.build_random_encoder()
     result = {
-        "pixels": purity(frames, [np.asarray(each.resize((16, 16))).ravel() for each in frames.thumbnails]),
-        "untrained": purity(frames, simclr.embed(noise, frames.thumbnails, batch_size=64)),
+        "pixels": compute_purity(frames, [np.asarray(image.resize((16, 16))).ravel() for image in frames.thumbnails]),
+        "untrained": compute_purity(frames, simclr.embed(random_encoder, frames.thumbnails, batch_size=64)),
     }
-    simclr.train(noise, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
-    result["simclr_random_init"] = purity(frames, simclr.embed(noise, frames.thumbnails, batch_size=64))
+    simclr.train(random_encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
+    result["simclr_random_init"] = compute_purity(
+        frames, simclr.embed(random_encoder, frames.thumbnails, batch_size=64)
+    )
     encoder = simclr.build_encoder(detector)
-    result["simclr_0_epochs"] = purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
+    result["simclr_0_epochs"] = compute_purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
     start = time.monotonic()
     simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
     result["simclr_s_per_epoch"] = (time.monotonic() - start) / max(1, epochs)
-    result["simclr"] = purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
-    result["detector"] = purity(frames, frames.features)
+    result["simclr"] = compute_purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
+    result["detector"] = compute_purity(frames, frames.features)
     return result
 
 
 def sweep(frames: Frames, detector: Detector, epochs: int) -> list[dict[str, Any]]:
-    """Shot purity and time of SimCLR from the detector's backbone under other settings, one changed at a time."""
+    """Measures purity and speed of SimCLR from the detector's backbone, with hyperparameters changed one by one."""
     changes: list[dict[str, Any]] = [{}, {"input_size": 64}, {"input_size": 96}]
     changes += [{"learning_rate": rate} for rate in (0.001, 0.003, 0.03)]
     changes += [{"min_scale": 0.08, "colour_strength": 1.0}, {"min_scale": 0.5}, {"colour_strength": 0.25}]
@@ -128,12 +131,12 @@ def sweep(frames: Frames, detector: Detector, epochs: int) -> list[dict[str, Any
         simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)
         seconds = (time.monotonic() - start) / epochs
         embeddings = simclr.embed(encoder, frames.thumbnails, batch_size=64, recipe=recipe)
-        rows.append({**vars(recipe), "purity": purity(frames, embeddings), "s_per_epoch": seconds})
+        rows.append({**vars(recipe), "purity": compute_purity(frames, embeddings), "s_per_epoch": seconds})
     return rows
 
 
-def lightly_network() -> simclr.Encoder:
-    """The network that lightly-magic trains, in our loop."""
+def build_lightly_network() -> simclr.Encoder:
+    """Builds the network that lightly-magic trains, as an encoder of the job."""
     from lightly.models import ResNetGenerator
     from lightly.models.batchnorm import get_norm_layer
 
@@ -143,17 +146,17 @@ def lightly_network() -> simclr.Encoder:
     return simclr.Encoder(nn.Sequential(*layers), torch.zeros(3), torch.full((3,), 255.0), "RGB")
 
 
-def beside_lightly_magic(thumbnails: list[Image.Image]) -> dict[str, float]:
-    """Seconds an epoch of lightly-magic and of our loop: same images, network, view size and batch size.
+def compare_with_lightly_magic(thumbnails: list[Image.Image]) -> dict[str, float]:
+    """Measures seconds per epoch of lightly-magic and of the job, on the same images, network, view and batch size.
 
-    Runs of different length are subtracted, so that start-up and the embedding at the end do not count.
+    The times of runs of different length are subtracted, so that start-up and the final embedding do not count.
     """
     recipe = simclr.SimCLRRecipe(input_size=64)
 
-    def ours(epochs: int) -> None:
-        simclr.train(lightly_network(), thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)
+    def train_job(epochs: int) -> None:
+        simclr.train(build_lightly_network(), thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)
 
-    def theirs(epochs: int) -> None:
+    def train_lightly_magic(epochs: int) -> None:
         options = [f"input_dir={fetch.FRAMES}", f"trainer.max_epochs={epochs}", "trainer.gpus=0", "pre_trained=False"]
         options += ["loader.batch_size=64", f"loader.num_workers={os.cpu_count()}"]
         command = [sys.executable, "-W", "ignore", "-c", "from lightly.cli.lightly_cli import entry; entry()"]
@@ -161,22 +164,22 @@ def beside_lightly_magic(thumbnails: list[Image.Image]) -> dict[str, float]:
             subprocess.run([*command, *options], cwd=folder, check=True, capture_output=True)
 
     seconds = {}
-    for name, train in (("ours", ours), ("lightly_magic", theirs)):
-        spent = []
+    for name, train in (("job", train_job), ("lightly_magic", train_lightly_magic)):
+        durations = []
         for epochs in (1, 3):
             start = time.monotonic()
             train(epochs)
-            spent.append(time.monotonic() - start)
-        seconds[name] = (spent[1] - spent[0]) / 2
+            durations.append(time.monotonic() - start)
+        seconds[name] = (durations[1] - durations[0]) / 2
     return {
-        "same_network_s_per_epoch": seconds["ours"],
+        "same_network_s_per_epoch": seconds["job"],
         "lightly_magic_s_per_epoch": seconds["lightly_magic"],
-        "speedup_over_lightly_magic": seconds["lightly_magic"] / seconds["ours"],
+        "speedup_over_lightly_magic": seconds["lightly_magic"] / seconds["job"],
     }
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints tables, and writes the figures to a file with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--epochs", type=int, default=20, metavar="N")
@@ -201,7 +204,7 @@ def main() -> None:
         names = list(measured[all_frames[0].name])
         print(tabulate([[name, *(measured[pool][name] for pool in measured)] for name in names],
                        ["", *measured], floatfmt=".3f"))  # fmt: skip
-        comparison = beside_lightly_magic(all_frames[0].thumbnails)
+        comparison = compare_with_lightly_magic(all_frames[0].thumbnails)
         figures |= comparison
         print(tabulate(comparison.items(), floatfmt=".2f", tablefmt="plain"))
     if arguments.json:
