@@ -263,7 +263,7 @@ def entropies(found: Detections) -> dict[str, Any]:
         ``max``: the largest of an image's boxes, which is the job's uncertainty_entropy. ``sum``: the sum over its
         boxes, over the largest such sum.
     """
-    each = formulas.entropy(formulas.normalised(found.probabilities))
+    each = formulas.entropy(formulas.normalize(found.probabilities))
     image = np.repeat(np.arange(len(found.counts)), found.counts)
     sums = np.bincount(image, weights=each, minlength=len(found.counts))
     largest, _ = formulas.per_image_maximum(each, found.counts)

@@ -14,9 +14,9 @@ from job.parts import pool
 from job.parts.pool import Pool
 from job.publish import summary
 from job.publish.results import explain
-from job.scores import NAMES
 from job.select import Selection
 from job.select.points import unit
+from job.settings.choices import SCORES
 from job.storage import Entry
 from job.storage.local import LocalFolder
 from tests.conftest import settings
@@ -173,7 +173,7 @@ def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
         weights = np.array([1, 0, 1 / 3])[each.classes]
         expected = float((weights * (1 - each.scores.astype(np.float64))).sum()) / max(1, len(weights))
         assert found.scores["objectness_least_confidence_weighted"][number] == pytest.approx(expected)
-    assert set(found.scores) == {*NAMES, *(f"{name}_weighted" for name in NAMES)}
+    assert set(found.scores) == {*SCORES, *(f"{name}_weighted" for name in SCORES)}
     weighted = choose.ranking_score(settings(class_weights={"a": 3.0}, score="entropy_sum"), found)
     assert weighted is found.scores["entropy_sum_weighted"]
     with pytest.raises(SettingsError, match="names 'cow', which is not a class of the detector: use a, b, c"):

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import fetch
-from job import scores
-from job.settings import knobs
+from job.settings import choices, knobs
 from tests.conftest import DEMO_YAML, ROOT, S3, clean_environment
 from tests.embed.test_from_file import coco
 from tests.standins.servers import client
@@ -130,9 +129,9 @@ def test_columns_and_fields_are_those_in_the_manual(few_frames: Path, tmp_path: 
         for line in re.findall(r"^\| (`.*?) \|", tables, flags=re.MULTILINE)
         for name in re.findall(r"`(\w+)`", line)
     ]
-    expected = set(pq.read_schema(tmp_path / "out" / "images.parquet").names) - set(scores.NAMES)
+    expected = set(pq.read_schema(tmp_path / "out" / "images.parquet").names) - set(choices.SCORES)
     assert set(told) - {"_weighted"} == expected
-    assert len(scores.NAMES) == 9
+    assert len(choices.SCORES) == 9
     picks = page[page.index("## selected.csv") : page.index("## run.json")]
     first: dict[str, Any] = json.loads((tmp_path / "out" / "selected.jsonl").read_text().splitlines()[0])
     assert all(f"`{name}`" in picks for name in first)

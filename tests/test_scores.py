@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from job import scores
+from job.settings.choices import LIGHTLY_SCORES, SCORES
 from tests.conftest import DATA
 
-LIGHTLYS = scores.LIGHTLYS[1:]
 POOLS = json.loads((DATA / "lightly_1_4_6_scores.json").read_text())["pools"]
 
 
@@ -23,11 +23,15 @@ def computed(images: list[dict[str, Any]], outcomes: int) -> dict[str, Any]:
     rows = [row for each in images for row in each["class_probabilities"]]
     probabilities = np.array(rows, float).reshape(-1, outcomes)
     classes = probabilities.argmax(axis=1) if len(rows) else np.zeros(0, int)
-    boxes = scores.Boxes(counts, np.zeros((len(rows), 4)), box_scores, probabilities)
-    return {
-        "object_frequency": scores.object_frequency(scores.class_richness(classes, counts, outcomes)),
-        **{name: scores.OF_BOXES[name].of_images(scores.OF_BOXES[name].of_boxes(boxes), counts) for name in LIGHTLYS},
-    }
+    boxes = scores.Boxes(counts, np.zeros((len(rows), 4)), box_scores, classes, probabilities)
+    return {name: scores.TABLE[name].over_pool(joined(name, boxes)) for name in LIGHTLY_SCORES}
+
+
+def joined(name: str, boxes: scores.Boxes, class_weights: Any = None) -> Any:
+    contributions = scores.TABLE[name].contributions(boxes)
+    if class_weights is not None:
+        contributions = contributions * class_weights[boxes.classes]
+    return scores.TABLE[name].join(boxes, contributions)
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=[pool["name"] for pool in POOLS])
@@ -59,7 +63,7 @@ def test_maximum_per_image_is_that_of_a_loop(counts: list[int], data: st.DataObj
 
 @given(npst.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(2, 9)), elements=st.floats(0.001, 1)))
 def test_uncertainties_are_those_of_a_loop_and_in_range(weights: Any) -> None:
-    rows = scores.normalised(weights)
+    rows = scores.normalize(weights)
     for position, row in enumerate(rows.tolist()):
         first, second = sorted(row, reverse=True)[:2]
         entropy = -sum(p * math.log2(p) for p in row) / math.log2(len(row))
@@ -72,24 +76,28 @@ def test_uncertainties_are_those_of_a_loop_and_in_range(weights: Any) -> None:
 
 def test_a_hand_worked_pool() -> None:
     # Image 0: two cars and a bus, 1 + 0.25 + 1 = 2.25. Image 1: nothing, 0. Image 2: one car, 1.
-    richness = scores.class_richness(np.array([2, 2, 5, 2]), np.array([3, 0, 1]), 10)
+    classes = np.array([2, 2, 5, 2])
+    boxes = scores.Boxes(np.array([3, 0, 1]), np.zeros((4, 4)), np.zeros(4), classes, np.zeros((4, 11)))
+    richness = joined("object_frequency", boxes)
     assert richness.tolist() == [2.25, 0, 1]
-    np.testing.assert_allclose(scores.object_frequency(richness), [1, 0.9, 0.9 + 0.1 / 2.25])
-    weighted = scores.class_richness(np.array([2, 2, 5, 2]), np.array([3, 0, 1]), 6, np.array([1, 1, 1, 1, 1, 0.5]))
+    stretched = scores.TABLE["object_frequency"].over_pool(richness)
+    np.testing.assert_allclose(stretched, [1, 0.9, 0.9 + 0.1 / 2.25])
+    weighted = joined("object_frequency", boxes, np.array([1, 1, 1, 1, 1, 0.5]))
     assert weighted.tolist() == [1.75, 0, 1]
 
 
 def test_scores_of_a_hand_worked_image() -> None:
-    # A confident box; a faint one inside it; one that it covers by 40 %; one apart; and an image without any.
+    # A confident box; a low-confidence one inside it; one that it covers by 40 %; one apart; and an image without any.
     boxes = scores.Boxes(
         np.array([4, 0]),
         np.array([[0, 0, 10, 10], [2, 2, 6, 6], [6, 0, 16, 10], [50, 50, 60, 60.0]]),
         np.array([0.9, 0.4, 0.2, 0.1]),
+        np.zeros(4, int),
         np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0, 1]]),
     )
     found = {}
-    for name, score in scores.OF_BOXES.items():
-        images = score.of_images(score.of_boxes(boxes), boxes.counts)
+    for name in SCORES[1:]:
+        images = joined(name, boxes)
         assert images[1] == 0
         found[name] = float(images[0])
     bits = [0.4689955935892812, 1.0, 0.7219280948873623, 0.0]
@@ -112,7 +120,8 @@ def test_suspected_misses_are_those_of_a_loop(counts: list[int], seed: int) -> N
     total = sum(counts)
     begins = rng.integers(0, 12, (total, 2))
     corners = np.concatenate([begins, begins + rng.integers(0, 8, (total, 2))], axis=1).astype(np.float32)
-    boxes = scores.Boxes(np.array(counts, np.int64), corners, rng.choice([0.1, 0.3, 0.5, 0.8], total), np.zeros((0, 2)))
+    box_scores = rng.choice([0.1, 0.3, 0.5, 0.8], total)
+    boxes = scores.Boxes(np.array(counts, np.int64), corners, box_scores, np.zeros(total, int), np.zeros((0, 2)))
     expected, start = [], 0
     for count in counts:
         rows = range(start, start + count)
@@ -128,10 +137,9 @@ def test_suspected_misses_are_those_of_a_loop(counts: list[int], seed: int) -> N
                 missed *= 1 - boxes.scores[row]
         expected.append(1 - missed)
         start += count
-    score = scores.OF_BOXES["suspected_misses"]
-    np.testing.assert_allclose(score.of_images(score.of_boxes(boxes), boxes.counts), expected, atol=1e-12)
+    np.testing.assert_allclose(joined("suspected_misses", boxes), expected, atol=1e-12)
 
 
 def test_half_precision_rows_sum_to_one() -> None:
     rows = np.random.default_rng(0).dirichlet(np.ones(81), 50).astype(np.float16)
-    np.testing.assert_allclose(scores.normalised(rows).sum(axis=1), 1, atol=1e-15)
+    np.testing.assert_allclose(scores.normalize(rows).sum(axis=1), 1, atol=1e-15)

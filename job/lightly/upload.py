@@ -20,8 +20,8 @@ from job.lightly.api import Dataset, Platform, Tag
 from job.lightly.tags import INITIAL, Tags
 from job.parts import ledger
 from job.parts.pool import Pool
-from job.scores import LIGHTLYS
 from job.settings import Settings
+from job.settings.choices import LIGHTLY_SCORES
 from job.stopping import Stop
 from job.storage import Source, Storage
 
@@ -155,7 +155,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
     """
     row = {name: number for number, name in enumerate(pool.file_names)}
     rows = [row[name] for name in tags.order if name in row]
-    scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLYS}
+    scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLY_SCORES}
     own = f"coral-pool-{ledger.name_piece(tags.mask(set(row)), scores)[:8]}"
     for tag in tags.having(set(row)):
         if tag.name in (INITIAL, own):

@@ -183,10 +183,9 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
     values: dict[str, Floats] = {}
     for suffix in ("", scores.WEIGHTED) if weighted else ("",):
         if provenance.probabilities != parts.NO_DETECTOR:
-            richness = joined(part.values["richness" + suffix] for part in scored)
-            values["object_frequency" + suffix] = scores.object_frequency(richness)
-            for name in scores.OF_BOXES:
-                values[name + suffix] = joined(part.values[name + suffix] for part in scored)
+            for score in scores.TABLE.values():
+                name = score.name + suffix
+                values[name] = score.over_pool(joined(part.values[name] for part in scored))
     features = _features(rows)
     return Pool(
         file_names=[names[row] for row in order],

@@ -22,8 +22,8 @@ class ImageScores:
     Attributes:
         num_boxes: (n,) numbers of boxes.
         expected_boxes: (n,) sums of the boxes' confidences.
-        values: (n,) values of each score by name, ``richness``, and the same by name and ``_weighted`` if classes have
-            weights; empty without a detector.
+        values: (n,) values of each score by name, before `over_pool`; and the same by name and ``_weighted`` if classes
+            have weights; empty without a detector.
         class_sums: (4, classes) sums over all boxes, by predicted class: 1, confidence, entropy, and 1 if the box is
             low-confidence.
     """
@@ -44,10 +44,15 @@ def score_images(table: pa.Table, num_classes: int, class_weights: Floats | None
     """
     confidences, counts = flatten_lists(table["scores"])
     classes, _ = flatten_lists(table["classes"])
-    probabilities = scores.normalised(flatten_lists(table["class_probabilities"])[0])
-    boxes = scores.Boxes(counts, flatten_lists(table["boxes"])[0], confidences.astype(np.float64), probabilities)
-    image = np.repeat(np.arange(len(counts)), counts)
-    expected = np.bincount(image, weights=boxes.scores, minlength=len(counts)).astype(np.float64)
+    probabilities = scores.normalize(flatten_lists(table["class_probabilities"])[0])
+    boxes = scores.Boxes(
+        counts=counts,
+        boxes=flatten_lists(table["boxes"])[0],
+        scores=confidences.astype(np.float64),
+        classes=classes,
+        probabilities=probabilities,
+    )
+    expected = np.bincount(boxes.images, weights=boxes.scores, minlength=len(counts)).astype(np.float64)
     if num_classes == 0:
         return ImageScores(counts, expected, {}, np.zeros((4, 0)))
     per_box = (
@@ -57,23 +62,18 @@ def score_images(table: pa.Table, num_classes: int, class_weights: Floats | None
         boxes.scores < LOW_CONFIDENCE,
     )
     sums = [np.bincount(classes, weights=values, minlength=num_classes) for values in per_box]
-    values = _score_values(boxes, classes, num_classes)
+    values = _score_values(boxes)
     if class_weights is not None:
-        weighted = _score_values(boxes, classes, num_classes, class_weights)
+        weighted = _score_values(boxes, class_weights)
         values |= {name + scores.WEIGHTED: column for name, column in weighted.items()}
     return ImageScores(counts, expected, values, np.stack(sums).astype(np.float64))
 
 
-def _score_values(
-    boxes: scores.Boxes,
-    classes: npt.NDArray[np.integer],
-    num_classes: int,
-    class_weights: Floats | None = None,
-) -> dict[str, Floats]:
-    values = {"richness": scores.class_richness(classes, boxes.counts, num_classes, class_weights)}
-    for name, score in scores.OF_BOXES.items():
-        contributions = score.of_boxes(boxes)
+def _score_values(boxes: scores.Boxes, class_weights: Floats | None = None) -> dict[str, Floats]:
+    values = {}
+    for score in scores.TABLE.values():
+        contributions = score.contributions(boxes)
         if class_weights is not None:
-            contributions = contributions * class_weights[classes]
-        values[name] = score.of_images(contributions, boxes.counts)
+            contributions = contributions * class_weights[boxes.classes]
+        values[score.name] = score.join(boxes, contributions)
     return values

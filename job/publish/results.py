@@ -121,12 +121,12 @@ def explain(
     for rank, pick in enumerate(selection.picks, start=1):
         name = pool.file_names[pick.index]
         seen = detections[name]
-        values = reasons.contributions(score, seen, weights)
+        values = reasons.compute_contributions(score, seen, weights)
         uses_scores = settings.strategy.uses_scores
         nearest = pool.file_names[pick.nearest] if pick.nearest is not None and inputs.has_distances else None
-        words = reasons.reason(
+        words = reasons.compose(
             pick,
-            saw=reasons.what_the_detector_saw(score, seen, values, class_names) if uses_scores else None,
+            detected=reasons.describe_detections(score, seen, values, class_names) if uses_scores else None,
             random=settings.strategy.is_random,
             nearest_name=nearest,
             nearest_is_labelled=nearest in labelled,
@@ -148,7 +148,7 @@ def explain(
                 nearest=nearest,
                 reason=words,
                 factors=factors,
-                boxes=reasons.boxes(seen, values, class_names),
+                boxes=reasons.list_top_boxes(seen, values, class_names),
             )
         )
     return selected

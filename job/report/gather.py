@@ -75,7 +75,7 @@ def gather(
         strips=[_strip(pool, title, name, rows, small) for title, name, rows in kinds],
         classes=_by_class(pool, run),
         map=None if embeddings is None else _map(pool, embeddings, have_labels, picks),
-        histograms=[_histogram(name, pool.scores[name], picks) for name in scores.NAMES if name in pool.scores],
+        histograms=[_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
         duplicates=("", []) if embeddings is None else _duplicates(pool, embeddings),
         failures=_failures(pool.failures),
         tables=_tables(run),

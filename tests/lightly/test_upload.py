@@ -20,7 +20,7 @@ from job.exports.lightly import categories, predictions, task_name
 from job.lightly import api, masks
 from job.parts.pool import Pool
 from job.retry import Requests
-from job.scores import LIGHTLYS
+from job.settings.choices import LIGHTLY_SCORES
 from job.storage.local import LocalFolder
 from tests.exports.test_lightly_files import filled, load
 from tests.parts.test_part import MADE_WITH, row
@@ -48,7 +48,7 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
     assert held["scores"] == {
         ("initial-tag", kind): dict(zip(pool.file_names, values.tolist(), strict=True))
         for kind, values in pool.scores.items()
-        if kind in LIGHTLYS
+        if kind in LIGHTLY_SCORES
     }
     assert held["tasks"] == {TASK: categories(MADE_WITH)}
     from job.parts import pool as pools

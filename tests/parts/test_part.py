@@ -71,17 +71,21 @@ def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> Non
     for start in range(0, 9, 4):
         parts.write(output, rows[start : start + 4], MADE_WITH)
     loaded = pool.load(output, entries(rows))
-    for index, each in enumerate(rows):
-        assert each.scores is not None and each.class_probabilities is not None
-        boxes = scores.Boxes(
-            *(np.array([len(each.scores)]), each.boxes, each.scores.astype(float)),  # type: ignore[arg-type]
-            scores.normalised(each.class_probabilities),
-        )
-        for name, formula in scores.OF_BOXES.items():
-            (expected,) = formula.of_images(formula.of_boxes(boxes), boxes.counts)
-            assert loaded.scores[name][index] == pytest.approx(expected, abs=1e-12)
-    richness = [scores.class_richness(np.array(each.classes), np.array([len(each.classes)]), 3)[0] for each in rows]  # type: ignore[arg-type]
-    np.testing.assert_array_equal(loaded.scores["object_frequency"], scores.object_frequency(np.array(richness)))
+    for score in scores.TABLE.values():
+        values = []
+        for each in rows:
+            assert each.boxes is not None and each.scores is not None
+            assert each.classes is not None and each.class_probabilities is not None
+            boxes = scores.Boxes(
+                counts=np.array([len(each.scores)]),
+                boxes=each.boxes,
+                scores=each.scores.astype(float),
+                classes=each.classes,
+                probabilities=scores.normalize(each.class_probabilities),
+            )
+            values.append(score.join(boxes, score.contributions(boxes))[0])
+        expected = score.over_pool(np.array(values))
+        np.testing.assert_allclose(loaded.scores[score.name], expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
