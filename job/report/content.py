@@ -1,4 +1,4 @@
-"""What the report shows, as plain values: the template and the plots only lay it out."""
+"""What the report shows, as plain values; the template and the plots only lay it out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +9,17 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with what was detected on it.
+    """An image with its detections.
 
     Attributes:
-        name: File name.
-        url: Data URL of a JPEG; empty where there is none.
-        width: Pixels of the original, after its EXIF orientation; 0 where it is not known.
-        height: Likewise.
-        boxes: Class name, score, and left, top, right, bottom in pixels of the original; best first.
+        file_name: File name of the image.
+        url: Data URL of a JPEG; empty if there is none.
+        width: Width of the original in pixels, after its EXIF orientation; 0 if unknown.
+        height: Height of the original in pixels, after its EXIF orientation; 0 if unknown.
+        boxes: Class name, confidence, and left, top, right, bottom in pixels of the original; best first.
     """
 
-    name: str
+    file_name: str
     url: str
     width: int
     height: int
@@ -27,14 +27,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Card:
     """A picked image in the gallery.
 
     Attributes:
-        rank: 1 for the best.
+        rank: Rank of the pick, 1 for the best.
         picture: The image.
         reason: Why it was picked.
-        facts: What else is known, by name.
+        facts: Further values by name.
     """
 
     rank: int
@@ -44,18 +44,18 @@ class Shown:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that were detected on it."""
+        """Names of the classes that were detected on the image."""
         return sorted({name for name, _, _ in self.picture.boxes})
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Some images of one kind.
+    """A row of images of one kind.
 
     Attributes:
-        title: Which they are.
-        note: How many there are, and which of them are shown.
-        pictures: With a caption each.
+        title: Name of the kind.
+        note: A sentence about the kind and the choice of images.
+        pictures: Images, each with its caption.
     """
 
     title: str
@@ -64,47 +64,56 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class ByClass:
-    """A line of the table of classes; numbers are of the pool."""
+class ClassRow:
+    """A row of the table of classes.
+
+    Attributes:
+        name: Class name.
+        boxes: Number of boxes of the class in the pool.
+        share_picked: Share of the class in the boxes on the picks.
+        mean_score: Mean confidence of the boxes in the pool.
+        mean_entropy: Mean entropy of the boxes in the pool, in [0, 1].
+        low_confidence: Share of low-confidence boxes among those in the pool.
+    """
 
     name: str
     boxes: int
     share_picked: float
     mean_score: float
     mean_entropy: float
-    near_threshold: float
+    low_confidence: float
 
 
 @dataclass(frozen=True)
 class Map:
-    """The embeddings in two dimensions.
+    """The embeddings in two dimensions, for m images.
 
     Attributes:
-        points: (m, 2).
-        kind: (m,) ``pool``, ``labelled`` or ``pick``.
-        names: (m,) file names.
-        thumbnails: (m,) data URLs, empty for none.
-        explained: Share of the variance that is seen.
-        of: How many images there are in all.
+        points: (m, 2) coordinates.
+        kinds: (m,) ``pool``, ``labelled`` or ``pick``.
+        file_names: (m,) file names.
+        thumbnails: (m,) data URLs; empty for no thumbnail.
+        explained: Share of the variance that the two dimensions explain.
+        total: Number of images in the pool.
     """
 
     points: npt.NDArray[np.float64]
-    kind: list[str]
-    names: list[str]
+    kinds: list[str]
+    file_names: list[str]
     thumbnails: list[str]
     explained: float
-    of: int
+    total: int
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How a number is spread over the pool and the picks, as shares of each.
+    """Distribution of a score over the pool and over the picks, in b bins.
 
     Attributes:
-        name: Of the number.
-        edges: (b + 1,).
-        pool: (b,) shares.
-        picks: (b,) shares.
+        name: Name of the score.
+        edges: (b + 1,) edges of the bins.
+        pool: (b,) shares of the pool.
+        picks: (b,) shares of the picks.
     """
 
     name: str
@@ -115,26 +124,26 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Content:
-    """All of it.
+    """The whole report.
 
     Attributes:
-        title: Where the results are.
-        summary: The numbers at the top: label, value, and a sentence about it.
-        picks: Best first.
-        strips: Where the detector struggles.
-        classes: By how many boxes there are.
-        map: The embeddings; None without any.
-        histograms: Of the scores.
-        duplicates: What is said of near-duplicates, and groups of them: a picture, and how many are like it.
-        failures: A reason, how many images it befell, and some of them.
-        tables: A title, and pairs of a name and a value.
+        title: URI of the results.
+        summary: Tiles at the top: label, value, and a note.
+        cards: Picks, best first.
+        strips: Images on which the detector struggles.
+        classes: Classes, the most boxes first.
+        map: The embeddings; None if there are none.
+        histograms: Distributions of the scores.
+        duplicates: A sentence about near-duplicates, and groups of them: a picture, and the number of images.
+        failures: A reason, the number of images affected, and some of their file names.
+        tables: A title, and pairs of name and value.
     """
 
     title: str
     summary: list[tuple[str, Any, str]]
-    picks: list[Shown]
+    cards: list[Card]
     strips: list[Strip]
-    classes: list[ByClass]
+    classes: list[ClassRow]
     map: Map | None
     histograms: list[Histogram]
     duplicates: tuple[str, list[tuple[Picture, int]]]

@@ -7,48 +7,48 @@ import numpy.typing as npt
 
 from job.select.points import unit
 
-WITHIN = 0.1
-_SAMPLE = 10_000
-_BLOCK = 512
+MAX_DISTANCE = 0.1
+_MAX_IMAGES = 10_000
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found.
+    """The near-duplicates in a pool, or in an even sample of it.
 
     Attributes:
-        looked_at: How many images, evenly spread over the pool.
-        with_one: How many of them have another one within `WITHIN`.
-        groups: Row of the first image of each group, and how many images are in it; the largest first. An image belongs
-            to the first one before it that is within `WITHIN` and begins a group.
+        examined: Number of images compared, evenly spaced over the pool.
+        with_duplicate: Number of these images that have another one within `MAX_DISTANCE`.
+        groups: Row of the first image of each group, and the number of images in it; the largest group first. An image
+            belongs to the earliest group whose first image is within `MAX_DISTANCE`, or else begins a group.
     """
 
-    looked_at: int
-    with_one: int
+    examined: int
+    with_duplicate: int
     groups: list[tuple[int, int]]
 
 
 def find(embeddings: npt.NDArray[np.float32]) -> Duplicates:
-    """Looks for near-duplicates among at most 10,000 images.
+    """Finds near-duplicates among at most 10,000 images.
 
-    By cosines in single precision: an image within a thousandth of the limit may fall on either side of it.
+    Cosines are in single precision, so an image within a thousandth of the limit may be on either side of it.
 
     Args:
-        embeddings: (n, d).
+        embeddings: (n, d) embeddings of the pool.
     """
-    rows = np.arange(0, len(embeddings), max(1, -(-len(embeddings) // _SAMPLE)))
+    rows = np.arange(0, len(embeddings), max(1, -(-len(embeddings) // _MAX_IMAGES)))
     vectors = unit(embeddings[rows])
-    limit = 1 - WITHIN**2 / 2
-    has_one = np.zeros(len(rows), bool)
+    min_cosine = 1 - MAX_DISTANCE**2 / 2
+    has_duplicate = np.zeros(len(rows), bool)
     leader = np.full(len(rows), -1)
-    for start in range(0, len(rows), _BLOCK):
-        near = vectors[start : start + _BLOCK] @ vectors.T > limit
-        has_one[start : start + _BLOCK] = near.sum(axis=1) > 1
-        for number in range(start, min(start + _BLOCK, len(rows))):
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        near = vectors[start : start + _BLOCK_ROWS] @ vectors.T > min_cosine
+        has_duplicate[start : start + _BLOCK_ROWS] = near.sum(axis=1) > 1
+        for number in range(start, min(start + _BLOCK_ROWS, len(rows))):
             before = np.flatnonzero(near[number - start, :number])
             leaders = before[leader[before] == before]
             leader[number] = leaders[0] if len(leaders) else number
     first, counts = np.unique(leader, return_counts=True)
     order = np.lexsort((first, -counts))
-    groups = [(int(rows[first[each]]), int(counts[each])) for each in order if counts[each] > 1]
-    return Duplicates(len(rows), int(has_one.sum()), groups)
+    groups = [(int(rows[first[group]]), int(counts[group])) for group in order if counts[group] > 1]
+    return Duplicates(len(rows), int(has_duplicate.sum()), groups)

@@ -1,4 +1,4 @@
-"""From the results of a run to what the report shows."""
+"""From the results of a run to the content of the report."""
 
 import re
 from collections import defaultdict
@@ -13,27 +13,17 @@ from job.context import Selected
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.report import duplicates, pictures
-from job.report.content import ByClass, Content, Histogram, Map, Picture, Shown, Strip
+from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture, Strip
 from job.select.points import unit
 from job.storage import Source, Storage
 
-_IN_STRIP = 6
-_EMPTY_IN_STRIP = 12
-_ON_MAP = 1500
-_FITTED = 20_000
-_GROUPS = 12
+_MAX_STRIP_IMAGES = 6
+_MAX_EMPTY_IMAGES = 12
+_MAX_MAP_POINTS = 1500
+_MAX_FITTED_POINTS = 20_000
+_MAX_DUPLICATE_GROUPS = 12
 _BINS = 24
-_EXAMPLES = 5
-_WORDS = {
-    "objectness_least_confidence": "Faint boxes (objectness_least_confidence)",
-    "uncertainty_least_confidence": "No class is likely (uncertainty_least_confidence)",
-    "uncertainty_margin": "Between two classes (uncertainty_margin)",
-    "uncertainty_entropy": "Between many classes (uncertainty_entropy)",
-    "objectness_margin": "There or not (objectness_margin)",
-    "entropy_mean": "Everything is unclear (entropy_mean)",
-    "entropy_sum": "Much is unclear (entropy_sum)",
-    "suspected_misses": "Perhaps missed (suspected_misses)",
-}
+_MAX_EXAMPLES = 5
 
 
 def gather(
@@ -45,172 +35,185 @@ def gather(
     run: Mapping[str, Any],
     source: Source | None,
 ) -> Content:
-    """Puts together what the report shows.
+    """Gathers the content of the report.
 
     Args:
-        output: Where the parts are.
+        output: Folder of the results, with the parts.
         pool: The images.
         embeddings: (n, d) in the order of the pool; None without any.
         labelled: File names of the images that have labels.
         selected: The picks.
-        run: The content of run.json.
-        source: Where the images are; None where they are not to be had.
+        run: Content of run.json.
+        source: Where the images are; None if they cannot be read.
     """
-    row = {key: number for number, key in enumerate(pool.file_names)}
-    picks = [row[each.file_name] for each in selected]
-    kinds = _struggles(pool) if pool.has_detections else []
-    looked = sorted({*picks, *(each for _, _, rows in kinds for each in rows)})
-    found = pools.detections(output, pool, looked)
-    previews = pictures.previews(pool, picks, source)
-
-    have_labels = [row[each] for each in labelled if each in row]
-
-    def small(number: int) -> Picture:
-        return pictures.picture(pool, number, pool.thumbnails[number], found.get(pool.file_names[number]))
-
+    row = {name: number for number, name in enumerate(pool.file_names)}
+    picks = [row[pick.file_name] for pick in selected]
+    struggles = _find_struggles(pool) if pool.has_detections else []
+    shown = sorted({*picks, *(number for _, rows in struggles for number in rows)})
+    detections = pools.detections(output, pool, shown)
+    previews = pictures.read_previews(pool, picks, source)
+    labelled_rows = [row[name] for name in labelled if name in row]
     return Content(
         title=output.uri,
-        summary=_summary(run),
-        picks=[_shown(pool, each, previews[row[each.file_name]], row[each.file_name], found) for each in selected],
-        strips=[_strip(pool, title, name, rows, small) for title, name, rows in kinds],
-        classes=_by_class(pool, run),
-        map=None if embeddings is None else _map(pool, embeddings, have_labels, picks),
-        histograms=[_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
-        duplicates=("", []) if embeddings is None else _duplicates(pool, embeddings),
-        failures=_failures(pool.failures),
-        tables=_tables(run),
+        summary=_summarize(run),
+        cards=[_make_card(pool, pick, row[pick.file_name], previews, detections) for pick in selected],
+        strips=[_make_strip(pool, score, rows, detections) for score, rows in struggles],
+        classes=_make_class_rows(pool, run),
+        map=None if embeddings is None else _make_map(pool, embeddings, labelled_rows, picks),
+        histograms=[_make_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
+        duplicates=("", []) if embeddings is None else _find_duplicates(pool, embeddings),
+        failures=_group_failures(pool.failures),
+        tables=_make_tables(run),
     )
 
 
-def _shown(pool: Pool, each: Selected, data: bytes, row: int, found: Mapping[str, Detections]) -> Shown:
-    facts: dict[str, Any] = {"value": each.value, **each.factors, "boxes": int(pool.num_boxes[row])}
-    if each.score is not None:
-        facts["score"] = each.score
-    if each.nearest is not None:
-        facts["nearest"] = each.nearest
-    return Shown(each.rank, pictures.picture(pool, row, data, found.get(each.file_name)), each.reason, facts)
+def _make_card(
+    pool: Pool, pick: Selected, row: int, previews: Mapping[int, bytes], detections: Mapping[str, Detections]
+) -> Card:
+    facts: dict[str, Any] = {"value": pick.value, **pick.factors, "boxes": int(pool.num_boxes[row])}
+    if pick.score is not None:
+        facts["score"] = pick.score
+    if pick.nearest is not None:
+        facts["nearest"] = pick.nearest
+    picture = pictures.make_picture(pool, row, previews[row], detections.get(pick.file_name))
+    return Card(pick.rank, picture, pick.reason, facts)
 
 
-def _struggles(pool: Pool) -> list[tuple[str, str, list[int]]]:
-    """Title, score and rows of the images that are worst by each score; and of those without any box."""
-    kinds = []
-    for name, title in _WORDS.items():
-        order = np.argsort(-pool.scores[name], kind="stable")[:_IN_STRIP]
-        kinds.append((title, name, [int(each) for each in order if pool.scores[name][each] > 0]))
+def _find_struggles(pool: Pool) -> list[tuple[scores.Score | None, list[int]]]:
+    """Rows of the images with the highest values, by score; and, with None for the score, of images without boxes."""
+    struggles: list[tuple[scores.Score | None, list[int]]] = []
+    for score in scores.TABLE.values():
+        if score.title is not None:
+            values = pool.scores[score.name]
+            order = np.argsort(-values, kind="stable")[:_MAX_STRIP_IMAGES]
+            struggles.append((score, [int(row) for row in order if values[row] > 0]))
     empty = np.flatnonzero(pool.num_boxes == 0)
-    spread = empty[:: max(1, -(-len(empty) // _EMPTY_IN_STRIP))]
-    kinds.append(("Nothing detected", "", [int(each) for each in spread]))
-    return [each for each in kinds if each[2]]
+    sample = empty[:: max(1, -(-len(empty) // _MAX_EMPTY_IMAGES))]
+    struggles.append((None, [int(row) for row in sample]))
+    return [(score, rows) for score, rows in struggles if rows]
 
 
-def _strip(pool: Pool, title: str, name: str, rows: list[int], small: Any) -> Strip:
-    if not name:
+def _make_strip(pool: Pool, score: scores.Score | None, rows: list[int], detections: Mapping[str, Detections]) -> Strip:
+    names = [pool.file_names[row] for row in rows]
+    images = [
+        pictures.make_picture(pool, row, pool.thumbnails[row], detections.get(name))
+        for row, name in zip(rows, names, strict=True)
+    ]
+    if score is None:
         count = int((pool.num_boxes == 0).sum())
-        note = f"{count:,} of {len(pool.file_names):,} images; {len(rows)} of them, evenly spread, are shown."
-        return Strip(title, note, [(small(each), pool.file_names[each]) for each in rows])
-    captions = [(small(each), f"{pool.scores[name][each]:.3g} · {pool.file_names[each]}") for each in rows]
-    return Strip(title, f"The {len(rows)} images of the highest score.", captions)
+        note = f"{count:,} of {len(pool.file_names):,} images; {len(rows)} of them are shown, evenly spaced."
+        return Strip("Nothing detected", note, list(zip(images, names, strict=True)))
+    values = pool.scores[score.name]
+    captions = [f"{values[row]:.3g} · {name}" for row, name in zip(rows, names, strict=True)]
+    note = f"The images with the highest scores. This score favours {score.favours}."
+    return Strip(f"{score.title} ({score.name})", note, list(zip(images, captions, strict=True)))
 
 
-def _summary(run: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    counts, picked = run["counts"], run["selection"]
-    lines: list[tuple[str, Any, str]] = [
-        (
-            "picks",
-            counts["selected"],
-            f"of {counts['usable']:,} usable images, {counts['labelled']:,} of which are labelled",
-        )
+def _summarize(run: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    counts, selection = run["counts"], run["selection"]
+    usable, labelled = counts["usable"], counts["labelled"]
+    tiles: list[tuple[str, Any, str]] = [
+        ("picks", counts["selected"], f"of {usable:,} usable images, of which {labelled:,} are labelled")
     ]
     if counts["failed"]:
-        lines.append(("unusable", counts["failed"], f"of {counts['images']:,} images; the reasons are below"))
-    if "covering_radius" in picked:
-        beside = f"as many random picks: {picked['covering_radius_random']:.3f} (mean of 20)"
-        lines.append(("covering radius", picked["covering_radius"], beside))
-        pairs = f"pairs of picks less than {picked['near_duplicates_within']} apart"
-        lines.append(("near-duplicates", picked["near_duplicate_pairs"], pairs))
-    if "expected_boxes" in picked:
-        lines.append(
-            ("boxes to label", round(picked["expected_boxes"]), f"expected, by the scores of {picked['boxes']:,}")
-        )
-        share = picked["without_boxes"]
-        lines.append(("without detections", share["picks"], f"share of the picks; of the pool {share['pool']:.3f}"))
-    if picked["expected_cost"]:
-        lines.append(("expected cost", picked["expected_cost"], "by CORAL_COST_PER_IMAGE and CORAL_COST_PER_BOX"))
-    return lines
+        tiles.append(("unusable", counts["failed"], f"of {counts['images']:,} images; the reasons are below"))
+    if "covering_radius" in selection:
+        random = f"{selection['covering_radius_random']:.3f} for as many random picks (mean of 20 draws)"
+        tiles.append(("covering radius", selection["covering_radius"], random))
+        pairs = f"pairs of picks less than {selection['near_duplicates_within']} apart"
+        tiles.append(("near-duplicates", selection["near_duplicate_pairs"], pairs))
+    if "expected_boxes" in selection:
+        boxes = f"expected, from the confidences of {selection['boxes']:,} boxes"
+        tiles.append(("boxes to label", round(selection["expected_boxes"]), boxes))
+        share = selection["without_boxes"]
+        pool_share = f"of picks (pool: {_format_percentage(share['pool'])})"
+        tiles.append(("without detections", _format_percentage(share["picks"]), pool_share))
+    if selection["expected_cost"]:
+        tiles.append(("expected cost", selection["expected_cost"], "by CORAL_COST_PER_IMAGE and CORAL_COST_PER_BOX"))
+    return tiles
 
 
-def _by_class(pool: Pool, run: Mapping[str, Any]) -> list[ByClass]:
+def _format_percentage(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _make_class_rows(pool: Pool, run: Mapping[str, Any]) -> list[ClassRow]:
     if not pool.has_detections:
         return []
-    picked, total = run["selection"]["classes"], run["selection"]["boxes"]
-    order = [int(each) for each in np.argsort(-pool.class_counts, kind="stable") if pool.class_counts[each] > 0]
+    classes, total = run["selection"]["classes"], run["selection"]["boxes"]
     names, counts = pool.provenance.class_names, pool.class_counts
     return [
-        ByClass(
-            *(names[each], int(counts[each]), picked[names[each]]["picks"] / max(1, total)),
-            float(pool.class_scores[each] / counts[each]),
-            float(pool.class_entropies[each] / counts[each]),
-            float(pool.class_low_confidence[each] / counts[each]),
+        ClassRow(
+            name=names[index],
+            boxes=int(counts[index]),
+            share_picked=classes[names[index]]["picks"] / max(1, total),
+            mean_score=float(pool.class_scores[index] / counts[index]),
+            mean_entropy=float(pool.class_entropies[index] / counts[index]),
+            low_confidence=float(pool.class_low_confidence[index] / counts[index]),
         )
-        for each in order
+        for index in np.argsort(-counts, kind="stable").tolist()
+        if counts[index] > 0
     ]
 
 
-def _map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[int], picks: list[int]) -> Map:
-    """The two directions of the largest variance, and a sample of the pool in them."""
-    fitted = unit(embeddings[:: max(1, -(-len(embeddings) // _FITTED))]).astype(np.float64)
+def _make_map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[int], picks: list[int]) -> Map:
+    """Projects a sample of the pool on the two directions of the largest variance."""
+    fitted = unit(embeddings[:: max(1, -(-len(embeddings) // _MAX_FITTED_POINTS))]).astype(np.float64)
     center = fitted.mean(axis=0)
     values, vectors = np.linalg.eigh((fitted - center).T @ (fitted - center))
     axes = vectors[:, ::-1][:, :2] * np.sign(vectors[:, ::-1][:, :2].sum(axis=0) + 1e-300)
     if axes.shape[1] < 2:
         axes = np.concatenate([axes, np.zeros((len(axes), 2 - axes.shape[1]))], axis=1)
-    special = {**dict.fromkeys(labelled[:_ON_MAP], "labelled"), **dict.fromkeys(picks, "pick")}
-    room = max(0, _ON_MAP - len(special))
-    sample = range(0, len(embeddings), max(1, -(-len(embeddings) // max(1, room)))) if room else ()
+    special = {**dict.fromkeys(labelled[:_MAX_MAP_POINTS], "labelled"), **dict.fromkeys(picks, "pick")}
+    free = max(0, _MAX_MAP_POINTS - len(special))
+    sample = range(0, len(embeddings), max(1, -(-len(embeddings) // max(1, free)))) if free else ()
     rows = sorted({*special, *sample})
     explained = float(values[::-1][:2].sum() / total) if (total := values.sum()) > 0 else 1.0
     return Map(
         points=(unit(embeddings[rows]).astype(np.float64) - center) @ axes,
-        kind=[special.get(each, "pool") for each in rows],
-        names=[pool.file_names[each] for each in rows],
-        thumbnails=[pictures.hover(pool.thumbnails[each]) for each in rows],
+        kinds=[special.get(row, "pool") for row in rows],
+        file_names=[pool.file_names[row] for row in rows],
+        thumbnails=[pictures.make_hover(pool.thumbnails[row]) for row in rows],
         explained=explained,
-        of=len(embeddings),
+        total=len(embeddings),
     )
 
 
-def _histogram(name: str, values: npt.NDArray[np.float64], picks: list[int]) -> Histogram:
+def _make_histogram(name: str, values: npt.NDArray[np.float64], picks: list[int]) -> Histogram:
     edges = np.linspace(0, max(1.0, float(values.max(initial=0))), _BINS + 1)
     shares = []
-    for some in (values, values[picks]):
-        counts, _ = np.histogram(some, edges)
-        shares.append((counts / max(1, len(some))).round(6).tolist())
+    for group in (values, values[picks]):
+        counts, _ = np.histogram(group, edges)
+        shares.append((counts / max(1, len(group))).round(6).tolist())
     return Histogram(name, edges.round(6).tolist(), *shares)
 
 
-def _duplicates(pool: Pool, embeddings: npt.NDArray[np.float32]) -> tuple[str, list[tuple[Picture, int]]]:
-    found = duplicates.find(embeddings)
-    among = "" if found.looked_at == len(embeddings) else f" (evenly spread, of {len(embeddings):,})"
-    note = f"{found.with_one:,} of {found.looked_at:,} images{among} lie within {duplicates.WITHIN} of another."
-    largest = found.groups[:_GROUPS]
-    return note, [(pictures.picture(pool, row, pool.thumbnails[row], None), count) for row, count in largest]
+def _find_duplicates(pool: Pool, embeddings: npt.NDArray[np.float32]) -> tuple[str, list[tuple[Picture, int]]]:
+    result = duplicates.find(embeddings)
+    sample = "" if result.examined == len(embeddings) else f" (evenly spaced, of {len(embeddings):,})"
+    note = (
+        f"{result.with_duplicate:,} of {result.examined:,} images{sample} are within {duplicates.MAX_DISTANCE} "
+        "of another image."
+    )
+    groups = result.groups[:_MAX_DUPLICATE_GROUPS]
+    return note, [(pictures.make_picture(pool, row, pool.thumbnails[row], None), count) for row, count in groups]
 
 
-def _failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:
-    """By reason, whatever the numbers in it, the most frequent first."""
-    kinds: dict[str, list[str]] = defaultdict(list)
+def _group_failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:
+    """Groups failures by their reason without its numbers, the most frequent first."""
+    names: dict[str, list[str]] = defaultdict(list)
     for name, reason in failures:
-        kinds[re.sub(r"\d[\d,.]*", "#", reason)].append(name)
-    order = sorted(kinds, key=lambda each: (-len(kinds[each]), each))
-    return [(each, len(kinds[each]), kinds[each][:_EXAMPLES]) for each in order]
+        names[re.sub(r"\d[\d,.]*", "#", reason)].append(name)
+    order = sorted(names, key=lambda reason: (-len(names[reason]), reason))
+    return [(reason, len(names[reason]), names[reason][:_MAX_EXAMPLES]) for reason in order]
 
 
-def _tables(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
+def _make_tables(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
     detector = {name: value for name, value in run["detector"].items() if name != "class_names"}
     detector |= {"classes": len(run["detector"]["class_names"]), "device": run["device"]}
-    given = {name: value for name, value in run["settings"].items() if value is not None}
+    settings = {name: value for name, value in run["settings"].items() if value is not None}
     return [
-        ("Settings", list(given.items())),
+        ("Settings", list(settings.items())),
         ("Detector", list(detector.items())),
         ("Embedding", list(run["embedding"].items())),
         ("Seconds by stage", list(run["seconds"].items())),

@@ -1,4 +1,4 @@
-"""Pictures for the report, as data URLs: of picks from the images themselves, else from the thumbnails of the parts."""
+"""Pictures for the report, as data URLs: picks are read again, all others are the thumbnails in the parts."""
 
 import base64
 import logging
@@ -18,47 +18,48 @@ from job.storage import Source
 
 logger = logging.getLogger(__name__)
 
-_SIMULTANEOUS = 8
-# So that a hundred picks take some 4 MB, and three hundred not three times as much.
-_LARGEST, _SMALLEST, _PIXELS_IN_ALL = 512, 192, 100 * 512 * 384
+_READERS = 8
+# With these, a hundred picks take some 4 MB, and three hundred picks not three times as much.
+_MAX_SIDE, _MIN_SIDE, _TOTAL_PIXELS = 512, 192, 100 * 512 * 384
 _QUALITY = 72
 _HOVER_SIDE, _HOVER_QUALITY = 72, 60
-_ENOUGH_FAILURES = 3
+_MAX_FAILURES = 3
 
 
-def previews(pool: Pool, rows: Sequence[int], source: Source | None) -> dict[int, bytes]:
-    """JPEG files of some images, smaller the more there are; of those that cannot be read the thumbnails.
+def read_previews(pool: Pool, rows: Sequence[int], source: Source | None) -> dict[int, bytes]:
+    """Reads images as JPEG files, smaller if there are many; uses the thumbnails of those that cannot be read.
 
     Args:
         pool: The pool.
-        rows: Which images.
-        source: Where they are; None where they are not to be had.
+        rows: Rows of the images.
+        source: Where the images are; None if they cannot be read.
     """
-    found = {row: pool.thumbnails[row] for row in rows}
-    side = int(np.clip((_PIXELS_IN_ALL / max(1, len(rows)) * 4 / 3) ** 0.5, _SMALLEST, _LARGEST))
+    previews = {row: pool.thumbnails[row] for row in rows}
+    side = int(np.clip((_TOTAL_PIXELS / max(1, len(rows)) * 4 / 3) ** 0.5, _MIN_SIDE, _MAX_SIDE))
     failures: list[str] = []
 
     def read(row: int) -> tuple[int, bytes | None]:
-        if source is None or len(failures) >= _ENOUGH_FAILURES:
+        if source is None or len(failures) >= _MAX_FAILURES:
             return row, None
         try:
-            return row, jpeg(images.decode(source.read(pool.file_names[row], pool.etag[row])), side, _QUALITY)
+            image = images.decode(source.read(pool.file_names[row], pool.etag[row]))
+            return row, encode_jpeg(image, side, _QUALITY)
         except Stopped:
             raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
             failures.append(f"{pool.file_names[row]!r}: {error}")
             return row, None
 
-    with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="report") as executor:
-        for row, data in prefetch(executor, read, rows, ahead=_SIMULTANEOUS):
-            found[row] = data or found[row]
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as executor:
+        for row, data in prefetch(executor, read, rows, ahead=_READERS):
+            previews[row] = data or previews[row]
     if failures:
-        logger.warning("The report shows thumbnails of some picks, which cannot be read any more: %s", failures[0])
-    return found
+        logger.warning("Some picks can no longer be read; the report shows their thumbnails: %s", failures[0])
+    return previews
 
 
-def jpeg(image: BGR, side: int, quality: int) -> bytes:
-    """A JPEG file of an image, no larger than `side`."""
+def encode_jpeg(image: BGR, side: int, quality: int) -> bytes:
+    """Encodes an image as a JPEG file with sides of at most `side` pixels."""
     scale = side / max(image.shape[:2])
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -67,25 +68,25 @@ def jpeg(image: BGR, side: int, quality: int) -> bytes:
     return encoded.tobytes()
 
 
-def hover(thumbnail: bytes) -> str:
-    """Data URL of a small version of a thumbnail."""
+def make_hover(thumbnail: bytes) -> str:
+    """Converts a thumbnail to the data URL of a smaller one; empty for no thumbnail."""
     if not thumbnail:
         return ""
     image = np.ascontiguousarray(np.asarray(images.read_thumbnail(thumbnail))[..., ::-1])
-    return url(jpeg(image, _HOVER_SIDE, _HOVER_QUALITY))
+    return to_data_url(encode_jpeg(image, _HOVER_SIDE, _HOVER_QUALITY))
 
 
-def url(data: bytes) -> str:
-    """Data URL of a JPEG file; empty for none."""
+def to_data_url(data: bytes) -> str:
+    """Converts a JPEG file to a data URL; empty for an empty file."""
     return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""
 
 
-def picture(pool: Pool, row: int, data: bytes, found: Detections | None) -> Picture:
-    """An image with its detections."""
+def make_picture(pool: Pool, row: int, data: bytes, detections: Detections | None) -> Picture:
+    """Makes a picture from a JPEG file and the detections on the image."""
     names = pool.provenance.class_names
     boxes = []
-    if found is not None:
-        columns = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-        boxes = [(names[each], score, box) for each, score, box in columns]
-    width, height = (int(each) for each in pool.size[row])
-    return Picture(pool.file_names[row], url(data), width, height, boxes)
+    if detections is not None:
+        columns = (detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist())
+        boxes = [(names[index], score, box) for index, score, box in zip(*columns, strict=True)]
+    width, height = (int(side) for side in pool.size[row])
+    return Picture(pool.file_names[row], to_data_url(data), width, height, boxes)

@@ -1,54 +1,55 @@
 "use strict";
 (() => {
-  const at = (id) => document.getElementById(id);
-  const read = (id) => JSON.parse(at(id).textContent);
+  const byId = (id) => document.getElementById(id);
+  const read = (id) => JSON.parse(byId(id).textContent);
 
   const cards = [...document.querySelectorAll(".card")];
   const filter = () => {
-    const wanted = at("class").value;
-    const text = at("text").value.toLowerCase();
+    const wantedClass = byId("class").value;
+    const text = byId("text").value.toLowerCase();
     for (const card of cards) {
       const classes = JSON.parse(card.dataset.classes);
-      const ofClass = wanted === "" || (wanted === " " ? classes.length === 0 : classes.includes(wanted));
+      const hasClass = wantedClass === "" || (wantedClass === " " ? classes.length === 0 : classes.includes(wantedClass));
       const words = card.querySelector(".name").textContent + " " + card.querySelector(".reason").textContent;
-      card.hidden = !(ofClass && words.toLowerCase().includes(text));
+      card.hidden = !(hasClass && words.toLowerCase().includes(text));
     }
-    at("shown").textContent = `${cards.filter((card) => !card.hidden).length} picks`;
+    byId("shown").textContent = `${cards.filter((card) => !card.hidden).length} picks`;
   };
 
   if (cards.length) {
-    at("filters").addEventListener("input", filter);
-    at("filters").addEventListener("submit", (event) => event.preventDefault());
-    at("boxes").addEventListener("input", () => document.body.classList.toggle("no-boxes", !at("boxes").checked));
+    byId("filters").addEventListener("input", filter);
+    byId("filters").addEventListener("submit", (event) => event.preventDefault());
+    byId("boxes").addEventListener("input", () => document.body.classList.toggle("no-boxes", !byId("boxes").checked));
 
-    let open = null;
+    let enlarged = null;
     const enlarge = (card) => {
-      open = card;
-      const copies = [".picture", "h3", ".reason", ".facts", ".seen"].map((each) => card.querySelector(each));
-      at("large-content").replaceChildren(...copies.filter(Boolean).map((each) => each.cloneNode(true)));
-      const picture = at("large-content").querySelector(".picture");
+      enlarged = card;
+      const selectors = [".picture", "h3", ".reason", ".facts", ".detections"];
+      const originals = selectors.map((selector) => card.querySelector(selector)).filter(Boolean);
+      byId("large-content").replaceChildren(...originals.map((element) => element.cloneNode(true)));
+      const picture = byId("large-content").querySelector(".picture");
       const [width, height] = (picture.style.aspectRatio || "4 / 3").split("/").map(Number);
       picture.style.width = `min(100%, ${(66 * width) / height}vh)`;
-      if (!at("large").open) at("large").showModal();
+      if (!byId("large").open) byId("large").showModal();
     };
-    const step = (by) => {
+    const step = (offset) => {
       const shown = cards.filter((card) => !card.hidden);
-      if (shown.length) enlarge(shown[(shown.indexOf(open) + by + shown.length) % shown.length]);
+      if (shown.length) enlarge(shown[(shown.indexOf(enlarged) + offset + shown.length) % shown.length]);
     };
     for (const card of cards) card.querySelector("button").addEventListener("click", () => enlarge(card));
-    at("before").addEventListener("click", () => step(-1));
-    at("after").addEventListener("click", () => step(1));
-    at("large").addEventListener("keydown", (event) => {
+    byId("previous").addEventListener("click", () => step(-1));
+    byId("next").addEventListener("click", () => step(1));
+    byId("large").addEventListener("keydown", (event) => {
       if (event.key === "ArrowLeft") step(-1);
       if (event.key === "ArrowRight") step(1);
     });
-    at("large").addEventListener("close", () => open && open.querySelector("button").focus());
+    byId("large").addEventListener("close", () => enlarged && enlarged.querySelector("button").focus());
   }
 
   const figures = read("figures");
   const colors = () => {
     const style = getComputedStyle(document.body);
-    const [text, line] = ["--text", "--line"].map((each) => style.getPropertyValue(each).trim());
+    const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
     return { text, line };
   };
   const colored = (layout) => {
@@ -72,8 +73,8 @@
 
   if (figures.map) {
     const { names, thumbnails } = read("hovers");
-    const hover = at("hover");
-    at("plot-map").on("plotly_hover", ({ points, event }) => {
+    const hover = byId("hover");
+    byId("plot-map").on("plotly_hover", ({ points, event }) => {
       const row = points[0].customdata;
       hover.querySelector("img").src = thumbnails[row];
       hover.querySelector(".name").textContent = names[row];
@@ -81,6 +82,6 @@
       hover.style.left = `${Math.min(event.clientX + 14, innerWidth - 200)}px`;
       hover.style.top = `${Math.min(event.clientY + 14, innerHeight - 180)}px`;
     });
-    at("plot-map").on("plotly_unhover", () => { hover.hidden = true; });
+    byId("plot-map").on("plotly_unhover", () => { hover.hidden = true; });
   }
 })();

@@ -74,9 +74,9 @@ def reported(folder: Path, rows: list[Row], count: int, **options: Any) -> str:
     return rendered(output, found, count, **options)
 
 
-def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder | None = None) -> str:
+def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder | None = None, **values: Any) -> str:
     embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
-    chosen = settings(n_samples=count)
+    chosen = settings(n_samples=count, **values)
     selection = choose_among(chosen, output, found, embeddings, [])
     everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], {}, "0")
     detections = pool.detections(output, found, [pick.index for pick in selection.picks])
@@ -297,8 +297,8 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
     }  # fmt: skip
     content = gather(output, large, large.features, [], picks, run, None)
     page = report.render(content)
-    assert content.map is not None and len(content.map.names) <= 1600 and content.map.of == 200_000
-    assert "Of 200,000 images 1," in page.decode() and "(evenly spread, of 200,000)" in page.decode()
+    assert content.map is not None and len(content.map.file_names) <= 1600 and content.map.total == 200_000
+    assert " of 200,000 images are shown" in page.decode() and "(evenly spaced, of 200,000)" in page.decode()
     assert len(page) < 15_000_000
 
 
@@ -324,6 +324,6 @@ def test_near_duplicates_are_those_of_a_loop() -> None:
             leaders.append(row)
         members[leader] = members.get(leader, 0) + 1
     found = duplicates.find(embeddings.astype(np.float32))
-    assert found.with_one == int(((distance < 0.1).sum(axis=1) > 1).sum()) > 10 and found.looked_at == 90
+    assert found.with_duplicate == int(((distance < 0.1).sum(axis=1) > 1).sum()) > 10 and found.examined == 90
     assert dict(found.groups) == {leader: count for leader, count in members.items() if count > 1}
     assert [count for _, count in found.groups] == sorted((count for _, count in found.groups), reverse=True)
