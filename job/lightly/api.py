@@ -1,7 +1,7 @@
-"""The calls to the Lightly platform that the job makes.
+"""The job's calls to the Lightly platform.
 
-A call that makes something may have been carried out though its answer was lost. Before such a call is tried again, the
-platform is asked whether the thing is there.
+A call that creates something may have succeeded although its answer was lost. So a retry of such a call first checks
+whether the platform has it already.
 """
 
 import io
@@ -18,14 +18,19 @@ from lightly.openapi_generated.swagger_client.exceptions import ApiException
 from job.lightly.transport import TIMEOUT, Refused, Transport
 from job.retry import Attempt
 
-_PAGE = 25_000
-# Versions of predictions are "currently ignored", says the API, but must be given and must not be negative.
-_VERSION = 1
+_PAGE_SIZE = 25_000
+# According to the API, versions of predictions are "currently ignored", but must be given and must not be negative.
+_PREDICTION_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of the platform."""
+    """A dataset of the platform.
+
+    Attributes:
+        id: Id of the dataset.
+        name: Name of the dataset.
+    """
 
     id: str
     name: str
@@ -33,13 +38,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Tag:
-    """A set of samples.
+    """A named set of samples.
 
     Attributes:
-        id: Its id.
-        name: Its name.
-        mask: Which samples are in it, as `job.lightly.masks` writes it.
-        size: Samples that the dataset had when it was made, or last enlarged.
+        id: Id of the tag.
+        name: Name of the tag.
+        mask: The samples of the tag, in the encoding of `job.lightly.masks`.
+        size: Number of samples in the dataset when the tag was made or last enlarged.
     """
 
     id: str
@@ -50,7 +55,12 @@ class Tag:
 
 @dataclass(frozen=True)
 class WriteUrls:
-    """Where the files of a sample go."""
+    """Signed URLs that accept the files of a sample.
+
+    Attributes:
+        full: URL for the image.
+        thumbnail: URL for the thumbnail.
+    """
 
     full: str
     thumbnail: str
@@ -58,7 +68,13 @@ class WriteUrls:
 
 @dataclass(frozen=True)
 class Embedding:
-    """The embeddings of a dataset under one name."""
+    """A named set of embeddings of a dataset.
+
+    Attributes:
+        id: Id of the embeddings.
+        name: Name of the embeddings.
+        is_processed: Whether the platform has read their file.
+    """
 
     id: str
     name: str
@@ -67,14 +83,14 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Task:
-    """Something that the platform does in its own time.
+    """An asynchronous task of the platform.
 
     Attributes:
-        id: Its id.
+        id: Id of the task.
         state: WAITING, RUNNING, FINISHED, FAILED or UNKNOWN.
-        wait: Seconds until it should be asked for again.
-        error: Why it failed.
-        result: What came out.
+        wait: Seconds to wait before the next poll.
+        error: Reason for a failure; empty if there is none.
+        result: Result of the task; None if there is none.
     """
 
     id: str
@@ -85,13 +101,13 @@ class Task:
 
 
 class Platform:
-    """The platform, as one user sees it.
+    """The platform, with the permissions of one user.
 
     Args:
-        transport: How it is called.
+        transport: The transport for all calls.
 
     Attributes:
-        server: Its address.
+        server: Address of the platform.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -113,31 +129,32 @@ class Platform:
 
     # Datasets
 
-    def dataset(self, dataset_id: str) -> Dataset | None:
-        """A dataset by its id; None if there is none."""
+    def find_dataset_by_id(self, dataset_id: str) -> Dataset | None:
+        """Finds a dataset by its id; None if it does not exist."""
         try:
-            found = self._call("find the dataset", lambda _: self._datasets.get_dataset_by_id(dataset_id))
+            answer = self._call("look up the dataset", lambda _: self._datasets.get_dataset_by_id(dataset_id))
         except Refused as error:
             if error.status == 404:
                 return None
             raise
-        return Dataset(found.id, found.name)
+        return Dataset(answer.id, answer.name)
 
-    def dataset_of_name(self, name: str) -> Dataset | None:
-        """A dataset by its name: the user's own, or else the team's; None if there is none.
+    def find_dataset_by_name(self, name: str) -> Dataset | None:
+        """Finds a dataset by its name, first among the user's own and then among the team's; None if there is none.
 
-        One that somebody else shares is found by its id alone, lest images go there by a coincidence of names.
+        A dataset that somebody else shares is only found by its id. Otherwise equal names could send images to the
+        wrong dataset.
         """
-        for whose in ({"shared": False}, {"get_assets_of_team": True}):
-            if found := self._find_dataset(name, **whose):
-                return found
+        for scope in ({"shared": False}, {"get_assets_of_team": True}):
+            if dataset := self._find_dataset(name, **scope):
+                return dataset
         return None
 
-    def _find_dataset(self, name: str, **whose: bool) -> Dataset | None:
+    def _find_dataset(self, name: str, **scope: bool) -> Dataset | None:
         pages = self._pages(
-            "find the dataset", self._datasets.get_datasets_query_by_name, 5000, name, exact=True, **whose
+            "look up the dataset", self._datasets.get_datasets_query_by_name, 5000, name, exact=True, **scope
         )
-        return next((Dataset(each.id, each.name) for each in pages if each.name == name), None)
+        return next((Dataset(dataset.id, dataset.name) for dataset in pages if dataset.name == name), None)
 
     def create_dataset(self, name: str) -> Dataset:
         """Makes a dataset of images."""
@@ -146,54 +163,60 @@ class Platform:
         )
 
         def create(attempt: Attempt) -> Dataset:
-            if attempt.number > 1 and (found := self._find_dataset(name, shared=False)):
-                return found
+            if attempt.number > 1 and (dataset := self._find_dataset(name, shared=False)):
+                return dataset
             return Dataset(self._datasets.create_dataset(body).id, name)
 
         return self._call("make a dataset", create)
 
     def quota(self) -> int:
-        """How many samples a dataset of this user may have."""
-        return int(self._call("tell the quota", lambda _: self._quota.get_quota_maximum_dataset_size()))
+        """The largest number of samples that a dataset of this user may have."""
+        return int(self._call("read the quota", lambda _: self._quota.get_quota_maximum_dataset_size()))
 
     def register_upload(self, dataset: Dataset, total: int, processed: int) -> None:
-        """Announces an upload."""
+        """Announces an upload.
+
+        Args:
+            dataset: The dataset.
+            total: Number of samples after the upload.
+            processed: Number of samples that the dataset has now.
+        """
         body = models.JobStatusMeta(
             total=total, processed=processed, upload_method=models.JobStatusUploadMethod.USER_PIP, is_registered=True
         )
         self._call("register the upload", lambda _: self._datasets.register_dataset_upload_by_id(dataset.id, body))
 
     def datasources(self, dataset: Dataset) -> dict[str, str]:
-        """The places that the platform reads files from, by purpose."""
+        """The URIs that the platform reads files from, by purpose."""
         get = self._datasources.get_datasources_by_dataset_id
         try:
-            found = self._call("list datasources", lambda _: get(dataset.id))
+            datasources = self._call("list datasources", lambda _: get(dataset.id))
         except Refused as error:
             if error.status == 404:
                 return {}
             raise
-        configs = [each.actual_instance for each in found]
-        return {str(each.purpose): each.full_path for each in configs if hasattr(each, "full_path")}
+        configs = [datasource.actual_instance for datasource in datasources]
+        return {str(config.purpose): config.full_path for config in configs if hasattr(config, "full_path")}
 
     def set_datasource(self, dataset: Dataset, config: dict[str, Any]) -> None:
-        """Sets the place that the platform reads files from; `config` as the API names its fields."""
+        """Sets the URI that the platform reads files from; `config` has the API's field names."""
         body = models.DatasourceConfig.from_dict(config)
         self._call("set the datasource", lambda _: self._datasources.update_datasource_by_dataset_id(dataset.id, body))
 
     # Samples
 
     def samples(self, dataset: Dataset) -> dict[str, str]:
-        """The ids of all samples by file name."""
+        """The ids of all samples, by file name."""
         mode = models.SamplePartialMode.FILENAMES
         pages = self._pages(
-            "list samples", self._samples.get_samples_partial_by_dataset_id, _PAGE, dataset.id, mode=mode
+            "list samples", self._samples.get_samples_partial_by_dataset_id, _PAGE_SIZE, dataset.id, mode=mode
         )
-        return {each.file_name: each.id for each in pages}
+        return {sample.file_name: sample.id for sample in pages}
 
     def file_names(self, dataset: Dataset) -> list[str]:
-        """The file names of all samples in the platform's own order, which scores, masks and embeddings follow."""
+        """The file names of all samples in the platform's own order, which scores, masks and embeddings share."""
         get = self._mappings.get_sample_mappings_by_dataset_id
-        return list(self._pages("list samples", get, _PAGE, dataset.id, field="fileName"))
+        return list(self._pages("list samples", get, _PAGE_SIZE, dataset.id, field="fileName"))
 
     def create_sample(
         self, dataset: Dataset, file_name: str, thumbnail_name: str | None, meta_data: dict[str, Any]
@@ -201,43 +224,44 @@ class Platform:
         """Registers an image.
 
         Args:
-            dataset: Where.
-            file_name: Its name.
-            thumbnail_name: Name of its thumbnail; None when no file is uploaded.
-            meta_data: What is known of the file, as the API names its fields.
+            dataset: The dataset.
+            file_name: File name of the image.
+            thumbnail_name: File name of the thumbnail; None if no file is uploaded.
+            meta_data: Metadata of the file, with the API's field names.
 
         Returns:
-            The sample's id, and where its files go; None for the latter when there are none, or it was there already.
+            The id of the sample, and the URLs for its files. The URLs are None if no file is uploaded, or if an earlier
+            attempt made the sample.
         """
         path = f"/v1/datasets/{dataset.id}/samples"
         body = {"fileName": file_name, "exif": {}, "metaData": meta_data}
 
         def create(attempt: Attempt) -> tuple[str, WriteUrls | None]:
-            if attempt.number > 1 and (found := self._find_sample(dataset, file_name)):
-                return found, None
+            if attempt.number > 1 and (sample := self._find_sample(dataset, file_name)):
+                return sample, None
             if thumbnail_name is None:
                 return self._post(path, body, "CreateEntityResponse").id, None
             with_thumbnail = body | {"thumbName": thumbnail_name}
-            made = self._post(f"{path}/withWriteUrls", with_thumbnail, "CreateSampleWithWriteUrlsResponse")
-            return made.id, WriteUrls(made.sample_write_urls.full, made.sample_write_urls.thumb)
+            answer = self._post(f"{path}/withWriteUrls", with_thumbnail, "CreateSampleWithWriteUrlsResponse")
+            return answer.id, WriteUrls(answer.sample_write_urls.full, answer.sample_write_urls.thumb)
 
         return self._call("add a sample", create)
 
     def _find_sample(self, dataset: Dataset, file_name: str) -> str | None:
         mode = models.SamplePartialMode.FILENAMES
-        found = self._samples.get_samples_partial_by_dataset_id(
-            dataset.id, mode=mode, file_name=file_name, page_size=_PAGE, page_offset=0
+        samples = self._samples.get_samples_partial_by_dataset_id(
+            dataset.id, mode=mode, file_name=file_name, page_size=_PAGE_SIZE, page_offset=0
         )
-        return next((each.id for each in found if each.file_name == file_name), None)
+        return next((sample.id for sample in samples if sample.file_name == file_name), None)
 
     def write_urls(self, dataset: Dataset, sample: str) -> WriteUrls:
-        """Where the files of a sample go."""
+        """The URLs for the files of a sample."""
         get = self._samples.get_sample_image_write_urls_by_id
-        urls = self._call("tell where files go", lambda _: get(dataset.id, sample))
+        urls = self._call("get upload URLs", lambda _: get(dataset.id, sample))
         return WriteUrls(urls.full, urls.thumb)
 
     def put(self, url: str, content: bytes | Path) -> None:
-        """Uploads a file, given by its content or its place, to a signed address."""
+        """Uploads a file, given as its content or its path, to a signed URL."""
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         headers = {}
         if lightly_utils.get_signed_url_destination(url) == lightly_utils.DatasourceType.AZURE:
@@ -246,37 +270,39 @@ class Platform:
 
         def put(attempt: Attempt) -> None:
             attempt.expect(size)
-            # Each attempt reads for itself: one that took too long may still be reading.
+            # Each attempt opens the file itself, since one that timed out may still be reading.
             with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
                 upload(file, url, headers=headers, session=self._transport.files)
 
-        self._call("take a file", put)
+        self._call("upload a file", put)
 
     # Predictions and scores
 
     def set_prediction_task(self, dataset: Dataset, name: str, categories: list[dict[str, Any]]) -> None:
-        """Makes an object detection task, or updates it."""
+        """Makes an object-detection task, or updates it."""
         body = models.PredictionTaskSchema.from_dict(
             {"name": name, "type": "OBJECT_DETECTION", "categories": categories}
         )
         create = self._predictions.create_or_update_prediction_task_schema_by_dataset_id
-        self._call("take the prediction task", lambda _: create(dataset.id, body, prediction_uuid_timestamp=_VERSION))
+        self._call(
+            "set the prediction task", lambda _: create(dataset.id, body, prediction_uuid_timestamp=_PREDICTION_VERSION)
+        )
 
     def set_predictions(self, dataset: Dataset, sample: str, predictions: list[dict[str, Any]]) -> None:
-        """Sets the predictions on a sample, as the API names their fields.
+        """Sets the predictions of a sample, with the API's field names.
 
-        The client would check each number by itself, which takes 60 ms for 100 boxes of 80 classes.
+        The client would check every number separately, which takes 60 ms for 100 boxes of 80 classes.
         """
         path = f"/v1/datasets/{dataset.id}/predictions/samples/{sample}"
-        query = [("predictionUUIDTimestamp", _VERSION)]
-        self._call("take predictions", lambda _: self._post(path, predictions, "CreateEntityResponse", query))
+        query = [("predictionUUIDTimestamp", _PREDICTION_VERSION)]
+        self._call("set predictions", lambda _: self._post(path, predictions, "CreateEntityResponse", query))
 
     def _post(self, path: str, body: Any, answer: str, query: Sequence[tuple[str, Any]] = ()) -> Any:
-        """Posts a body as it is: for the calls that are made for every image, and whose checks cost the most time."""
+        """Posts a body without the client's checks, which take too long for calls that are made for every image."""
         return self._transport.client.api_client.call_api(
             path,
             "POST",
-            query_params=list(query),  # the client adds the token to it
+            query_params=list(query),  # the client adds the token to this list
             header_params={"Accept": "application/json", "Content-Type": "application/json"},
             body=body,
             auth_settings=["ApiKeyAuth"],
@@ -285,23 +311,23 @@ class Platform:
         )
 
     def scores(self, dataset: Dataset, tag: Tag) -> dict[str, list[float]]:
-        """The active-learning scores of a tag by their type, in the order of its samples."""
-        kinds = self._call(
+        """The active-learning scores of a tag, by score type, in the order of its samples."""
+        entries = self._call(
             "list scores", lambda _: self._scores.get_active_learning_scores_by_tag_id(dataset.id, tag.id)
         )
 
-        def get(score: str) -> list[float]:
-            one = self._scores.get_active_learning_score_by_score_id
-            found: list[float] = self._call("tell scores", lambda _: one(dataset.id, tag.id, score)).scores
-            return found
+        def read(score_id: str) -> list[float]:
+            get = self._scores.get_active_learning_score_by_score_id
+            scores: list[float] = self._call("read scores", lambda _: get(dataset.id, tag.id, score_id)).scores
+            return scores
 
-        return {each.score_type: get(each.id) for each in kinds}
+        return {entry.score_type: read(entry.id) for entry in entries}
 
     def set_scores(self, dataset: Dataset, tag: Tag, kind: str, scores: list[float]) -> None:
-        """Sets one kind of active-learning scores of a tag, in the order of its samples."""
+        """Sets the active-learning scores of one type of a tag, in the order of its samples."""
         body = models.ActiveLearningScoreCreateRequest(score_type=kind, scores=scores)
         create = self._scores.create_or_update_active_learning_score_by_tag_id
-        self._call("take scores", lambda _: create(dataset.id, tag.id, body))
+        self._call("set scores", lambda _: create(dataset.id, tag.id, body))
 
     # Tags
 
@@ -310,8 +336,8 @@ class Platform:
         return self._call("list tags", lambda _: self._list_tags(dataset))
 
     def _list_tags(self, dataset: Dataset) -> list[Tag]:
-        found = self._tags.get_tags_by_dataset_id(dataset.id)
-        return [Tag(each.id, each.name, each.bit_mask_data, each.tot_size) for each in found]
+        tags = self._tags.get_tags_by_dataset_id(dataset.id)
+        return [Tag(tag.id, tag.name, tag.bit_mask_data, tag.tot_size) for tag in tags]
 
     def create_initial_tag(self, dataset: Dataset, image_type: str) -> None:
         """Makes the tag of all samples, which a new dataset lacks; `image_type` is full, thumbnail or meta."""
@@ -324,17 +350,25 @@ class Platform:
         self._call("make the initial tag", create)
 
     def enlarge_tags(self, dataset: Dataset, name: str) -> None:
-        """Lets all tags know of samples that were added since; these get a tag of the given name."""
+        """Extends all tags to samples that were added later, and makes a tag of these samples with the given name."""
         body = models.TagUpsizeRequest(upsize_tag_name=name, upsize_tag_creator=models.TagCreator.USER_PIP)
 
         def enlarge(attempt: Attempt) -> None:
-            if attempt.number == 1 or all(each.name != name for each in self._list_tags(dataset)):
+            if attempt.number == 1 or all(tag.name != name for tag in self._list_tags(dataset)):
                 self._tags.upsize_tags_by_dataset_id(dataset.id, body)
 
         self._call("enlarge the tags", enlarge)
 
     def create_tag(self, dataset: Dataset, name: str, mask: str, size: int, parent: Tag) -> Tag:
-        """Makes a tag."""
+        """Makes a tag.
+
+        Args:
+            dataset: The dataset.
+            name: Name of the tag.
+            mask: The samples of the tag, in the encoding of `job.lightly.masks`.
+            size: Number of samples in the dataset.
+            parent: A tag that contains all samples of the mask.
+        """
         body = models.TagCreateRequest(
             name=name,
             prev_tag_id=parent.id,
@@ -345,9 +379,9 @@ class Platform:
 
         def create(attempt: Attempt) -> Tag:
             if attempt.number > 1:
-                for each in self._list_tags(dataset):
-                    if each.name == name:
-                        return each
+                for tag in self._list_tags(dataset):
+                    if tag.name == name:
+                        return tag
             return Tag(self._tags.create_tag_by_dataset_id(dataset.id, body).id, name, mask, size)
 
         return self._call("make a tag", create)
@@ -356,14 +390,14 @@ class Platform:
 
     def embeddings(self, dataset: Dataset) -> list[Embedding]:
         """All embeddings, newest first."""
-        found = self._call("list embeddings", lambda _: self._embeddings.get_embeddings_by_dataset_id(dataset.id))
-        found = sorted(found, key=lambda each: each.created_at, reverse=True)
-        return [Embedding(each.id, each.name, each.is_processed) for each in found]
+        entries = self._call("list embeddings", lambda _: self._embeddings.get_embeddings_by_dataset_id(dataset.id))
+        entries = sorted(entries, key=lambda entry: entry.created_at, reverse=True)
+        return [Embedding(entry.id, entry.name, entry.is_processed) for entry in entries]
 
     def read_embedding(self, dataset: Dataset, embedding: Embedding) -> bytes:
-        """The CSV file of embeddings."""
+        """Downloads the CSV file of embeddings."""
         get = self._embeddings.get_embeddings_csv_read_url_by_id
-        url = self._call("tell where embeddings are", lambda _: get(dataset.id, embedding.id))
+        url = self._call("get the URL of embeddings", lambda _: get(dataset.id, embedding.id))
 
         def read(attempt: Attempt) -> bytes:
             with self._transport.files.get(url, timeout=TIMEOUT, stream=True) as answer:
@@ -371,23 +405,23 @@ class Platform:
                 attempt.expect(int(answer.headers.get("Content-Length", 0)))
                 return answer.content
 
-        return self._call("give embeddings", read)
+        return self._call("download embeddings", read)
 
     def create_embedding(self, dataset: Dataset, name: str) -> tuple[str, str]:
-        """Makes embeddings of a name that is not there; returns their id, and where their CSV file goes."""
+        """Makes embeddings with a new name; returns their id and the URL for their CSV file."""
 
         def create(attempt: Attempt) -> tuple[str, str]:
             if attempt.number > 1:
-                for each in self._embeddings.get_embeddings_by_dataset_id(dataset.id):
-                    if each.name == name:
-                        self._embeddings.delete_embedding_by_id(dataset.id, each.id)
-            made = self._embeddings.get_embeddings_csv_write_url_by_id(dataset.id, name=name)
-            return made.embedding_id, made.signed_write_url
+                for embedding in self._embeddings.get_embeddings_by_dataset_id(dataset.id):
+                    if embedding.name == name:
+                        self._embeddings.delete_embedding_by_id(dataset.id, embedding.id)
+            answer = self._embeddings.get_embeddings_csv_write_url_by_id(dataset.id, name=name)
+            return answer.embedding_id, answer.signed_write_url
 
-        return self._call("take embeddings", create)
+        return self._call("make embeddings", create)
 
     def delete_embedding(self, dataset: Dataset, embedding: Embedding) -> None:
-        """Removes embeddings."""
+        """Deletes embeddings."""
 
         def delete(attempt: Attempt) -> None:
             try:
@@ -396,30 +430,30 @@ class Platform:
                 if attempt.number == 1 or error.status != 404:
                     raise
 
-        self._call("remove embeddings", delete)
+        self._call("delete embeddings", delete)
 
     def project(self, dataset: Dataset, embedding_id: str) -> None:
-        """Starts the jobs that read the embeddings and compute their two-dimensional maps."""
+        """Starts the platform's jobs that read the embeddings and compute their two-dimensional maps."""
         trigger = self._embeddings.trigger2d_embeddings_job
 
         def start(method: Any) -> None:
             body = models.Trigger2dEmbeddingJobRequest(dimensionality_reduction_method=method)
             self._call("map embeddings", lambda _: trigger(dataset.id, embedding_id, body))
 
-        for each in models.DimensionalityReductionMethod:
-            start(each)
+        for method in models.DimensionalityReductionMethod:
+            start(method)
 
     # Selection
 
     def start_selection(self, dataset: Dataset, embedding_id: str, request: dict[str, Any]) -> str:
-        """Starts a selection, given as the API names its fields; returns the id of its job."""
+        """Starts a selection, described with the API's field names; returns the id of its task."""
         body = models.SamplingCreateRequest.from_dict(request)
         trigger = self._samplings.trigger_sampling_by_id
-        return str(self._call("select", lambda _: trigger(dataset.id, embedding_id, body)).job_id)
+        return str(self._call("start a selection", lambda _: trigger(dataset.id, embedding_id, body)).job_id)
 
-    def task(self, job_id: str) -> Task:
-        """The state of a job: WAITING, RUNNING, FINISHED, FAILED or UNKNOWN."""
-        found = self._call("tell how the selection goes", lambda _: self._jobs.get_job_status_by_id(job_id))
-        result = found.result.data if found.result else None
-        state = models.JobState(found.status).value
-        return Task(job_id, state, float(found.wait_time_till_next_poll), found.error or "", result)
+    def task(self, task_id: str) -> Task:
+        """The current state of a task."""
+        answer = self._call("read the state of the selection", lambda _: self._jobs.get_job_status_by_id(task_id))
+        result = answer.result.data if answer.result else None
+        state = models.JobState(answer.status).value
+        return Task(task_id, state, float(answer.wait_time_till_next_poll), answer.error or "", result)

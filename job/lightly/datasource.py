@@ -1,4 +1,4 @@
-"""Where the platform reads files from, when it is to read them in place."""
+"""The datasources of a dataset: the buckets that the platform reads, if it is to read the images in place."""
 
 import os
 from typing import Any
@@ -16,15 +16,15 @@ _BOTH = "INPUT_OUTPUT"
 
 
 def register(platform: Platform, dataset: Dataset, configs: dict[str, dict[str, Any]]) -> None:
-    """Sets the datasources of a dataset; one that serves both purposes is left as it is.
+    """Sets the datasources of a dataset; a datasource for both purposes stays unchanged.
 
     Args:
-        platform: Where.
-        dataset: Where there.
-        configs: From `configs`.
+        platform: The platform.
+        dataset: The dataset on the platform.
+        configs: The datasources by purpose, from `configs`.
 
     Raises:
-        SettingsError: It has others.
+        SettingsError: If the dataset has a datasource in another place.
     """
     present = platform.datasources(dataset)
     both = present.get(_BOTH)
@@ -32,35 +32,37 @@ def register(platform: Platform, dataset: Dataset, configs: dict[str, dict[str, 
         path = present.get(purpose, both)
         if path is not None and path.rstrip("/") != config["fullPath"].rstrip("/"):
             raise SettingsError(
-                f"Lightly's dataset {dataset.name!r} reads its {purpose} files from {path!r}, not "
-                f"{config['fullPath']!r}: set CORAL_LIGHTLY_DATASET to another, or leave CORAL_LIGHTLY_DATASOURCE out."
+                f"Lightly's dataset {dataset.name!r} reads its {purpose} files from {path!r}, not from "
+                f"{config['fullPath']!r}: set CORAL_LIGHTLY_DATASET to another dataset, or unset "
+                "CORAL_LIGHTLY_DATASOURCE."
             )
     for config in configs.values():
         if both is None:
-            platform.set_datasource(dataset, config)  # again, too: keys and roles change
+            platform.set_datasource(dataset, config)  # even if it is set: keys and roles change
 
 
 def configs(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The datasources by purpose, as the API names their fields: the images, and on S3 also the predictions.
+    """The datasources by purpose, with the API's field names: the images, and on S3 also the predictions.
 
     Raises:
-        SettingsError: The platform could not read there.
+        SettingsError: If the platform could not read the bucket: another endpoint, region, or kind of credentials.
     """
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         raise SettingsError(
-            f"CORAL_LIGHTLY_DATASOURCE=1 works with Amazon's S3 only, and AWS_ENDPOINT_URL is {endpoint!r}."
+            f"CORAL_LIGHTLY_DATASOURCE=1 works with Amazon's S3 only, but AWS_ENDPOINT_URL is {endpoint!r}: "
+            "unset one of them."
         )
     session = boto3.Session()
     region = os.environ.get("AWS_REGION") or session.region_name
-    if region not in {each.value for each in S3Region}:
+    if region not in {known.value for known in S3Region}:
         raise SettingsError(
-            f"CORAL_LIGHTLY_DATASOURCE=1 needs the bucket's region in AWS_REGION; {region!r} is none that it knows."
+            f"CORAL_LIGHTLY_DATASOURCE=1 needs the bucket's region in AWS_REGION: Lightly does not support {region!r}."
         )
     access = _access(settings, session)
-    places = {"INPUT": settings.input, "LIGHTLY": settings.output}
+    uris = {"INPUT": settings.input, "LIGHTLY": settings.output}
     return {
         purpose: {"purpose": purpose, "fullPath": Location.of(uri).normal, "s3Region": region, **access}
-        for purpose, uri in places.items()
+        for purpose, uri in uris.items()
         if Location.of(uri).scheme == "s3"
     }
 
@@ -71,12 +73,15 @@ def _access(settings: Settings, session: Any) -> dict[str, Any]:
         return {"type": "S3DelegatedAccess", **role}
     credentials = session.get_credentials()
     if credentials is None:
-        raise SettingsError("CORAL_LIGHTLY_DATASOURCE=1 finds no AWS keys to give: set CORAL_LIGHTLY_ROLE_ARN.")
+        raise SettingsError(
+            "CORAL_LIGHTLY_DATASOURCE=1 needs credentials for Lightly, and there are no AWS keys: set "
+            "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID."
+        )
     keys = credentials.get_frozen_credentials()
     if keys.token:
         raise SettingsError(
-            "CORAL_LIGHTLY_DATASOURCE=1 finds temporary AWS keys, which would soon be of no use to Lightly: set "
-            "CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID."
+            "CORAL_LIGHTLY_DATASOURCE=1 cannot use temporary AWS keys, which will expire before Lightly can use them: "
+            "set CORAL_LIGHTLY_ROLE_ARN and CORAL_LIGHTLY_EXTERNAL_ID."
         )
-    secret = Secret(keys.secret_key)  # from here on it is kept out of the logs
+    secret = Secret(keys.secret_key)  # so that the logs do not show it
     return {"type": "S3", "s3AccessKeyId": keys.access_key, "s3SecretAccessKey": secret.value}

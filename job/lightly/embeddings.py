@@ -1,4 +1,4 @@
-"""Embeddings on the platform: one CSV file with a row for every sample of the dataset, in the platform's order."""
+"""Embeddings on the platform: one CSV file with one row per sample of the dataset, in the platform's order."""
 
 import csv
 import hashlib
@@ -25,55 +25,57 @@ Floats = npt.NDArray[np.float32]
 def upload(
     platform: Platform, dataset: Dataset, output: Storage, order: list[str], vectors: dict[str, Floats], space: str
 ) -> str | None:
-    """Uploads embeddings, unless they are there.
+    """Uploads embeddings, unless the platform has them.
 
-    The platform wants them for every sample. Those of samples that this run does not know are taken from what an
-    earlier run uploaded, if its vectors can be compared with these.
+    The platform requires one embedding per sample. Embeddings of samples outside this run are copied from the upload
+    of an earlier run, if they are comparable.
 
     Args:
-        platform: Where to.
-        dataset: Where there.
+        platform: The platform.
+        dataset: The dataset on the platform.
         output: Folder of the results.
         order: File names of all samples in the platform's order.
-        vectors: (d,) of each image of this run, by file name.
-        space: Digest of all that vectors must have in common to be comparable.
+        vectors: (d,) embedding of each image of this run, by file name.
+        space: Digest of everything that makes embeddings comparable.
 
     Returns:
-        Their id; None when some samples have none.
+        Id of the embeddings; None if some samples have no embedding.
     """
     prefix = f"coralpick-{space[:8]}-"
     name = prefix + _digest(order, vectors)
     piece = ledger.name_piece(platform.server, dataset.id, name)
     done = Ledger(output, "embedding", [piece])
     present = platform.embeddings(dataset)
-    ours = next((each for each in present if each.name == name), None)
-    if ours and (piece in done or ours.is_processed):
+    existing = next((embedding for embedding in present if embedding.name == name), None)
+    if existing and (piece in done or existing.is_processed):
         if piece not in done:
-            platform.project(dataset, ours.id)  # perhaps only some of the maps were begun
+            platform.project(dataset, existing.id)  # an interrupted start may have begun only some of the maps
             done.add(piece)
-        return ours.id
-    missing = {each for each in order if each not in vectors}
-    for each in present:
-        if missing and each.name.startswith(prefix) and each.is_processed:
-            vectors = _read(platform.read_embedding(dataset, each), missing) | vectors
+        return existing.id
+    missing = {file_name for file_name in order if file_name not in vectors}
+    for embedding in present:
+        if missing and embedding.name.startswith(prefix) and embedding.is_processed:
+            vectors = _read(platform.read_embedding(dataset, embedding), missing) | vectors
             missing -= vectors.keys()
     if missing:
         logger.warning(
-            "The embeddings are not uploaded: Lightly wants one for each sample, and its dataset %r has %d that are "
-            "not among the images of this run, such as %r. Use a dataset of its own.",
-            *(dataset.name, len(missing), min(missing)),
+            "Not uploading embeddings: Lightly requires one per sample, but its dataset %r has %d samples that are "
+            "not among the images of this run, such as %r. Use a separate dataset.",
+            dataset.name,
+            len(missing),
+            min(missing),
         )
         return None
-    if ours:
-        platform.delete_embedding(dataset, ours)  # it may be without its file
+    if existing:
+        platform.delete_embedding(dataset, existing)  # its file may be missing
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", suffix=".csv") as file:
         _write(file, order, vectors)
         file.flush()
-        embedding, url = platform.create_embedding(dataset, name)
+        embedding_id, url = platform.create_embedding(dataset, name)
         platform.put(url, Path(file.name))
-    platform.project(dataset, embedding)
+    platform.project(dataset, embedding_id)
     done.add(piece)
-    return embedding
+    return embedding_id
 
 
 def _digest(order: list[str], vectors: dict[str, Floats]) -> str:
@@ -86,7 +88,7 @@ def _digest(order: list[str], vectors: dict[str, Floats]) -> str:
 
 
 def _write(file: Any, order: list[str], vectors: dict[str, Floats]) -> None:
-    """Writes the file as lightly.utils.io.save_embeddings does, without its copies in memory."""
+    """Writes the same file as lightly.utils.io.save_embeddings, without its copies in memory."""
     writer = csv.writer(file)
     dimension = len(vectors[order[0]])
     writer.writerow(["filenames", *(f"embedding_{number}" for number in range(dimension)), "labels"])
@@ -95,7 +97,7 @@ def _write(file: Any, order: list[str], vectors: dict[str, Floats]) -> None:
 
 
 def _read(content: bytes, wanted: set[str]) -> dict[str, Floats]:
-    """The vectors of some samples in such a file."""
+    """The vectors of the wanted samples in a file of embeddings."""
 
     def rows() -> Iterator[tuple[str, Floats]]:
         reader = csv.reader(io.StringIO(content.decode(), newline=""))

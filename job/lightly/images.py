@@ -1,4 +1,4 @@
-"""Images on the platform: samples, their files, and the predictions on them."""
+"""Images on the platform: samples, their files and their predictions."""
 
 import logging
 from collections.abc import Iterable
@@ -11,45 +11,47 @@ from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line
 from job.parts import ledger
-from job.parts import pool as pools
 from job.parts.ledger import Ledger
-from job.parts.pool import Detections, Pool
+from job.parts.pool import Detections, Pool, detections_by_part
 from job.prefetch import prefetch
 from job.progress import Progress
 from job.storage import Source, Storage
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 255  # lightly.api.utils.MAXIMUM_FILENAME_LENGTH
-_OF_ONE_SAMPLE = frozenset({400, 413, 422})
+_MAX_NAME_LENGTH = 255  # lightly.api.utils.MAXIMUM_FILENAME_LENGTH
+_SAMPLE_ERRORS = frozenset({400, 413, 422})  # statuses that concern one sample, not the whole upload
 
 
-def refused(names: Iterable[str], max_failed: float) -> dict[str, str]:
-    """The names that the platform would refuse, or could not hold apart in its lists of one name a line, and why.
+def find_refused(names: Iterable[str], max_failed: float) -> dict[str, str]:
+    """Finds the names that the platform would refuse, or could not list one per line.
 
     Args:
         names: File names of all images.
-        max_failed: Share of them that may be refused.
+        max_failed: Largest share of the names that may be refused, in [0, 1].
+
+    Returns:
+        File name to reason.
 
     Raises:
-        TooManyFailedImages: More are.
+        TooManyFailedImages: If more than `max_failed` of the names would be refused.
     """
     reasons, total = {}, 0
     for name in names:
         total += 1
-        if len(name) > _LONGEST_NAME:
-            reasons[name] = f"its name has {len(name)} characters, and Lightly takes {_LONGEST_NAME}"
+        if len(name) > _MAX_NAME_LENGTH:
+            reasons[name] = f"its name has {len(name)} characters; Lightly's limit is {_MAX_NAME_LENGTH}"
         elif not is_one_line(name):
             reasons[name] = "its name has a line break or another control character"
-    _check(reasons, total, max_failed)
+    _check_failures(reasons, total, max_failed)
     return reasons
 
 
-def _check(problems: dict[str, str], total: int, max_failed: float) -> None:
-    if len(problems) > max_failed * total:
-        name, reason = next(iter(problems.items()))
+def _check_failures(reasons: dict[str, str], total: int, max_failed: float) -> None:
+    if len(reasons) > max_failed * total:
+        name, reason = next(iter(reasons.items()))
         raise TooManyFailedImages(
-            f"{len(problems)} of {total} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
+            f"{len(reasons)} of {total} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
             f"{max_failed:g} allows. The first is {name!r}: {reason}"
         )
 
@@ -65,69 +67,71 @@ def upload(
     max_failed: float,
     simultaneous: int = SIMULTANEOUS,
 ) -> dict[str, str]:
-    """Registers the images that are not there, and uploads their files and predictions.
+    """Registers the images that the dataset lacks, and uploads their files and predictions.
 
-    Of samples that were there before this output's first upload, only the predictions are uploaded: their files are
-    those of others.
+    If a sample is older than this output's first upload, somebody else owns its files. Then only the predictions are
+    uploaded.
 
     Args:
-        platform: Where to.
-        dataset: Where there.
+        platform: The platform.
+        dataset: The dataset on the platform.
         output: Folder of the results.
         pool: The images.
-        source: Their files; needed for ``full``.
-        mode: ``thumbnails``, ``full``, or ``none`` for names only.
-        max_failed: Share of the images that may be refused.
-        simultaneous: How many images are sent at once.
+        source: The images' files; needed for ``full``.
+        mode: Files to upload: ``thumbnails``, ``full`` (thumbnails and images), or ``none`` (only names).
+        max_failed: Largest share of the images that may be refused, in [0, 1].
+        simultaneous: Number of images to send at once.
 
     Returns:
-        File name and reason of each image that could not be uploaded, or not all of it.
+        File name to reason, for each image that could not be uploaded completely.
 
     Raises:
-        SettingsError: The user's quota does not hold them.
-        TooManyFailedImages: More than `max_failed` were refused.
+        SettingsError: If the images exceed the quota of samples in a dataset.
+        TooManyFailedImages: If more than `max_failed` of the images were refused.
     """
-    problems = refused(pool.file_names, max_failed)
+    problems = find_refused(pool.file_names, max_failed)
     if problems:
         name, reason = next(iter(problems.items()))
         logger.warning("%d images cannot be uploaded to Lightly. The first is %r: %s.", len(problems), name, reason)
-    known = platform.samples(dataset)
+    samples = platform.samples(dataset)
     row_of = {name: row for row, name in enumerate(pool.file_names) if name not in problems}
-    where = platform.server, dataset.id
+    target = platform.server, dataset.id
     task = task_name(pool.provenance)
     pieces = {
-        part: ledger.name_piece(*where, mode, task, part, [pool.file_names[row] for row in rows])
+        part: ledger.name_piece(*target, mode, task, part, [pool.file_names[row] for row in rows])
         for part, rows in pool.rows_by_part().items()
     }
     done = Ledger(output, "upload", pieces.values())
-    again = {name for each in pieces.values() for name in done.names(each)}
-    left = [
-        row for name, row in row_of.items() if pieces[pool.part[row]] not in done or name not in known or name in again
+    retry = {name for piece in pieces.values() for name in done.names(piece)}
+    remaining = [
+        row
+        for name, row in row_of.items()
+        if pieces[pool.part[row]] not in done or name not in samples or name in retry
     ]
-    if not left:
-        logger.info("All images are in Lightly's dataset %r already.", dataset.name)
+    if not remaining:
+        logger.info("All images are already in Lightly's dataset %r.", dataset.name)
         return problems
-    new = {pool.file_names[row] for row in left} - known.keys()
-    if new and len(known) + len(new) > (quota := platform.quota()):
+    new = {pool.file_names[row] for row in remaining} - samples.keys()
+    if new and len(samples) + len(new) > (quota := platform.quota()):
         raise SettingsError(
-            f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(known)}, and {len(new)} more "
-            "would be added: use a dataset of its own, a smaller CORAL_INPUT, or ask Lightly for more."
+            f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(samples)}, and {len(new)} more "
+            "would be added: use a separate dataset or a smaller CORAL_INPUT, or ask Lightly for a larger quota."
         )
-    # Written down before they are made: after a kill they are known from those of others.
-    created = Ledger(output, f"created-{ledger.name_piece(*where)}")
-    ours = created.all_names() | new
+    # Recorded before they are created: after a kill, the next start can still tell them from samples of others.
+    created = Ledger(output, f"created-{ledger.name_piece(*target)}")
+    own = created.all_names() | new
     if new:
         created.add(ledger.name_piece(sorted(new)), new)
-    platform.register_upload(dataset, total=len(known) + len(new), processed=len(known))
+    platform.register_upload(dataset, total=len(samples) + len(new), processed=len(samples))
     platform.set_prediction_task(dataset, task, categories(pool.provenance))
 
     def send(item: tuple[str, Detections]) -> tuple[str, str | None]:
-        name, found = item
-        with_files = mode if name in ours else "none"
+        name, detections = item
+        with_files = mode if name in own else "none"
         try:
-            _send(platform, dataset, pool, row_of[name], known.get(name), found, with_files, source)
+            _send(platform, dataset, pool, row_of[name], samples.get(name), detections, with_files, source)
         except Refused as error:
-            if error.status not in _OF_ONE_SAMPLE:
+            if error.status not in _SAMPLE_ERRORS:
                 raise
             return name, str(error)
         except OSError as error:
@@ -136,17 +140,17 @@ def upload(
 
     with (
         ThreadPoolExecutor(simultaneous, thread_name_prefix="lightly") as executor,
-        Progress("upload to Lightly", len(left), "image") as progress,
+        Progress("upload to Lightly", len(remaining), "image") as progress,
     ):
-        for part, found in pools.detections_by_part(output, pool, left):
+        for part, detections_of in detections_by_part(output, pool, remaining):
             failed: dict[str, str] = {}
-            for name, why_not in prefetch(executor, send, found.items(), ahead=2 * simultaneous):
+            for name, problem in prefetch(executor, send, detections_of.items(), ahead=2 * simultaneous):
                 progress.add()
-                if why_not is not None:
-                    failed[name] = why_not
+                if problem is not None:
+                    failed[name] = problem
             problems |= failed
             done.add(pieces[part], failed)
-            _check(problems, len(pool.file_names), max_failed)
+            _check_failures(problems, len(pool.file_names), max_failed)
     return problems
 
 
@@ -156,18 +160,18 @@ def _send(
     pool: Pool,
     row: int,
     sample: str | None,
-    found: Detections,
+    detections: Detections,
     mode: str,
     source: Source | None,
 ) -> None:
-    """Uploads all of one image; each step may be repeated."""
+    """Uploads one image completely; each step may be repeated."""
     name, urls = pool.file_names[row], None
-    width, height = (int(each) for each in pool.size[row])
+    width, height = (int(side) for side in pool.size[row])
     if sample is None:
-        # With its whole name: a.jpg and a.png must not share a thumbnail.
+        # The whole name, since a.jpg and a.png must not share a thumbnail.
         thumbnail = None if mode == "none" else f"{name}_thumb.jpg"
         meta_data: dict[str, Any] = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
-        if pool.etag[row] == "":  # only its detections are known, made elsewhere
+        if pool.etag[row] == "":  # the job has not read the file: its detections were made elsewhere
             meta_data = {"shape": [height, width, 3]} if width else {}
         sample, urls = platform.create_sample(dataset, name, thumbnail, meta_data)
     if mode != "none":
@@ -176,11 +180,11 @@ def _send(
     if mode == "full" and source and urls:
         platform.put(urls.full, source.read(name, pool.etag[row]))
     task = task_name(pool.provenance)
-    platform.set_predictions(dataset, sample, [_singleton(task, each) for each in predictions(found)])
+    platform.set_predictions(dataset, sample, [_singleton(task, prediction) for prediction in predictions(detections)])
 
 
 def _singleton(task: str, prediction: dict[str, object]) -> dict[str, object]:
-    """A prediction as the API names its fields."""
+    """A prediction with the API's field names."""
     return {
         "type": "OBJECT_DETECTION",
         "taskName": task,

@@ -1,8 +1,8 @@
-"""How the Lightly platform is called: through lightly's own client, with deadlines, and again where that may help.
+"""Calls to the Lightly platform with lightly's own client, with deadlines and retries.
 
-The client gives paths, authentication, TLS and the checks of requests and answers. What it lacks is here: it tries most
-calls only once, waits without a limit for some, and writes the token, which is part of every address, into its errors.
-So every call has a deadline, is tried again when it may succeed later, and fails with a `JobError` without an address.
+The client provides paths, authentication, TLS, and checks of requests and answers. It does not retry most calls, waits
+for some without a limit, and puts the token, which is part of every URL, into its errors. So here every call has a
+deadline, is retried if it may succeed later, and fails with a `JobError` that contains no URL.
 """
 
 import email.utils
@@ -30,41 +30,48 @@ from job.secret import Secret, hidden
 T = TypeVar("T")
 
 SIMULTANEOUS = 32
-TIMEOUT = (10, 45)  # seconds to connect, and between two pieces of an answer
+TIMEOUT = (10, 45)  # seconds to connect, and to wait for the next data of an answer
 _PATIENCE = Patience(attempt=60.0, first_wait=0.5, longest_wait=20.0)
-_FOR_GOOD = frozenset({501, 505})  # of the server errors
-# What 403 may say besides "this token is not accepted" is a limit of the account, or of a feature.
-_ABOUT_THE_TOKEN = re.compile(r"|FORBIDDEN|UNAUTHORIZED|JWT_.*|USER_.*")
+_PERMANENT_SERVER_ERRORS = frozenset({501, 505})
+# With other codes, 403 does not mean that the token is not accepted, but a limit of the account or of a feature.
+_TOKEN_CODES = re.compile(r"|FORBIDDEN|UNAUTHORIZED|JWT_.*|USER_.*")
 _NOT_READY = "EMBEDDING_NOT_READY"
 
 
 class Refused(ServiceUnavailable):
-    """The platform refuses a request.
+    """The platform refused a request.
+
+    Args:
+        action: Purpose of the request, such as "list tags".
+        status: HTTP status.
+        code: The platform's code for the reason; empty if there is none.
+        message: The reason in words.
 
     Attributes:
-        status: Of HTTP.
-        code: The platform's own word for the reason.
+        status: HTTP status.
+        code: The platform's code for the reason; empty if there is none.
     """
 
-    def __init__(self, what: str, status: int, code: str, message: str) -> None:
+    def __init__(self, action: str, status: int, code: str, message: str) -> None:
         self.status = status
         self.code = code
-        super().__init__(hidden(f"Lightly refuses to {what}: {message} ({status} {code})").rstrip() + ".")
+        text = hidden(f"Lightly refused the request to {action}: {message} ({status} {code})")
+        super().__init__(text.rstrip() + ".")
 
 
 class Transport:
-    """Calls to the platform, as one user.
+    """Calls to the platform, with the permissions of one user.
 
     Args:
-        token: Of the user.
+        token: The user's token.
         server: Address of the platform.
         stop: When set, the waiting ends.
-        patience: How long to try.
+        patience: Limits of attempts and retries.
 
     Attributes:
         server: Address of the platform.
-        client: lightly's own.
-        files: For signed addresses, which are no place for the token.
+        client: lightly's own client.
+        files: HTTP session for signed URLs, which must not get the token.
     """
 
     def __init__(self, token: Secret, server: str, stop: threading.Event, patience: Patience | None = None) -> None:
@@ -74,7 +81,7 @@ class Transport:
         configuration = self.client.api_client.configuration
         configuration.host = server
         configuration.retries = False
-        # The client knows neither NO_PROXY nor the names in small letters.
+        # The client ignores NO_PROXY and the lower-case names of the proxy variables.
         configuration.proxy = _proxies(*urlsplit(server)[:2]).get(urlsplit(server).scheme)
         self.client.api_client.rest_client = LightlySwaggerRESTClientObject(
             configuration, timeout=TIMEOUT, maxsize=SIMULTANEOUS
@@ -86,55 +93,57 @@ class Transport:
         self.files.mount("https://", adapter)
         self.files.mount("http://", adapter)
 
-    def pages(self, what: str, get: Callable[..., list[T]], size: int, *arguments: Any, **options: Any) -> Iterator[T]:
-        """Yields what a call returns in pages of the given size; raises as `call` does."""
+    def pages(
+        self, action: str, get: Callable[..., list[T]], size: int, *arguments: Any, **options: Any
+    ) -> Iterator[T]:
+        """Yields the items of a call that answers in pages of the given size; raises the same errors as `call`."""
         offset = 0
         while True:
-            here = functools.partial(get, *arguments, page_size=size, page_offset=offset, **options)
-            page = self.call(what, lambda _, here=here: here())  # type: ignore[misc]
+            get_page = functools.partial(get, *arguments, page_size=size, page_offset=offset, **options)
+            page = self.call(action, lambda _, get_page=get_page: get_page())  # type: ignore[misc]
             yield from page
             if len(page) < size:
                 return
             offset += size
 
-    def call(self, what: str, request: Callable[[Attempt], T]) -> T:
+    def call(self, action: str, request: Callable[[Attempt], T]) -> T:
         """Makes a call.
 
         Args:
-            what: What the platform is asked to do, for errors.
-            request: Makes it once.
+            action: Purpose of the call for error messages, such as "list tags".
+            request: Makes one attempt.
 
         Raises:
-            AccessDenied: The token is not accepted, or not for this.
-            Refused: Something else is wrong with the request.
-            TryAgain: The platform cannot be reached.
+            AccessDenied: If the platform does not accept the token, or not for this call.
+            Refused: If the platform refuses the request for another reason.
+            TryAgain: If the platform cannot be reached.
         """
         try:
-            return self._requests.send(lambda attempt: self._once(what, request, attempt))
+            return self._requests.send(lambda attempt: self._attempt(action, request, attempt))
         except TransientError as error:
-            raise TryAgain(f"Lightly at {self.server} cannot be reached to {what}: {error}.") from None
+            raise TryAgain(f"Cannot reach Lightly at {self.server} to {action}: {error}.") from None
 
-    def _once(self, what: str, request: Callable[[Attempt], T], attempt: Attempt) -> T:
-        # Errors of the libraries hold the address, and with it the token: none is let through, nor chained.
+    def _attempt(self, action: str, request: Callable[[Attempt], T], attempt: Attempt) -> T:
+        # Errors of the libraries contain the URL, and with it the token, so they are neither re-raised nor chained.
         try:
             return request(attempt)
         except ApiException as error:
-            failure = _failure(what, error.status, error.reason, error.body, error.headers or {})
+            failure = _failure(action, error.status, error.reason, error.body, error.headers or {})
         except requests.HTTPError as error:
-            failure = _file_failure(what, error.response)
+            failure = _file_failure(action, error.response)
         except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as error:
-            failure = _not_reached(what, error)
+            failure = _connection_failure(action, error)
         except JobError:
             raise
         except Exception as error:
-            failure = JobError(hidden(f"Lightly was asked to {what}: {type(error).__name__}: {error}"))
+            failure = JobError(hidden(f"Cannot {action}: {type(error).__name__} in Lightly's client: {error}"))
         raise failure
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
     """Sends requests with a timeout, and through the environment's proxies.
 
-    requests would look these up for every file, which takes as long as the rest of the request.
+    requests would look up the proxies for every file, which takes as long as the rest of the request.
     """
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
@@ -148,40 +157,41 @@ def _proxies(scheme: str, host: str) -> dict[str, str]:
     return requests.utils.get_environ_proxies(f"{scheme}://{host}")
 
 
-def _failure(what: str, status: int | None, reason: str | None, body: Any, headers: Any) -> Exception:
+def _failure(action: str, status: int | None, reason: str | None, body: Any, headers: Any) -> Exception:
     if not status:
-        return _not_reached(what, reason)
-    code, message = _explained(body)
+        return _connection_failure(action, reason)
+    code, message = _parse_error(body)
     message = message or reason or "no reason given"
-    if status == 401 or (status == 403 and _ABOUT_THE_TOKEN.fullmatch(code)):
-        return AccessDenied(hidden(f"Lightly does not accept this token to {what}: {message} ({status} {code})."))
-    if _may_pass(status) or code == _NOT_READY or (status == 409 and not code.endswith("_EXISTS")):
+    if status == 401 or (status == 403 and _TOKEN_CODES.fullmatch(code)):
+        denied = f"Lightly does not accept this token for the request to {action}: {message} ({status} {code})."
+        return AccessDenied(hidden(f"{denied} Check LIGHTLY_TOKEN."))
+    if _is_transient(status) or code == _NOT_READY or (status == 409 and not code.endswith("_EXISTS")):
         return TransientError(f"{status} {code or reason}", wait=_retry_after(headers))
-    return Refused(what, status, code, message)
+    return Refused(action, status, code, message)
 
 
-def _file_failure(what: str, answer: requests.Response) -> Exception:
+def _file_failure(action: str, answer: requests.Response) -> Exception:
     status, reason = answer.status_code, answer.reason
-    if _may_pass(status):
+    if _is_transient(status):
         return TransientError(f"{status} {reason}", wait=_retry_after(answer.headers))
-    return Refused(what, status, "", f"the store of its files says {reason}")
+    return Refused(action, status, "", f"its file store answered {reason}")
 
 
-def _may_pass(status: int) -> bool:
-    return status in (408, 425, 429) or (status >= 500 and status not in _FOR_GOOD)
+def _is_transient(status: int) -> bool:
+    return status in (408, 425, 429) or (status >= 500 and status not in _PERMANENT_SERVER_ERRORS)
 
 
-def _not_reached(what: str, why: Any) -> Exception:
-    if "CERTIFICATE_VERIFY_FAILED" in str(why):
+def _connection_failure(action: str, reason: Any) -> Exception:
+    if "CERTIFICATE_VERIFY_FAILED" in str(reason):
         return SettingsError(
-            f"The certificate of Lightly, or of the store of its files, is not trusted (to {what}): name the file of "
-            "your own authority in LIGHTLY_CA_CERTS and REQUESTS_CA_BUNDLE."
+            f"Cannot {action}: the TLS certificate of Lightly, or of its file store, is not trusted. Set "
+            "LIGHTLY_CA_CERTS and REQUESTS_CA_BUNDLE to the file of your certificate authority."
         )
-    return TransientError(type(why).__name__ if isinstance(why, Exception) else "the connection failed")
+    return TransientError(type(reason).__name__ if isinstance(reason, Exception) else "the connection failed")
 
 
-def _explained(body: Any) -> tuple[str, str]:
-    """The code and the message of an error, if the body holds them."""
+def _parse_error(body: Any) -> tuple[str, str]:
+    """The code and the message of an error; empty if the body lacks them."""
     try:
         content = json.loads(body)
         return str(content.get("code", "")), str(content.get("error", ""))

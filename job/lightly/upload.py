@@ -1,8 +1,8 @@
 """The upload of a run to the Lightly platform: images, predictions, embeddings, scores, and a tag of the picks.
 
-What is there already is found by its name and left as it is, so the upload may be stopped anywhere and started again,
-and may go to a dataset that others use too. The platform keeps samples in an order of its own and scores carry no
-names: so all that has an order is sent in the platform's.
+Everything that the platform already has is found by its name and left unchanged. So the upload can be interrupted at
+any point and started again, and several users can share a dataset. The platform keeps samples in its own order, and
+scores carry no names: therefore everything that has an order is sent in the platform's order.
 """
 
 import json
@@ -34,15 +34,15 @@ REPORT = "lightly.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has found out.
+    """The outcome of a run.
 
     Attributes:
         pool: The images.
-        embeddings: (n, d) in the order of the pool.
-        space: Digest of what makes embeddings comparable.
+        embeddings: (n, d) embeddings in the order of the pool.
+        space: Digest of everything that makes embeddings comparable.
         labelled: File names of the images that have labels.
-        picks: File names of the job's own selection, best first.
-        run_id: The same for the same selection.
+        picks: File names of the job's own picks, best first.
+        run_id: Id of the selection; equal selections have equal ids.
     """
 
     pool: Pool
@@ -53,50 +53,54 @@ class Outcome:
     run_id: str
 
 
-def find(platform: Platform, settings: Settings) -> Dataset | None:
-    """The dataset that the settings name; None if it is to be made.
+def find_dataset(platform: Platform, settings: Settings) -> Dataset | None:
+    """Finds the dataset that the settings name; None if it does not exist yet.
 
     Raises:
-        SettingsError: It cannot be made, for it is named by an id; or its datasource cannot be.
-        AccessDenied: The token is not accepted.
-        TryAgain: The platform cannot be reached.
+        SettingsError: If the settings name the id of a dataset that does not exist, or an unusable datasource.
+        AccessDenied: If the platform does not accept the token.
+        TryAgain: If the platform cannot be reached.
     """
     name = settings.lightly_dataset or ""
     if settings.lightly_datasource:
         datasource.configs(settings)
-    found = platform.dataset(name) if _ID.fullmatch(name) else platform.dataset_of_name(name)
-    if found is None and _ID.fullmatch(name):
-        raise SettingsError(f"CORAL_LIGHTLY_DATASET={name!r}: Lightly has no dataset of this id for this token.")
-    return found
+    is_id = bool(_ID.fullmatch(name))
+    dataset = platform.find_dataset_by_id(name) if is_id else platform.find_dataset_by_name(name)
+    if dataset is None and is_id:
+        raise SettingsError(
+            f"CORAL_LIGHTLY_DATASET={name!r}: this token has no access to a dataset with this id. Check the id, or "
+            "give a name to make a new dataset."
+        )
+    return dataset
 
 
 def upload(
     platform: Platform, settings: Settings, stop: Stop, output: Storage, source: Source | None, outcome: Outcome
 ) -> list[str] | None:
-    """Uploads a run, and writes lightly.json, which says where to.
+    """Uploads a run, and writes a report of the upload to lightly.json.
 
     Args:
-        platform: Where to.
-        settings: Of the run.
-        stop: Whether the job is asked to stop.
+        platform: The platform.
+        settings: Settings of the run.
+        stop: The request to stop the job.
         output: Folder of the results.
-        source: The images' files; needed to upload them whole.
-        outcome: What the run found out.
+        source: The images' files; needed to upload whole images.
+        outcome: The outcome of the run.
 
     Returns:
-        File names that the platform has picked, in no order; None where its selection was not asked for, or is refused.
+        File names of the platform's own picks, in no order; None if its selection was not requested, or was refused.
 
     Raises:
-        JobError: The platform cannot be reached, or refuses something that the rest needs.
+        JobError: If the platform cannot be reached, or refuses a request that the upload depends on.
     """
     pool = outcome.pool
     output.delete(REPORT)
-    dataset = find(platform, settings) or platform.create_dataset(settings.lightly_dataset or "")
+    dataset = find_dataset(platform, settings) or platform.create_dataset(settings.lightly_dataset or "")
     mode = _prepare_files(platform, dataset, settings)
     problems = images.upload(platform, dataset, output, pool, source, mode, max_failed=settings.max_failed)
     order = platform.file_names(dataset)
-    if doubled := len(order) - len(set(order)):
-        logger.warning("Lightly's dataset %r has %d file names more than once.", dataset.name, doubled)
+    if num_duplicates := len(order) - len(set(order)):
+        logger.warning("Lightly's dataset %r has %d duplicate file names.", dataset.name, num_duplicates)
     tags = Tags(platform, dataset, order, _IMAGE_TYPE[mode])
     vectors = dict(zip(pool.file_names, outcome.embeddings, strict=True))
     embedding = embeddings.upload(platform, dataset, output, order, vectors, outcome.space)
@@ -105,12 +109,12 @@ def upload(
     chosen = None
     if settings.lightly_select == "platform":
         if embedding is None:
-            logger.warning("Lightly cannot select without embeddings. The job's own selection is taken.")
+            logger.warning("Lightly cannot select without embeddings. Falling back to the job's own selection.")
         else:
             chosen = _select(tags, settings, stop, output, outcome, scored, embedding)
     picks = outcome.picks if chosen is None else chosen
-    if lost := [name for name in picks if name not in tags.names]:
-        logger.warning("%d picks are not in Lightly's tag, since they could not be uploaded: %s", len(lost), lost)
+    if missing := [name for name in picks if name not in tags.names]:
+        logger.warning("Lightly's tag lacks %d picks that could not be uploaded: %s", len(missing), missing)
     tag = tags.make(f"coral-{len(picks)}-{outcome.run_id}", picks)
     content = {
         "server": platform.server,
@@ -123,59 +127,59 @@ def upload(
         "not_uploaded": [{"file_name": name, "reason": reason} for name, reason in sorted(problems.items())],
     }
     output.write(REPORT, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    picked = f"the picks as tag {tag.name!r}" if tag else "no pick, so no tag"
-    logger.info("Lightly's dataset %r has the images, and %s.", dataset.name, picked)
+    tagged = f"Tag of the picks: {tag.name!r}." if tag else "There are no picks, so there is no tag."
+    logger.info("Uploaded the run to Lightly's dataset %r. %s", dataset.name, tagged)
     return chosen
 
 
 def _prepare_files(platform: Platform, dataset: Dataset, settings: Settings) -> str:
-    """Sets the datasource, if it is wanted, and says which files to upload."""
+    """Sets the datasource, if the settings ask for it, and returns which files to upload."""
     if settings.lightly_datasource:
         datasource.register(platform, dataset, datasource.configs(settings))
         return settings.lightly_images or "none"
     if platform.datasources(dataset):
-        # Files would be written into somebody's bucket, over the originals even.
+        # An upload would write files into somebody's bucket, and could even overwrite the originals.
         if settings.lightly_images == "full":
             raise SettingsError(
                 f"Lightly's dataset {dataset.name!r} reads its images from a datasource: CORAL_LIGHTLY_IMAGES='full' "
-                "could overwrite them. Leave it out, or use another dataset."
+                "could overwrite them. Unset it, or use another dataset."
             )
-        logger.info("Lightly's dataset %r reads its images from a datasource, so no files are uploaded.", dataset.name)
+        logger.info("Lightly's dataset %r reads its images from a datasource: not uploading files.", dataset.name)
         return "none"
     return settings.lightly_images or "thumbnails"
 
 
 def _upload_scores(tags: Tags, pool: Pool) -> Tag:
-    """Uploads the scores, and returns the tag that they belong to: one of exactly the images of this run.
+    """Uploads the scores, and returns the tag that they belong to: a tag of exactly the images of this run.
 
-    That is the initial tag where it fits and has no other scores, and else one of our own.
+    That is the initial tag if it has the same images and no other scores, and otherwise a tag of the job.
 
     Raises:
-        TooManyFailedImages: There is no image that it could be of.
+        TooManyFailedImages: If the platform has no image of this run.
     """
-    row = {name: number for number, name in enumerate(pool.file_names)}
-    rows = [row[name] for name in tags.order if name in row]
+    row_of = {name: row for row, name in enumerate(pool.file_names)}
+    rows = [row_of[name] for name in tags.order if name in row_of]
     scores: dict[str, list[float]] = {kind: pool.scores[kind][rows].tolist() for kind in LIGHTLY_SCORES}
-    own = f"coral-pool-{ledger.name_piece(tags.mask(set(row)), scores)[:8]}"
-    for tag in tags.having(set(row)):
-        if tag.name in (INITIAL, own):
+    own_name = f"coral-pool-{ledger.name_piece(tags.mask(set(row_of)), scores)[:8]}"
+    for tag in tags.find_by_members(set(row_of)):
+        if tag.name in (INITIAL, own_name):
             present = tags.platform.scores(tags.dataset, tag)
-            if all(_same(scores.get(kind), values) for kind, values in present.items()):
+            if all(_are_same(scores.get(kind), values) for kind, values in present.items()):
                 break
     else:
-        made = tags.make(own, pool.file_names)
-        if made is None:
+        new_tag = tags.make(own_name, pool.file_names)
+        if new_tag is None:
             raise TooManyFailedImages("No image of this run could be uploaded to Lightly.")
-        tag, present = made, {}
+        tag, present = new_tag, {}
     for kind, values in scores.items():
         if kind not in present:
             tags.platform.set_scores(tags.dataset, tag, kind, values)
     return tag
 
 
-def _same(ours: list[float] | None, theirs: list[float]) -> bool:
-    """Whether scores are the same but for rounding."""
-    return ours is not None and len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=0, atol=1e-6)
+def _are_same(local: list[float] | None, remote: list[float]) -> bool:
+    """Whether scores are the same except for rounding."""
+    return local is not None and len(local) == len(remote) and np.allclose(local, remote, rtol=0, atol=1e-6)
 
 
 def _select(
@@ -187,23 +191,28 @@ def _select(
     scored: Tag,
     embedding: str,
 ) -> list[str] | None:
-    """Lets the platform select; returns its picks."""
-    name = f"coral-{len(outcome.picks)}-{outcome.run_id}-platform"
-    known = set(outcome.pool.file_names)
-    has_labels = [name for name in outcome.labelled if name in tags.names and name in known]
-    labelled = tags.make(f"coral-labelled-{ledger.name_piece(sorted(has_labels))[:8]}", has_labels)
-    tag = tags.named(name)
+    """Lets the platform select; returns its picks, or None if it refused."""
+    tag_name = f"coral-{len(outcome.picks)}-{outcome.run_id}-platform"
+    in_pool = set(outcome.pool.file_names)
+    preselected = [name for name in outcome.labelled if name in tags.names and name in in_pool]
+    labelled = tags.make(f"coral-labelled-{ledger.name_piece(sorted(preselected))[:8]}", preselected)
+    tag = tags.find_by_name(tag_name)
     if tag is None:
         request = selection.request(
-            *(settings, name, len(outcome.picks)), pool=scored, labelled=labelled, num_labelled=len(has_labels)
+            settings,
+            tag_name,
+            len(outcome.picks),
+            pool=scored,
+            labelled=labelled,
+            num_labelled=len(preselected),
         )
         tag = selection.select(
             tags.platform, tags.dataset, output, stop.requested, request=request, embedding=embedding
         )
         if tag is None:
             return None
-    new = known - set(outcome.labelled)
-    chosen = [each for each in tags.members(tag) if each in new]
+    unlabelled = in_pool - set(outcome.labelled)
+    chosen = [name for name in tags.members(tag) if name in unlabelled]
     if len(chosen) < len(outcome.picks):
-        logger.warning("Lightly picked %d images, and %d were asked for.", len(chosen), len(outcome.picks))
+        logger.warning("Lightly picked %d of %d requested images.", len(chosen), len(outcome.picks))
     return chosen

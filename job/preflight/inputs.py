@@ -70,7 +70,7 @@ def lightly_names(state: State) -> Findings:
     from job.lightly import images as lightly_images  # it takes seconds to import
 
     names = (entry.key for entry in state.listing)
-    refused = lightly_images.refused(names, state.settings.max_failed)
+    refused = lightly_images.find_refused(names, state.settings.max_failed)
     if refused:
         yield f"all file names but {len(refused)}, which lightly.json will list"
     else:

@@ -24,7 +24,7 @@ def lightly(state: State) -> Findings:
     state.platform = Platform(Transport(settings.token, settings.lightly_server, state.stop.requested))
     once = Transport(settings.token, settings.lightly_server, state.stop.requested, Patience(total=0))
     try:
-        dataset = upload.find(Platform(once), settings)
+        dataset = upload.find_dataset(Platform(once), settings)
     except TryAgain as error:
         yield Warn(f"{error} The upload comes last, so a run starts anyway.")
         return

@@ -28,7 +28,7 @@ RESULTS = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "
 
 def variables(output: Path, server: LightlyServer | str, **more: Any) -> dict[str, Any]:
     return demo_variables(
-        *(fetch.FRAMES, output),
+        fetch.FRAMES, output,
         LIGHTLY_TOKEN=TOKEN, CORAL_LIGHTLY_DATASET="demo", CORAL_PART_SIZE=100, CORAL_N_SAMPLES=20,
         NO_PROXY="127.0.0.1", LIGHTLY_SERVER_LOCATION=server if isinstance(server, str) else server.url, **more,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_again_there_is_nothing_new(done: dict[str, Any], job: Job) -> None:
     before, calls = results(done["output"]), done["server"].calls.copy()
     ran = job("select", **variables(done["output"], done["server"]))
     assert ran.returncode == 0, ran.stderr
-    assert "All images are in Lightly's dataset 'demo' already." in ran.stderr
+    assert "All images are already in Lightly's dataset 'demo'." in ran.stderr
     assert results(done["output"]) == before and state(done["server"].dataset("demo")) == done["state"]
     more = {name for name, count in done["server"].calls.items() if count > calls[name]}
     assert all(name.startswith(("list_", "find_", "get_", "minimum_")) for name in more)
@@ -170,7 +170,7 @@ def test_a_platform_that_is_down_costs_nothing_but_the_upload(
     away = {name: str(value) for name, value in variables(output, "http://127.0.0.1:9").items()}
     for name in ("LIGHTLY_SERVER_LOCATION", "NO_PROXY"):
         monkeypatch.setenv(name, away[name])
-    with pytest.raises(TryAgain, match=r"cannot be reached to find the dataset: NewConn") as stop:
+    with pytest.raises(TryAgain, match=r"Cannot reach Lightly at \S+ to look up the dataset: NewConn") as stop:
         pipeline.select(resolve({}, away), Stop())
     assert stop.value.exit_code == 75
     assert results(output) == results(done["output"]) and (output / "_SUCCESS").exists()
@@ -191,7 +191,7 @@ def test_a_token_that_is_not_accepted_is_said_before_any_work(
     given = variables(tmp_path / "out", server) | {"LIGHTLY_TOKEN": "", "LIGHTLY_TOKEN_FILE": tmp_path / "token"}
     ran = job(**given)
     assert ran.returncode == 77, ran.stderr
-    assert "error: Lightly does not accept this token to find the dataset" in ran.stderr
+    assert "error: Lightly does not accept this token for the request to look up the dataset" in ran.stderr
     assert "Traceback" not in ran.stderr and wrong not in ran.stderr + ran.stdout
     assert not list((tmp_path / "out").rglob("part-*"))
     server.refusals.clear()

@@ -52,7 +52,7 @@ def test_a_platform_that_no_longer_selects(
 ) -> None:
     server.selects = False
     assert send(server, *small, lightly_select="platform") is None
-    assert "Lightly refuses to select: selection is gone (410 NOT_IMPLEMENTED). The job's own" in caplog.text
+    assert "refused the request to start a selection: selection is gone (410 NOT_IMPLEMENTED). Falling" in caplog.text
     assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
     server.refusals.clear()
 
@@ -63,7 +63,7 @@ def test_a_platform_that_does_not_select_for_this_account(
 ) -> None:
     server.fail("select", Fault(status, 1000, code="ACCOUNT_SUBSCRIPTION_INSUFFICIENT"))
     assert send(server, *small, lightly_select="platform") is None
-    assert "The job's own selection is taken." in caplog.text
+    assert "Falling back to the job's own selection." in caplog.text
     assert state(server.dataset("the set"))["tags"]["coral-3-0123abcd"][0] == sorted(PICKS)
 
 
@@ -102,7 +102,7 @@ def test_a_datasource_by_a_role(server: LightlyServer, small: tuple[LocalFolder,
     changed = more | {"lightly_external_id": Secret("another-external-id")}
     send(server, *small, **changed)
     assert {each["s3ExternalId"] for each in dataset.datasources.values()} == {"another-external-id"}
-    with pytest.raises(SettingsError, match=r"reads its INPUT files from 's3://images/a', not 's3://images/c'"):
+    with pytest.raises(SettingsError, match=r"reads its INPUT files from 's3://images/a', not from 's3://images/c'"):
         send(server, *small, **more | {"input": "s3://images/c"})
 
 
@@ -123,7 +123,7 @@ def test_a_datasource_by_keys(
     with pytest.raises(SettingsError, match="temporary AWS keys"):
         datasource.configs(wanted)
     monkeypatch.setenv("AWS_REGION", "the-moon-1")
-    with pytest.raises(SettingsError, match="'the-moon-1' is none"):
+    with pytest.raises(SettingsError, match="does not support 'the-moon-1'"):
         datasource.configs(wanted)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(SettingsError, match="Amazon's S3 only"):

@@ -22,8 +22,8 @@ from tests.standins.lightly_server import TOKEN, Fault, LightlyServer
 
 
 def test_a_token_that_is_not_accepted(server: LightlyServer) -> None:
-    with pytest.raises(AccessDenied, match="does not accept this token to find the dataset") as caught:
-        connect(server, token="f" * 32).dataset_of_name("the set")
+    with pytest.raises(AccessDenied, match="this token for the request to look up the dataset") as caught:
+        connect(server, token="f" * 32).find_dataset_by_name("the set")
     assert "f" * 32 not in str(caught.value)
     server.refusals.clear()
 
@@ -33,7 +33,7 @@ def test_a_limit_of_the_account_is_not_blamed_on_the_token(
     code: str, server: LightlyServer, small: tuple[LocalFolder, Pool]
 ) -> None:
     server.fail("create_sample_with_urls", Fault(403, 1000, code=code))
-    with pytest.raises(transport.Refused, match=f"refuses to add a sample: made to fail .403 {code}"):
+    with pytest.raises(transport.Refused, match=f"refused the request to add a sample: made to fail .403 {code}"):
         send(server, *small)
 
 

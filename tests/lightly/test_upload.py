@@ -183,7 +183,8 @@ def test_a_dataset_of_others_is_added_to(
         zip(small[1].file_names, small[1].scores["uncertainty_margin"].tolist(), strict=True)
     )
     assert (
-        held["embeddings"] == {} and "has 2 that are not among the images of this run, such as 'y.jpg'" in caplog.text
+        held["embeddings"] == {}
+        and "has 2 samples that are not among the images of this run, such as 'y.jpg'" in caplog.text
     )
     send(server, *small)
     assert state(theirs) == held
@@ -259,7 +260,7 @@ def test_names_that_would_be_refused_are_found_before_anything_is_sent(
     report = json.loads(output.read("lightly.json"))
     assert [each["file_name"] for each in report["not_uploaded"]] == ["line\nbreak.jpg", "n" * 251 + ".jpeg"]
     assert "its name has 256 characters" in str(report) and "2 images cannot be uploaded" in caplog.text
-    assert "1 picks are not in Lightly's tag" in caplog.text
+    assert "Lightly's tag lacks 1 picks that could not be uploaded" in caplog.text
     assert state(server.dataset("the set"))["tags"]["coral-2-0123abcd"][0] == ["a.jpg"]
 
 
@@ -267,7 +268,7 @@ def test_an_image_that_the_platform_refuses_is_left_out(
     server: LightlyServer, small: tuple[LocalFolder, Pool], undisturbed: dict[str, Any]
 ) -> None:
     server.fail("create_sample_with_urls", Fault(400))
-    with pytest.raises(TooManyFailedImages, match=r"'.*': Lightly refuses to add a sample: made to fail"):
+    with pytest.raises(TooManyFailedImages, match=r"'.*': Lightly refused the request to add a sample: made to fail"):
         send(server, *small)
     server.fail("create_sample_with_urls", Fault(422))
     send(server, *small, max_failed=0.5)
@@ -290,7 +291,7 @@ def test_a_dataset_by_its_id(server: LightlyServer, small: tuple[LocalFolder, Po
     made = server.add_dataset("of somebody else")
     send(server, *small, lightly_dataset=made.id)
     assert len(made.samples) == 8
-    with pytest.raises(SettingsError, match="no dataset of this id"):
+    with pytest.raises(SettingsError, match="no access to a dataset with this id"):
         send(server, *small, lightly_dataset="0" * 24)
 
 
@@ -356,7 +357,7 @@ def test_names_that_are_twice_in_a_dataset_are_told_of(
 ) -> None:
     server.add_dataset("the set", ("a.jpg", "a.jpg"))
     send(server, *small)
-    assert "has 1 file names more than once" in caplog.text
+    assert "has 1 duplicate file names" in caplog.text
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
