@@ -1,11 +1,12 @@
-"""The door to the job: `python entrypoint.py --help`."""
+"""Process entry point of the job: `python entrypoint.py --help`."""
 
 import contextlib
 import os
 import signal
 import sys
 
-# As process 1 of a container, the job would not notice SIGTERM until it listens for it, some imports later.
+# The kernel ignores SIGTERM for process 1 of a container until a handler is set, which the job does only after its
+# slow imports.
 signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 
 from job.cli import main  # noqa: E402
@@ -13,8 +14,8 @@ from job.cli import main  # noqa: E402
 if __name__ == "__main__":
     code = main()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # the reader has closed the stream
             stream.flush()
-    # Everything is written. Arrow's threads now and then abort a process that goes on to take itself apart, and then
-    # the scheduler would see another exit code.
+    # All output is written. A normal exit is sometimes aborted by Arrow's threads, and the scheduler would get another
+    # exit code.
     os._exit(code)

@@ -1,12 +1,12 @@
-"""The detections as files of LightlyOne's prediction format, so that it, LightlyStudio and labelformat read them.
+"""Detections as files of LightlyOne's prediction format, which LightlyOne, LightlyStudio and labelformat can read.
 
     .lightly/predictions/tasks.json
     .lightly/predictions/<task>/schema.json
     .lightly/predictions/<task>/<file name of the image, with its extension replaced>.json
 
-Two images whose names differ in their extension alone would share a file there. Then the first of them, bytewise, gets
-it, and the other one gets a file with its whole name, ``a.png.json``. Readers find the image by the ``file_name`` in
-it.
+Two images whose names differ only in their extension would share a file. Then the first of them, in bytewise order,
+gets this file, and the other gets a file with its whole name, ``a.png.json``. Readers identify the image by the
+``file_name`` in the file.
 """
 
 import json
@@ -19,9 +19,8 @@ from typing import Any
 from job.exports.lightly import categories, predictions, task_name
 from job.names import is_one_line
 from job.parts import Provenance, ledger
-from job.parts import pool as pools
 from job.parts.ledger import Ledger
-from job.parts.pool import Detections, Pool
+from job.parts.pool import Detections, Pool, detections_by_part
 from job.prefetch import prefetch
 from job.storage import Storage, read_required
 
@@ -29,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 FOLDER = ".lightly/predictions/"
 _SIMULTANEOUS = 32
-# Readers take a file of this name for the schema, in whatever folder it lies.
+# Readers treat a file with this name as the schema, in every folder.
 _SCHEMA = "schema.json"
-# Below the limits of file systems (255) and of S3 (1024), with room for the folders before and for temporary names.
-_LONGEST_ELEMENT, _LONGEST_PATH = 200, 800
+# Bytes below the limits of file systems (255) and of S3 (1024), with room for parent folders and temporary names.
+_MAX_ELEMENT_BYTES, _MAX_PATH_BYTES = 200, 800
 
 
 def write(output: Storage, pool: Pool) -> None:
-    """Writes the files of all usable images that are not there yet, and removes those of images that are gone.
+    """Writes the missing files of all usable images, and deletes the files of images that no longer exist.
 
-    Predictions of other tasks stay.
+    Predictions of other tasks stay unchanged.
 
     Args:
         output: Folder of the results.
@@ -46,7 +45,7 @@ def write(output: Storage, pool: Pool) -> None:
     """
     task = task_name(pool.provenance)
     folder = f"{FOLDER}{task}/"
-    path = {name: folder + each for name, each in paths(pool.file_names).items()}
+    path = {name: folder + file for name, file in paths(pool.file_names).items()}
     pieces = {
         part: ledger.name_piece(part, [(pool.file_names[row], path[pool.file_names[row]]) for row in rows])
         for part, rows in pool.rows_by_part().items()
@@ -59,22 +58,22 @@ def write(output: Storage, pool: Pool) -> None:
     output.write(folder + _SCHEMA, _json(schema(pool.provenance)))
 
     def put(item: tuple[str, Detections]) -> None:
-        name, found = item
-        output.write(path[name], _json({"file_name": name, "predictions": predictions(found)}))
+        name, detections = item
+        output.write(path[name], _json({"file_name": name, "predictions": predictions(detections)}))
 
-    left = [row for row, part in enumerate(pool.part) if pieces[part] not in done]
+    remaining = [row for row, part in enumerate(pool.part) if pieces[part] not in done]
     with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="predictions") as executor:
-        for part, found in pools.detections_by_part(output, pool, left):
-            _finish(prefetch(executor, put, found.items(), ahead=4 * _SIMULTANEOUS))
+        for part, detections_of in detections_by_part(output, pool, remaining):
+            _finish(prefetch(executor, put, detections_of.items(), ahead=4 * _SIMULTANEOUS))
             done.add(pieces[part])
         expected = {folder + _SCHEMA, *path.values()}
-        stale = [each.key for each in output.list(folder) if each.key not in expected]
+        stale = [entry.key for entry in output.list(folder) if entry.key not in expected]
         _finish(prefetch(executor, output.delete, stale, ahead=4 * _SIMULTANEOUS))
     done.add(whole)
 
 
 def _add_task(output: Storage, task: str) -> None:
-    """Adds a task to tasks.json, which may name those of others."""
+    """Adds a task to tasks.json, which may contain tasks of other programs."""
     key = FOLDER + "tasks.json"
     present: Any = []
     if output.stat(key):
@@ -83,7 +82,7 @@ def _add_task(output: Storage, task: str) -> None:
         except ValueError:
             present = None
     if not isinstance(present, list):
-        logger.warning("%s/%s is no list of tasks, which nothing could read, and is written anew.", output.uri, key)
+        logger.warning("%s/%s is not a JSON list of tasks; rewriting it.", output.uri, key)
         present = []
     if task not in present:
         output.write(key, _json([*present, task]))
@@ -100,10 +99,13 @@ def schema(provenance: Provenance) -> dict[str, Any]:
 
 
 def paths(names: Sequence[str]) -> dict[str, str]:
-    """Where the predictions on each image go, below the task's folder; no two images share a file.
+    """Paths of the files with predictions, below the task's folder; no two images share a file.
 
     Args:
-        names: File names of images, sorted bytewise.
+        names: File names of the images, sorted bytewise.
+
+    Returns:
+        File name of the image to path.
     """
     taken: set[str] = set()
     result: dict[str, str] = {}
@@ -119,7 +121,7 @@ def paths(names: Sequence[str]) -> dict[str, str]:
         claim(name, name + ".json")
     for name in names:
         path = name
-        while name not in result:  # once, but where an image has a digest for its name
+        while name not in result:  # more than once only if the name of another image is this digest
             path = sha256(path.encode()).hexdigest()
             claim(name, path + ".json")
     return result
@@ -132,15 +134,15 @@ def _without_extension(name: str) -> str:
 
 
 def _usable(path: str) -> bool:
-    """Whether a path can be a file in every store, inside its folder, that readers take for predictions."""
+    """Whether a path is a valid file inside its folder, in every store, that readers treat as predictions."""
     elements = path.split("/")
-    if any(each.endswith(".json") for each in elements[:-1]):
-        return False  # readers would take such a folder for a file
+    if any(element.endswith(".json") for element in elements[:-1]):
+        return False  # readers would treat such a folder as a file
     return (
-        len(path.encode()) <= _LONGEST_PATH
+        len(path.encode()) <= _MAX_PATH_BYTES
         and elements[-1] != _SCHEMA
         and is_one_line(path)
-        and all(each not in ("", ".", "..") and len(each.encode()) <= _LONGEST_ELEMENT for each in elements)
+        and all(element not in ("", ".", "..") and len(element.encode()) <= _MAX_ELEMENT_BYTES for element in elements)
     )
 
 
