@@ -1,14 +1,14 @@
-"""The results of a run in LightlyStudio, on this machine; `make studio` runs it in an environment of its own.
+"""Shows the results of a run in LightlyStudio, on this machine; `make studio` runs it in a separate environment.
 
-It reads the files that the job writes, and imports nothing of the job that needs the job's packages.
+It reads the job's output files, and imports only modules of the job that do not need the job's packages.
 """
 
 import logging
 import os
 
-# LightlyStudio reads it when it is imported, so it is set before any module of this package can do that. Otherwise it
-# reports every start and every import of images to its makers.
+# LightlyStudio reads this variable when it is imported, so it is set before any module of this package can import it.
+# Without it, LightlyStudio reports every start and every import of images to its makers.
 os.environ["LIGHTLY_STUDIO_ANALYTICS_ENABLED"] = "false"
 
-# It says which of its plug-ins it loads.
+# alembic logs every plug-in that it loads.
 logging.getLogger("alembic").setLevel(logging.WARNING)

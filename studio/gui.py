@@ -1,4 +1,4 @@
-"""The GUI of LightlyStudio on 127.0.0.1, for its own pages alone."""
+"""LightlyStudio's GUI on 127.0.0.1, closed to other web pages."""
 
 import logging
 from typing import Any
@@ -13,35 +13,35 @@ _NAMES = (HOST, "localhost")
 
 
 class OwnPages:
-    """Lets through what the pages of this server ask for, and nothing else.
+    """Accepts requests from the pages of this server, and refuses all others.
 
     LightlyStudio has no login, allows every origin, and serves any file whose absolute path follows the first slash. So
-    every page that is open in the same browser could read and change what is here. A browser tells which page a request
-    comes from; and if that page's own name was made to lead to this address, the host tells it.
+    every page in the same browser could read and change the dataset. The Origin header names the page that sends a
+    request. If the name of another page resolves to this address (DNS rebinding), the Host header shows it.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Passes a request on, or refuses it."""
+        """Forwards a request, or refuses it."""
         if scope["type"] == "http" and not _is_own(Headers(scope=scope), scope["path"]):
-            await PlainTextResponse("Only pages of this server may ask for this.", 403)(scope, receive, send)
+            await PlainTextResponse("Only pages of this server may send this request.", 403)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
 def _is_own(headers: Headers, path: str) -> bool:
     host = headers.get("host", "")
-    by_name = host.split(":")[0] in _NAMES
-    from_here = headers.get("origin", f"http://{host}") == f"http://{host}"
-    return by_name and from_here and not path.startswith("//") and ".." not in path.split("/")
+    is_own_host = host.split(":")[0] in _NAMES
+    is_own_origin = headers.get("origin", f"http://{host}") == f"http://{host}"
+    return is_own_host and is_own_origin and not path.startswith("//") and ".." not in path.split("/")
 
 
 def serve(port: int) -> None:
-    """Serves the dataset that is open until it is interrupted."""
+    """Serves the open dataset until the user interrupts it."""
     app.add_middleware(OwnPages)
-    # Each page asks where to report to, and that we said "nowhere" is no error.
+    # Every page requests the address for usage reports. There is none on purpose, so this is not logged as an error.
     logger = logging.getLogger("lightly_studio.api.exceptions")
     logger.addFilter(lambda record: "Usage tracking" not in record.getMessage())
     ls.start_gui(host=HOST, port=port, open_browser=False)

@@ -1,4 +1,4 @@
-"""Where the images of a run are."""
+"""The locations of a run's images."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ _LISTS = (".txt", ".jsonl")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the images of a run are.
+    """The locations of a run's images.
 
     Attributes:
-        uri: Of their folder, or of the list that names them.
-        folder: That relative names start from.
-        listed: Whether the run's input was a list, whose names may be whole paths and URIs.
+        uri: URI of the images' folder, or of the list of files.
+        folder: URI of the folder that relative names start from.
+        listed: Whether the run's input was a list of files, which may contain absolute paths and URIs.
     """
 
     uri: str
@@ -25,41 +25,42 @@ class Places:
 
     def __getitem__(self, name: str) -> str:
         """The absolute path or URI of an image."""
-        return stores.normal(name, self.folder) if self.listed else f"{self.folder}/{name}"
+        return stores.normalize(name, self.folder) if self.listed else f"{self.folder}/{name}"
 
-    def missing(self, names: list[str]) -> set[str]:
-        """Which images are not there."""
-        uris = {self[name]: name for name in names}
-        return {uris[each] for each in stores.missing("" if self.listed else self.folder, list(uris))}
+    def find_missing(self, names: list[str]) -> set[str]:
+        """Finds the images that do not exist."""
+        names_by_uri = {self[name]: name for name in names}
+        missing = stores.find_missing("" if self.listed else self.folder, list(names_by_uri))
+        return {names_by_uri[uri] for uri in missing}
 
 
-def of(results: Results, source: str) -> Places:
-    """Finds out where the images are.
+def locate(results: Results, source: str) -> Places:
+    """Locates the images.
 
     Args:
-        results: Of the run.
-        source: The folder, or list, that the user named instead of the run's input; empty for that one.
+        results: Results of the run.
+        source: The folder or list that the user gave in place of the run's input; empty to use the run's input.
 
     Raises:
-        SettingsError: They are in a kind of place that is not supported.
+        SettingsError: If the images are in a store that is not supported.
     """
-    uri = stores.normal(source or results.source)
+    uri = stores.normalize(source or results.source)
     folder = stores.parent(uri) if uri.endswith(_LISTS) else uri
     return Places(uri, folder, listed=results.source.endswith(_LISTS))
 
 
-def present(results: Results, places: Places) -> list[str]:
-    """The names of the usable images that are there, in the order of the results.
+def find_present(results: Results, places: Places) -> list[str]:
+    """Finds the usable images that exist; returns their file names in the order of the results.
 
     Raises:
-        SettingsError: None of them is.
+        SettingsError: If none of the images exists.
     """
-    names = [each.name for each in results.images]
-    lost = places.missing(names)
-    if len(lost) == len(names):
+    names = [image.file_name for image in results.images]
+    missing = places.find_missing(names)
+    if len(missing) == len(names):
         example = f", for example {places[names[0]]}" if names else ""
         raise SettingsError(
             f"None of the {len(names)} images of the run is in {places.uri}{example}: "
-            "name the folder that they are in now, as in INPUT=/mnt/frames."
+            "set INPUT to their current folder, as in INPUT=/mnt/frames."
         )
-    return [name for name in names if name not in lost]
+    return [name for name in names if name not in missing]

@@ -1,4 +1,4 @@
-"""Folders and buckets through fsspec, as LightlyStudio reads them too, and what goes wrong there in words."""
+"""Folders and buckets through fsspec, which LightlyStudio uses, too, with errors in plain words."""
 
 import contextlib
 import os
@@ -16,19 +16,19 @@ _SCHEMES = ("s3", "gs", "az")
 _SIMULTANEOUS = 32
 
 
-def normal(uri: str, base: str = "") -> str:
-    """One text for one place: an absolute path, or a URI, without a ``/`` at its end.
+def normalize(uri: str, base: str = "") -> str:
+    """Normalizes a location to an absolute path or a URI, without a ``/`` at its end.
 
     Args:
         uri: A path or URI.
-        base: Folder that a relative path starts from; the current one by default.
+        base: Folder that a relative path starts from; the current folder by default.
 
     Raises:
-        SettingsError: It is of a kind that is not known.
+        SettingsError: If the scheme of the URI is not supported.
     """
-    found = _SCHEME.match(uri)
-    scheme = found[1].lower() if found else ""
-    rest = uri[found.end() :] if found else uri
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
+    rest = uri[match.end() :] if match else uri
     if scheme in ("", "file"):
         if base and not rest.startswith("/"):
             return f"{base}/{rest}"
@@ -39,19 +39,19 @@ def normal(uri: str, base: str = "") -> str:
 
 
 def parent(uri: str) -> str:
-    """The folder that a normal URI lies in."""
+    """The parent folder of a normalized URI."""
     return uri.rpartition("/")[0]
 
 
-def opened(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a normal URI, and the path there."""
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Opens the file system of a normalized URI; returns it with the path of the URI in it."""
     if uri.startswith("s3://"):
         _configure_s3()
     return fsspec.core.url_to_fs(uri)  # type: ignore[no-any-return]
 
 
 def _configure_s3() -> None:
-    """Gives s3fs what the job takes from the environment and botocore alone would not."""
+    """Passes to s3fs the variables that the job reads and botocore does not."""
     if region := os.environ.get("AWS_REGION"):
         os.environ.setdefault("AWS_DEFAULT_REGION", region)
     options = fsspec.config.conf.setdefault("s3", {})
@@ -62,12 +62,12 @@ def _configure_s3() -> None:
 
 
 @contextlib.contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turns what a store raises into an error of ours; a missing file stays a FileNotFoundError.
+def translate_errors(uri: str) -> Iterator[None]:
+    """Translates the errors of a store into a `JobError`; a missing file stays a FileNotFoundError.
 
     Raises:
-        AccessDenied: It may not be read.
-        ServiceUnavailable: The store does not answer as it should.
+        AccessDenied: If the permission to read the file is missing.
+        ServiceUnavailable: If the store fails in another way.
     """
     try:
         yield
@@ -76,33 +76,33 @@ def explained(uri: str) -> Iterator[None]:
     except NotADirectoryError as error:
         raise FileNotFoundError(*error.args) from error
     except PermissionError as error:
-        raise AccessDenied(f"{uri} may not be read: {error}.") from error
-    except Exception as error:  # each store's client has its own tree of errors
-        raise ServiceUnavailable(f"{uri} cannot be read: {error}.") from error
+        raise AccessDenied(f"Permission denied: cannot read {uri}: {error}.") from error
+    except Exception as error:  # the client of each store has its own error classes
+        raise ServiceUnavailable(f"Cannot read {uri}: {error}.") from error
 
 
-def missing(folder: str, uris: list[str]) -> set[str]:
-    """Which of some files there are not.
+def find_missing(folder: str, uris: list[str]) -> set[str]:
+    """Finds the files that do not exist.
 
     Args:
-        folder: Normal URI of the folder that all of them lie in; empty where they lie anywhere.
-        uris: Normal URIs of the files.
+        folder: Normalized URI of the folder that contains all files; empty if they have no common folder.
+        uris: Normalized URIs of the files.
     """
-    remote = [each for each in uris if _SCHEME.match(each)]
-    lost = {each for each in uris if not _SCHEME.match(each) and not Path(each).is_file()}
+    remote = [uri for uri in uris if _SCHEME.match(uri)]
+    missing = {uri for uri in uris if not _SCHEME.match(uri) and not Path(uri).is_file()}
     if remote and folder:
-        filesystem, root = opened(folder)
-        with explained(folder):
+        filesystem, root = open_filesystem(folder)
+        with translate_errors(folder):
             present = set(filesystem.find(root))
-        lost.update(each for each in remote if filesystem._strip_protocol(each) not in present)
+        missing.update(uri for uri in remote if filesystem._strip_protocol(uri) not in present)
     elif remote:
-        with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="exists") as pool, explained(remote[0]):
-            there = pool.map(_exists, remote)
-            lost.update(each for each, exists in zip(remote, there, strict=True) if not exists)
-    # fsspec takes a `::` for the end of a first path, in LightlyStudio's own reads as well.
-    return lost | {each for each in uris if "::" in each}
+        with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="exists") as executor, translate_errors(remote[0]):
+            are_present = executor.map(_exists, remote)
+            missing.update(uri for uri, is_present in zip(remote, are_present, strict=True) if not is_present)
+    # fsspec treats `::` as the end of a first path, also when LightlyStudio reads the images.
+    return missing | {uri for uri in uris if "::" in uri}
 
 
 def _exists(uri: str) -> bool:
-    filesystem, path = opened(uri)
+    filesystem, path = open_filesystem(uri)
     return bool(filesystem.exists(path))

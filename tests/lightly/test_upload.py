@@ -242,7 +242,7 @@ def test_embeddings_without_their_file_are_made_again(server: LightlyServer, sma
 def test_pages(
     server: LightlyServer, small: tuple[LocalFolder, Pool], undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_PAGE", 3)
+    monkeypatch.setattr(api, "_PAGE_SIZE", 3)
     send(server, *small)
     send(server, *small)
     assert state(server.dataset("the set")) == undisturbed

@@ -142,7 +142,7 @@ def test_what_it_prints(server: Server, local: Run) -> None:
     printed = server.printed.read_text()
     for text in (
         f"Loading the results in {local.output}, with the images in {local.source} ...",
-        "1 images that the job could not use are left out: see failures.jsonl.",
+        "Skipping 1 images that the job could not use: see failures.jsonl.",
         f"{USABLE} images", f"{USABLE} embeddings", f"{N_SAMPLES} picks", f"Open {server.url} and",
         f"tick the tag coral-{N_SAMPLES}-",
     ):  # fmt: skip
@@ -184,7 +184,7 @@ def test_only_this_machine_is_served(server: Server) -> None:
 def test_the_port_is_in_use(server: Server, local: Run, capsys: pytest.CaptureFixture[str]) -> None:
     port = server.url.rpartition(":")[2]
     assert door.main(["--output", local.output, "--port", port]) == 64
-    assert f"Port {port} of 127.0.0.1 cannot be had (Address already in use)" in capsys.readouterr().err
+    assert f"Cannot use port {port} on 127.0.0.1 (Address already in use)" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_it(local: Run, tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ def check(dataset: Any, run: Run) -> None:
 
 
 def opened(run: Run, cache: Path, source: str = "") -> Any:
-    found = results.read(run.output)
-    where = places.of(found, source)
-    return database.opened(cache, found, where, places.present(found, where))
+    content = results.read(run.output)
+    image_places = places.locate(content, source)
+    return database.open_dataset(cache, content, image_places, places.find_present(content, image_places))
 
 
 @pytest.fixture(autouse=True)
@@ -186,9 +186,9 @@ def test_of_repeated_rows_the_first_part_counts_that_fits(local: Run, tmp_path: 
     wrong = replaced(table, "scores", half)
     pq.write_table(replaced(wrong, "width", wider), folder / "part-0.parquet")  # of another content of these images
     pq.write_table(wrong, folder / "part-z.parquet")
-    expected = {each.name: each.scores.tolist() for each in results.read(local.output).detections()}
-    found = {each.name: each.scores.tolist() for each in results.read(again.output).detections()}
-    assert found == expected
+    expected = {image.file_name: image.scores.tolist() for image in results.read(local.output).detections()}
+    actual = {image.file_name: image.scores.tolist() for image in results.read(again.output).detections()}
+    assert actual == expected
 
 
 def replaced(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -217,10 +217,10 @@ def test_predictions_in_lightlys_format(local: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ([], "OUTPUT is not set: name the output folder"),
-    (["--output", "/nowhere"], "OUTPUT='/nowhere' holds no finished run (there is no run.json)"),
+    (["--output", "/nowhere"], "OUTPUT='/nowhere' does not contain a finished run (run.json is missing)"),
     (["--output", "ftp://host/out"], "ftp:// is not supported"),
-    (["--output", "/nowhere", "--port", "http"], "PORT='http' is no port"),
-    (["--output", "/nowhere", "--port", "65536"], "PORT='65536' is no port"),
+    (["--output", "/nowhere", "--port", "http"], "PORT='http' is not a port"),
+    (["--output", "/nowhere", "--port", "65536"], "PORT='65536' is not a port"),
 ])  # fmt: skip
 def test_mistakes(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     if "--port" not in arguments:
@@ -234,10 +234,10 @@ def test_damaged_results(name: str, local: Run, tmp_path: Path, capsys: pytest.C
     shutil.copytree(local.output, tmp_path / "out")
     (tmp_path / "out" / name).write_text('{"other": 1}')
     assert door.main(["--output", str(tmp_path / "out"), "--port", str(servers.free_ports(1)[0])]) == 64
-    assert "holds results of another version, or damaged ones" in capsys.readouterr().err
+    assert "are damaged or from another version" in capsys.readouterr().err
     (tmp_path / "out" / name).unlink()
     assert door.main(["--output", str(tmp_path / "out"), "--port", str(servers.free_ports(1)[0])]) == 64
-    assert f"holds no finished run (there is no {name})" in capsys.readouterr().err
+    assert f"does not contain a finished run ({name} is missing)" in capsys.readouterr().err
 
 
 def test_the_exit_code_of_a_mistake(local: Run, tmp_path: Path) -> None:
@@ -254,16 +254,16 @@ def test_buckets_that_cannot_be_read(
 ) -> None:
     (port,) = servers.free_ports(1)
     assert door.main(["--output", f"s3://{servers.BUCKET}/nowhere", "--port", str(port)]) == 64
-    assert "holds no finished run" in capsys.readouterr().err
+    assert "does not contain a finished run" in capsys.readouterr().err
     for name, value in servers.LISTER.items():
         monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     assert door.main(["--output", remote.output, "--port", str(port)]) == 77
-    assert "may not be read" in capsys.readouterr().err
+    assert "Permission denied: cannot read" in capsys.readouterr().err
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_results_that_are_open_already(local: Run, tmp_path: Path) -> None:
     second = opened(local, tmp_path)
-    with opened(local, tmp_path), pytest.raises(SettingsError, match="is open in LightlyStudio already"):
+    with opened(local, tmp_path), pytest.raises(SettingsError, match="in LightlyStudio already"):
         second.__enter__()
