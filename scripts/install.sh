@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the pinned packages for one Python: install.sh PYTHON [more files of requirements]
-# TORCH_INDEX_URL names an index of torch wheels for another CUDA, which are told apart by a + in their version.
+# Installs the pinned packages for one Python: install.sh PYTHON [more requirements files]
+# TORCH_INDEX_URL is an index of torch wheels for another CUDA; the versions of these wheels contain a +.
 set -euo pipefail
 python=$1
 shift
@@ -9,14 +9,14 @@ pins="$here/requirements/runtime.txt"
 extra=()
 for file in "$@"; do extra+=(--requirement "$file"); done
 
-# One line for each package, of the hundred that pip prints.
+# Prints one line per package, instead of pip's hundred lines.
 install() {
     "$python" -m pip --disable-pip-version-check install --progress-bar off "$@" |
         awk '/^Collecting/ {print "   " $2} /^Installing collected/ {print "   unpacking ..."} {fflush()}'
 }
 
-# fvcore, iopath and antlr4 come as source. Built with the pinned tools, rather than with the newest ones that pip would
-# fetch for each, they build the same way on every day.
+# fvcore, iopath and antlr4 are source packages. pip would build each with the newest tools; with the pinned tools,
+# builds are reproducible.
 echo "== Build tools"
 grep -E '^(setuptools|wheel)==' "$pins" | install --requirement /dev/stdin
 
@@ -26,15 +26,15 @@ install --no-build-isolation --requirement "$pins" ${extra[@]+"${extra[@]}"}
 
 torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))')
 if [ -n "${TORCH_INDEX_URL:-}" ] && [[ $torch != *+* ]]; then
-    echo "TORCH_INDEX_URL=$TORCH_INDEX_URL has no torch $torch, so the usual one was installed. Look for an index that has it." >&2
+    echo "TORCH_INDEX_URL=$TORCH_INDEX_URL has no torch $torch, so pip installed the default build. Use another index." >&2
     exit 1
 fi
 
-# The wheel is tagged for Python 3.10 only because of one compiled file, which is of no use beside this torch. Everything
-# else in it is plain Python that runs on 3.11. So pip is told to take it as if for 3.10, into this Python's own folder,
-# and the compiled file is removed. What detectron2 then lacks are rotated boxes and deformable convolutions, which the
-# zoo's baselines for detection, keypoints and instance segmentation do without.
-echo "== detectron2, checked by its hash"
+# The wheel is tagged for Python 3.10 only because of one compiled file, which does not work with this torch. The rest
+# is pure Python that runs on 3.11. So pip installs it as if for 3.10, into this Python's folder, and the compiled file
+# is deleted. Without it, detectron2 lacks rotated boxes and deformable convolutions. The model zoo's baselines for
+# detection, keypoints and instance segmentation do not need them.
+echo "== detectron2 (hash-checked)"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 install --no-deps --require-hashes --only-binary :all: --python-version 3.10 --upgrade --target "$site" \
     --requirement "$here/requirements/detectron2.txt"

@@ -138,4 +138,4 @@ def test_a_weights_file_of_another_size_is_refused(tmp_path: Any) -> None:
 
 
 def test_the_demo_files_are_the_published_ones() -> None:
-    assert all(fetch._is_right(path) for path in fetch._SHA256)
+    assert all(fetch._is_expected(path) for path in fetch._SHA256)
