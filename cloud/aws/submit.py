@@ -1,7 +1,7 @@
 """Starts the job on AWS Batch: `python -m cloud.aws.submit --help`.
 
-One shard is one job, `run`. More of them are an array job, `predict`, and one more job, `select`, which AWS starts when
-the whole array is through.
+A single shard is one job, `run`. Several shards are an array job, `predict`, and a job `select`, which AWS starts when
+the whole array has succeeded.
 """
 
 import sys
@@ -16,8 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cloud import settings
 from job.errors import ServiceUnavailable
 
-_MOST_SHARDS = 10_000  # of an array job
-_PAUSE_SECONDS = 15.0
+_MAX_SHARDS = 10_000  # AWS's limit for an array job
+_POLL_SECONDS = 15.0
 
 
 def submit_one(
@@ -30,14 +30,14 @@ def submit_one(
         queue: Name or ARN of the queue.
         definition: Name or ARN of the job definition.
         command: `run`, `predict` or `select`.
-        environment: Settings.
-        more: What else `submit_job` takes.
+        environment: Settings, name to value.
+        more: Other arguments of `submit_job`.
 
     Returns:
         The id of the job.
 
     Raises:
-        ServiceUnavailable: AWS does not take it.
+        ServiceUnavailable: If AWS cannot be reached, or rejects the job.
     """
     overrides = {
         "command": [command],
@@ -52,58 +52,60 @@ def submit_one(
             **more,
         )
     except (BotoCoreError, ClientError) as error:
-        raise ServiceUnavailable(f"AWS Batch does not take the job {command}: {error}.") from None
+        raise ServiceUnavailable(f"Cannot submit the job {command} to AWS Batch: {error}.") from None
     return str(answer["jobId"])
 
 
 def submit(batch: Any, queue: str, definition: str, shards: int, environment: Mapping[str, str]) -> list[str]:
-    """Submits everything.
+    """Submits all jobs of a run.
 
     Args:
         batch: boto3's client.
         queue: Name or ARN of the queue.
         definition: Name or ARN of the job definition.
-        shards: How many machines share the images.
-        environment: Settings.
+        shards: Number of machines that share the images.
+        environment: Settings, name to value.
 
     Returns:
-        The ids of the jobs, the last one being that which leaves the results.
+        The ids of the jobs; the last job writes the results.
 
     Raises:
-        ServiceUnavailable: AWS does not take a job.
+        ServiceUnavailable: If AWS cannot be reached, or rejects a job.
     """
     if shards == 1:
         return [submit_one(batch, queue, definition, "run", environment)]
     array = submit_one(batch, queue, definition, "predict", environment, arrayProperties={"size": shards})
-    # Of the array, AWS tells its jobs how many they are; of its end, nobody tells the job that waits for it.
+    # AWS sets the number of shards in the jobs of the array, but not in the job that waits for the array.
     counted = {**environment, "CORAL_SHARD_COUNT": str(shards)}
     try:
         return [array, submit_one(batch, queue, definition, "select", counted, dependsOn=[{"jobId": array}])]
     except ServiceUnavailable as error:
-        raise ServiceUnavailable(f"{error} The job predict, {array}, goes on without it.") from None
+        raise ServiceUnavailable(
+            f"{error} The job predict ({array}) keeps running: terminate it, or submit again when it has finished."
+        ) from None
 
 
-def wait(batch: Any, ids: Sequence[str], pause: float = _PAUSE_SECONDS) -> str:
+def wait(batch: Any, ids: Sequence[str], pause: float = _POLL_SECONDS) -> str:
     """Waits until all jobs have succeeded, or one has failed.
 
     Args:
         batch: boto3's client.
-        ids: Of the jobs.
-        pause: Seconds between two looks.
+        ids: Ids of the jobs, in the order of their dependencies.
+        pause: Seconds between two polls.
 
     Returns:
-        Which job failed and why; empty if none did.
+        The failed job and the reason; empty if all jobs have succeeded.
 
     Raises:
-        ServiceUnavailable: AWS does not answer.
+        ServiceUnavailable: If AWS does not answer.
     """
     while True:
         try:
             jobs = batch.describe_jobs(jobs=list(ids))["jobs"]
         except (BotoCoreError, ClientError) as error:
-            raise ServiceUnavailable(f"AWS Batch cannot be asked any more, the jobs go on: {error}.") from None
-        # An array before the job that depends on it, which only says that it depended.
-        for job in sorted(jobs, key=lambda each: list(ids).index(each["jobId"])):
+            raise ServiceUnavailable(f"AWS Batch does not answer; the jobs keep running: {error}.") from None
+        # An array comes before the job that depends on it: the reason of the latter is only the failed dependency.
+        for job in sorted(jobs, key=lambda job: list(ids).index(job["jobId"])):
             if job["status"] == "FAILED":
                 container = job.get("container", {})
                 reasons = [job.get("statusReason"), container.get("reason")]
@@ -111,32 +113,33 @@ def wait(batch: Any, ids: Sequence[str], pause: float = _PAUSE_SECONDS) -> str:
                     reasons.append(f"exit code {container['exitCode']}")
                 if "arrayProperties" in job:
                     reasons.append(f"see: aws batch list-jobs --array-job-id {job['jobId']} --job-status FAILED")
-                return (
-                    f"{job['jobName']} ({job['jobId']}) has failed: {'; '.join(filter(None, reasons)) or 'no reason'}"
-                )
+                reason = "; ".join(filter(None, reasons)) or "no reason given"
+                return f"{job['jobName']} ({job['jobId']}) has failed: {reason}"
         if len(jobs) == len(ids) and all(job["status"] == "SUCCEEDED" for job in jobs):
             return ""
         time.sleep(pause)
 
 
 @click.command()
-@click.option("--queue", required=True, help="Name of the queue: an output of the stack.")
-@click.option("--definition", required=True, help="Name of the job definition: an output of the stack.")
-@click.option("--shards", type=click.IntRange(1, _MOST_SHARDS), default=1, help="How many machines share the images.")
-@click.option("--wait", "waits", is_flag=True, help="Wait for the end; exit code 1 if a job fails.")
+@click.option("--queue", required=True, help="Name of the queue, from the outputs of the stack.")
+@click.option("--definition", required=True, help="Name of the job definition, from the outputs of the stack.")
+@click.option(
+    "--shards", type=click.IntRange(1, _MAX_SHARDS), default=1, help="Number of shards, with one machine each."
+)
+@click.option("--wait", "waits", is_flag=True, help="Wait until the jobs have finished; exit code 1 if one fails.")
 @click.argument("pairs", metavar="CORAL_INPUT=s3://... CORAL_OUTPUT=s3://... [NAME=VALUE]...", nargs=-1)
 def command(queue: str, definition: str, shards: int, waits: bool, pairs: tuple[str, ...]) -> int:
-    """Starts the job on AWS Batch, with credentials and region as the AWS CLI has them."""
+    """Starts the job on AWS Batch, with the credentials and the region of the AWS CLI."""
     environment = settings.parse(pairs)
     try:
         batch = boto3.client("batch")
     except BotoCoreError as error:
-        raise ServiceUnavailable(f"AWS Batch cannot be used: {error}.") from None
+        raise ServiceUnavailable(f"Cannot use AWS Batch: {error}.") from None
     ids = submit(batch, queue, definition, shards, environment)
     for name, job in zip(("predict", "select") if shards > 1 else ("run",), ids, strict=True):
         print(f"{name}: {job}")
     query = "jobs[].[jobName,status,statusReason,arrayProperties.statusSummary]"
-    print(f"How far it is: aws batch describe-jobs --query '{query}' --jobs {' '.join(ids)}", flush=True)
+    print(f"Show the progress: aws batch describe-jobs --query '{query}' --jobs {' '.join(ids)}", flush=True)
     if waits and (reason := wait(batch, ids)):
         print(reason, file=sys.stderr)
         return 1

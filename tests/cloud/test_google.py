@@ -42,7 +42,7 @@ def message(text: str) -> Any:
 
 def job(command: str, shards: int = 3, secret: str | None = None) -> dict[str, Any]:
     """What is submitted."""
-    return google.filled(command, "image@sha256:0", "us-central1", ACCOUNT, shards, ENVIRONMENT, secret)
+    return google.fill_job(command, "image@sha256:0", "us-central1", ACCOUNT, shards, ENVIRONMENT, secret)
 
 
 def test_the_file_for_google_is_a_job() -> None:
@@ -160,14 +160,14 @@ def test_google_says_why_a_job_failed(gcloud: Path, capsys: pytest.CaptureFixtur
 def test_google_cannot_be_asked_any_more(gcloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (gcloud / "answers").write_text(json.dumps([None] * 30))
     assert settings.run(google.command, [*GOOGLE_OPTIONS, *PAIRS]) == ServiceUnavailable.exit_code
-    assert "goes on: no network" in capsys.readouterr().err
+    assert "keeps running: no network" in capsys.readouterr().err
 
 
 def test_without_gcloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert settings.run(google.command, [*GOOGLE_OPTIONS, *PAIRS]) == ServiceUnavailable.exit_code
-    assert "There is no gcloud" in capsys.readouterr().err
+    assert "gcloud is not on the PATH" in capsys.readouterr().err
 
 
 def test_the_commands_of_the_page_for_google(gcloud: Path) -> None:

@@ -28,16 +28,19 @@ def test_every_secret_setting_is_refused() -> None:
 @pytest.mark.parametrize(
     ("pair", "problem"),
     [
-        ("CORAL_N_SAMPLE=5", "CORAL_N_SAMPLE is not a setting: `entrypoint.py --help` lists them."),
-        ("PATH=/bin", "PATH is not a setting: `entrypoint.py --help` lists them."),
-        ("AWS_BATCH_JOB_ID=1", "AWS_BATCH_JOB_ID is not a setting: `entrypoint.py --help` lists them."),
+        ("CORAL_N_SAMPLE=5", "CORAL_N_SAMPLE is not a setting: `entrypoint.py --help` lists all settings."),
+        ("PATH=/bin", "PATH is not a setting: `entrypoint.py --help` lists all settings."),
+        ("AWS_BATCH_JOB_ID=1", "AWS_BATCH_JOB_ID is not a setting: `entrypoint.py --help` lists all settings."),
         ("CORAL_SEED=x", "CORAL_SEED='x' must be 0 to 4294967295."),
-        ("CORAL_SHARD_COUNT=2", "CORAL_SHARD_COUNT is set for each machine: say --shards instead."),
-        ("CORAL_SHARD_INDEX=0", "CORAL_SHARD_INDEX is set for each machine: say --shards instead."),
-        ("nonsense", "'nonsense' is no setting: write NAME=VALUE."),
-        ("CORAL_INPUT=frames", "CORAL_INPUT='frames' is on no machine of the cloud: name a bucket."),
-        ("CORAL_OUTPUT=file:///x", "CORAL_OUTPUT='file:///x' is on no machine of the cloud: name a bucket."),
-        ("CORAL_OUTPUT=", "CORAL_OUTPUT is not given: write CORAL_OUTPUT=... with the URI of a bucket."),
+        ("CORAL_SHARD_COUNT=2", "CORAL_SHARD_COUNT is set automatically on each machine: use --shards instead."),
+        ("CORAL_SHARD_INDEX=0", "CORAL_SHARD_INDEX is set automatically on each machine: use --shards instead."),
+        ("nonsense", "'nonsense' is not a setting: write NAME=VALUE."),
+        ("CORAL_INPUT=frames", "CORAL_INPUT='frames' must be the URI of a bucket."),
+        (
+            "CORAL_OUTPUT=file:///x",
+            "CORAL_OUTPUT='file:///x' must be the URI of a bucket.",
+        ),
+        ("CORAL_OUTPUT=", "CORAL_OUTPUT is missing: give CORAL_OUTPUT=... with the URI of a bucket."),
     ],
 )
 def test_wrong_settings_are_found_before_anything_costs_money(pair: str, problem: str) -> None:
