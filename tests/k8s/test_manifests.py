@@ -269,7 +269,7 @@ def test_make_k8s_run_selects_when_all_shards_are_through(tmp_path: Path) -> Non
     with KubernetesServer(lambda job: None).running() as server:
         done = run_script(server, tmp_path, "sharded")
         assert done.returncode == 0, done.stderr
-        assert "All is done" in done.stdout
+        assert "All Jobs have completed" in done.stdout
         assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict", "coralpick-select"]
         again = run_script(server, tmp_path, "sharded")  # with Jobs that are there, and cannot be changed
         assert again.returncode == 0, again.stderr
@@ -323,7 +323,7 @@ def test_make_k8s_run_notices_a_job_that_is_gone(tmp_path: Path) -> None:
     with KubernetesServer(deleted).running() as server:
         done = run_script(server, tmp_path, "base")
     assert done.returncode == 1
-    assert "job/coralpick is gone" in done.stderr
+    assert "job/coralpick no longer exists" in done.stderr
 
 
 def test_make_k8s_run_knows_what_has_no_jobs(tmp_path: Path) -> None:
