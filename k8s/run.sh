@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the Jobs of an overlay one after the other: run.sh [--wait|--render] base|sharded|eks|gke|FOLDER
-# It deletes and recreates the Jobs; the new ones resume the work of the old ones. It can be interrupted at any time: the
-# Jobs keep running, and --wait waits for them again. --render only prints the manifests. Exit codes: 0 all Jobs have
+# It deletes and recreates the Jobs; the new ones resume the work of the old ones. It can be interrupted at any time:
+# the Jobs keep running, and --wait waits for them again. --render only prints the manifests. Exit codes: 0 all Jobs have
 # completed, 1 a Job has failed, 64 the overlay has no Jobs, 75 the cluster cannot be reached.
 set -euo pipefail
 mode=run
