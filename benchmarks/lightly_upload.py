@@ -1,7 +1,8 @@
-"""How much faster the upload to Lightly is than one call after the other.
+"""Measures the speed-up of the upload to Lightly compared with sequential calls.
 
-2,000 samples with thumbnails and predictions, made of the demo's frames, go to a local stand-in of the platform, a
-process of its own, that takes 20 ms for each answer. Prints a table; `--json FILE` writes the figures.
+Uploads 2,000 samples with thumbnails and predictions, made from the demo's frames, to a local stand-in for the
+platform. The stand-in runs in a separate process and delays each answer by 20 ms. Prints a table; `--json FILE` writes
+the figures.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from job.errors import SettingsError
 from job.lightly import images
 from job.lightly.api import Platform
 from job.lightly.transport import SIMULTANEOUS, Transport
-from job.parts import pool
+from job.parts.pool import Pool, load
 from job.secret import Secret
 from job.settings import Settings
 from job.shards import Shard
@@ -33,14 +34,14 @@ from job.stopping import Stop
 from job.storage import Entry, Storage, open_folder
 from tests.standins.lightly_server import TOKEN
 
-LATENCY = 0.020
+LATENCY_SECONDS = 0.020
 COPIES = 8
 
 
 @contextlib.contextmanager
-def served() -> Iterator[str]:
-    """Runs the server, and gives its address."""
-    command = [sys.executable, "-m", "tests.standins.lightly_server", "--latency", str(LATENCY)]
+def serve() -> Iterator[str]:
+    """Runs the server, and yields its address."""
+    command = [sys.executable, "-m", "tests.standins.lightly_server", "--latency", str(LATENCY_SECONDS)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -49,8 +50,8 @@ def served() -> Iterator[str]:
             process.kill()
 
 
-def make_pool(folder: Path) -> pool.Pool:
-    """Detects on the demo's frames, and copies the rows under other names."""
+def make_pool(folder: Path) -> Pool:
+    """Runs detection on the demo's frames, and copies the rows under other names."""
     fetch.fetch()
     once = Settings(
         input=str(fetch.FRAMES), output=str(folder / "once"),
@@ -65,43 +66,42 @@ def make_pool(folder: Path) -> pool.Pool:
         table = part.table.set_column(0, part.table.schema.field("key"), pa.array(keys))
         parts.write_table(output, table, part.provenance)
         entries += [Entry(key, etag, 0) for key, etag in zip(keys, table["etag"].to_pylist(), strict=True)]
-    return pool.load(output, entries)
+    return load(output, entries)
 
 
-def seconds(output: Storage, everything: pool.Pool, simultaneous: int) -> float:
-    """How long an upload takes with so many calls at once."""
-    with served() as server:
+def measure(output: Storage, pool: Pool, simultaneous: int) -> float:
+    """Measures the seconds of an upload with the given number of simultaneous calls."""
+    with serve() as server:
         platform = Platform(Transport(Secret(TOKEN), server, threading.Event()))
         dataset = platform.create_dataset("benchmark")
         start = time.monotonic()
         problems = images.upload(
-            platform, dataset, output, everything, None, "thumbnails", max_failed=0.0, simultaneous=simultaneous
+            platform, dataset, output, pool, None, "thumbnails", max_failed=0.0, simultaneous=simultaneous
         )
-        taken = time.monotonic() - start
-        if problems or len(platform.file_names(dataset)) != len(everything.file_names):
-            raise SettingsError("not all images were uploaded")
-        return taken
+        seconds = time.monotonic() - start
+        if problems or len(platform.file_names(dataset)) != len(pool.file_names):
+            raise SettingsError("Not all images were uploaded.")
+        return seconds
 
 
 def main() -> None:
-    """Measures, and prints."""
+    """Measures the upload, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        everything = make_pool(Path(folder))
+        pool = make_pool(Path(folder))
         output = open_folder(str(Path(folder) / "many"))
-        parallel = min(seconds(output, everything, SIMULTANEOUS) for _ in range(2))
-        serial = seconds(output, everything, 1)
-    count = len(everything.file_names)
+        parallel = min(measure(output, pool, SIMULTANEOUS) for _ in range(2))
+        serial = measure(output, pool, 1)
+    count = len(pool.file_names)
     rows = [
-        ["one call after the other", 1, serial, count / serial, 1.0],
+        ["sequential calls", 1, serial, count / serial, 1.0],
         ["the job's upload", SIMULTANEOUS, parallel, count / parallel, serial / parallel],
     ]
-    print(
-        f"{count} samples with thumbnails and {int(everything.num_boxes.sum())} boxes; {LATENCY * 1000:g} ms a call\n"
-    )
-    print(tabulate(rows, ["way", "at once", "seconds", "samples/s", "times as fast"], floatfmt=".1f"))
+    boxes = int(pool.num_boxes.sum())
+    print(f"{count} samples with thumbnails and {boxes} boxes; {LATENCY_SECONDS * 1000:g} ms per call\n")
+    print(tabulate(rows, ["method", "simultaneous calls", "seconds", "samples/s", "speed-up"], floatfmt=".1f"))
     if arguments.json:
         figures = {
             "speedup_over_serial": serial / parallel,

@@ -1,9 +1,9 @@
-"""How fast the job lists and reads a bucket, beside plain boto3 and obstore, and how much memory a long listing takes.
+"""Measures listing and reading of a bucket compared with boto3 and obstore, and the memory of a long listing.
 
-`python -m benchmarks.storage [--json FILE]`: a SeaweedFS server on this machine holds 5,000 objects, 2,000 of them of
-30 kB. Each client lists all and reads the 2,000, with the same check (the MD5 of the content against the ETag), in
-turns; the median of the turns counts. Then a stub server lists 1,000,000 keys to a process of its own, whose peak
-memory is measured.
+`python -m benchmarks.storage [--json FILE]`: a SeaweedFS server on this machine has 5,000 objects, 2,000 of them of
+30 kB. The clients take turns: each lists all objects and reads the 2,000, with the same check (the MD5 of the content
+against the ETag). The result is the median over the turns. Then a stub server lists 1,000,000 keys to a separate
+process, whose peak memory is measured.
 """
 
 import argparse
@@ -33,103 +33,104 @@ from tabulate import tabulate
 from job.storage import Entry, Listing, open_folder
 from tests.standins.servers import ADMIN, BUCKET, SeaweedFS
 
-LISTED, READ, SIZE = 5000, 2000, 30_000
+NUM_LISTED, NUM_READ, SIZE_BYTES = 5000, 2000, 30_000
 MILLION = 1_000_000
 TURNS = 5
 
 
-def checked(data: Any, etag: str) -> None:
-    """The check that all clients make."""
+def check(data: Any, etag: str) -> None:
+    """Checks the content of an object, in the same way for all clients."""
     assert hashlib.md5(data, usedforsecurity=False).hexdigest() == etag.strip('"')
 
 
-def in_threads(count: int, read: Callable[[Entry], Any], entries: Iterable[Entry]) -> None:
-    """Reads all, in so many threads."""
-    with ThreadPoolExecutor(count) as pool:
-        for _ in pool.map(read, entries):
+def read_in_threads(num_threads: int, read: Callable[[Entry], Any], entries: Iterable[Entry]) -> None:
+    """Reads all entries in the given number of threads."""
+    with ThreadPoolExecutor(num_threads) as executor:
+        for _ in executor.map(read, entries):
             pass
 
 
 def clients(endpoint: str) -> dict[str, tuple[Callable[[], int], Callable[[list[Entry]], None]]]:
-    """For each client, how it lists and how it reads."""
+    """The functions of each client that list the bucket and read entries."""
     s3 = boto3.client("s3", config=Config(max_pool_connections=32))
     store = S3Store(BUCKET, endpoint=endpoint, client_options={"allow_http": True, "timeout": timedelta(seconds=30)})
-
     folder = open_folder(f"s3://{BUCKET}")
 
-    def ours_lists() -> int:
+    def coralpick_lists() -> int:
         return len(Listing.of(folder.list()))
 
-    def ours_reads(entries: list[Entry]) -> None:
-        in_threads(16, lambda each: folder.read(each.key, each.etag), entries)
+    def coralpick_reads(entries: list[Entry]) -> None:
+        read_in_threads(16, lambda entry: folder.read(entry.key, entry.etag), entries)
 
     def boto3_lists() -> int:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        return len(sorted(each["Key"].encode() for page in pages for each in page["Contents"]))
+        return len(sorted(item["Key"].encode() for page in pages for item in page["Contents"]))
 
     def boto3_reads(entries: list[Entry]) -> None:
-        def read(each: Entry) -> None:
-            answer = s3.get_object(Bucket=BUCKET, Key=each.key)
-            checked(answer["Body"].read(), answer["ETag"])
+        def read(entry: Entry) -> None:
+            answer = s3.get_object(Bucket=BUCKET, Key=entry.key)
+            check(answer["Body"].read(), answer["ETag"])
 
-        in_threads(32, read, entries)
+        read_in_threads(32, read, entries)
 
     def obstore_lists() -> int:
-        return len(sorted(each["path"].encode() for page in obstore.list(store, chunk_size=1000) for each in page))
+        return len(sorted(item["path"].encode() for page in obstore.list(store, chunk_size=1000) for item in page))
 
     def obstore_reads(entries: list[Entry]) -> None:
-        def read(each: Entry) -> None:
-            result = obstore.get(store, each.key)
-            checked(result.bytes(), str(result.meta["e_tag"]))
+        def read(entry: Entry) -> None:
+            result = obstore.get(store, entry.key)
+            check(result.bytes(), str(result.meta["e_tag"]))
 
-        in_threads(8, read, entries)
+        read_in_threads(8, read, entries)
 
     return {
-        "coralpick": (ours_lists, ours_reads),
+        "coralpick": (coralpick_lists, coralpick_reads),
         "boto3 get_object, 32 threads": (boto3_lists, boto3_reads),
         "obstore, 8 threads": (obstore_lists, obstore_reads),
     }
 
 
 def measure(turns: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each client for listing and reading."""
+    """Measures the median seconds of each client for listing and reading."""
     with tempfile.TemporaryDirectory() as folder:
         server = SeaweedFS(Path(folder))
         server.start()
         try:
             os.environ.update(ADMIN | {"AWS_ENDPOINT_URL": server.endpoint})
-            folder_uri = open_folder(f"s3://{BUCKET}")
-            names = [f"frames/{number:05d}.jpg" for number in range(LISTED)]
-            contents = [os.urandom(SIZE if number < READ else 100) for number in range(LISTED)]
-            with ThreadPoolExecutor(8) as pool:
-                list(pool.map(folder_uri.write, names, contents))
-            entries = [each for each in Listing.of(folder_uri.list()) if each.size == SIZE]
-            assert len(entries) == READ
+            bucket = open_folder(f"s3://{BUCKET}")
+            names = [f"frames/{number:05d}.jpg" for number in range(NUM_LISTED)]
+            contents = [os.urandom(SIZE_BYTES if number < NUM_READ else 100) for number in range(NUM_LISTED)]
+            with ThreadPoolExecutor(8) as executor:
+                list(executor.map(bucket.write, names, contents))
+            entries = [entry for entry in Listing.of(bucket.list()) if entry.size == SIZE_BYTES]
+            assert len(entries) == NUM_READ
             seconds: dict[str, dict[str, list[float]]] = {}
             for _ in range(turns):
                 for name, (lists, reads) in clients(server.endpoint).items():
                     own = seconds.setdefault(name, {"list": [], "read": []})
                     start = time.perf_counter()
-                    assert lists() == LISTED
+                    assert lists() == NUM_LISTED
                     own["list"].append(time.perf_counter() - start)
                     start = time.perf_counter()
                     reads(entries)
                     own["read"].append(time.perf_counter() - start)
         finally:
             server.kill()
-    return {name: {what: statistics.median(values) for what, values in own.items()} for name, own in seconds.items()}
+    return {
+        name: {action: statistics.median(values) for action, values in own.items()} for name, own in seconds.items()
+    }
 
 
 class Stub(BaseHTTPRequestHandler):
-    """Lists 1,000,000 keys, as S3 does, and knows nothing else."""
+    """Answers listings of 1,000,000 keys as S3 does, and no other requests."""
 
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
-        """Answers with the next 1,000 keys."""
+        """Sends the next 1,000 keys."""
         query = parse_qs(urlsplit(self.path).query)
         start = int(query.get("continuation-token", ["0"])[0])
         rows = "".join(
@@ -152,8 +153,8 @@ class Stub(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def million() -> dict[str, float]:
-    """Peak memory and seconds of a process that lists 1,000,000 keys."""
+def measure_million() -> dict[str, float]:
+    """Measures the peak memory and the seconds of a process that lists 1,000,000 keys."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -161,18 +162,18 @@ def million() -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.storage", "--list-million"]
     done = subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, text=True)
     server.shutdown()
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def peak_mb() -> float:
-    """Of this process alone; getrusage would count the memory of the one that started it."""
+    """Peak memory of this process in MB; getrusage would include the memory of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def list_million() -> None:
-    """What the process of its own does."""
+    """Lists 1,000,000 keys, and prints the figures; runs in a separate process."""
     folder = open_folder("s3://stub/pool")
     next(folder.list())
     before = peak_mb()
@@ -182,7 +183,7 @@ def list_million() -> None:
 
 
 def main() -> None:
-    """Measures, prints a table, and writes the figures when asked to."""
+    """Measures all clients, prints a table, and writes the figures if `--json` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--turns", type=int, default=TURNS)
@@ -192,19 +193,19 @@ def main() -> None:
         list_million()
         return
     seconds = measure(arguments.turns)
-    ours, others = seconds["coralpick"], [each for name, each in seconds.items() if name != "coralpick"]
+    coralpick, others = seconds["coralpick"], [own for name, own in seconds.items() if name != "coralpick"]
     print(tabulate([[name, f"{own['list']:.2f} s", f"{own['read']:.2f} s"] for name, own in seconds.items()],
-                   ["client", f"list {LISTED}", f"read {READ} x {SIZE // 1000} kB"]))  # fmt: skip
+                   ["client", f"list {NUM_LISTED}", f"read {NUM_READ} x {SIZE_BYTES // 1000} kB"]))  # fmt: skip
     figures = {
-        "read_over_fastest": ours["read"] / min(each["read"] for each in others),
-        "list_over_fastest": ours["list"] / min(each["list"] for each in others),
+        "read_over_fastest": coralpick["read"] / min(own["read"] for own in others),
+        "list_over_fastest": coralpick["list"] / min(own["list"] for own in others),
     }
-    long = million()
+    long = measure_million()
     figures |= {"list_million_peak_mb": long["peak_mb"], "list_million_s": long["seconds"]}
-    print(f"\ncoralpick over the fastest other: reading {figures['read_over_fastest']:.2f}, "
+    print(f"\ntime of coralpick relative to the fastest other client: reading {figures['read_over_fastest']:.2f}, "
           f"listing {figures['list_over_fastest']:.2f}")  # fmt: skip
-    print(f"a listing of {MILLION:,} keys: {long['seconds']:.0f} s, peak {long['peak_mb']:.0f} MB "
-          f"({long['before_mb']:.0f} MB of it before it began)")  # fmt: skip
+    print(f"listing {MILLION:,} keys: {long['seconds']:.0f} s, peak memory {long['peak_mb']:.0f} MB "
+          f"({long['before_mb']:.0f} MB before the listing)")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(figures | {"seconds": seconds}, indent=2) + "\n")
 
