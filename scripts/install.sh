@@ -4,8 +4,8 @@
 set -euo pipefail
 python=$1
 shift
-here=$(cd "$(dirname "$0")/.." && pwd)
-pins="$here/requirements/runtime.txt"
+root=$(cd "$(dirname "$0")/.." && pwd)
+pins="$root/requirements/runtime.txt"
 extra=()
 for file in "$@"; do extra+=(--requirement "$file"); done
 
@@ -37,6 +37,6 @@ fi
 echo "== detectron2 (hash-checked)"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 install --no-deps --require-hashes --only-binary :all: --python-version 3.10 --upgrade --target "$site" \
-    --requirement "$here/requirements/detectron2.txt"
+    --requirement "$root/requirements/detectron2.txt"
 rm -f "$site"/detectron2/_C.*.so
 "$python" -W ignore -c 'import detectron2.modeling'

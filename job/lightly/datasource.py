@@ -54,7 +54,7 @@ def configs(settings: Settings) -> dict[str, dict[str, Any]]:
         )
     session = boto3.Session()
     region = os.environ.get("AWS_REGION") or session.region_name
-    if region not in {known.value for known in S3Region}:
+    if region not in {supported.value for supported in S3Region}:
         raise SettingsError(
             f"CORAL_LIGHTLY_DATASOURCE=1 needs the bucket's region in AWS_REGION: Lightly does not support {region!r}."
         )

@@ -117,7 +117,7 @@ def upload(
             f"Lightly allows {quota} samples in a dataset; {dataset.name!r} has {len(samples)}, and {len(new)} more "
             "would be added: use a separate dataset or a smaller CORAL_INPUT, or ask Lightly for a larger quota."
         )
-    # Recorded before they are created: after a kill, the next start can still tell them from samples of others.
+    # Recorded before they are created: after a kill, the next start can still distinguish them from samples of others.
     created = Ledger(output, f"created-{ledger.name_piece(*target)}")
     own = created.all_names() | new
     if new:

@@ -1,7 +1,7 @@
 """Calls to the Lightly platform with lightly's own client, with deadlines and retries.
 
 The client provides paths, authentication, TLS, and checks of requests and answers. It does not retry most calls, waits
-for some without a limit, and puts the token, which is part of every URL, into its errors. So here every call has a
+for some without a limit, and puts the token, which is part of every URL, into its errors. So every call here has a
 deadline, is retried if it may succeed later, and fails with a `JobError` that contains no URL.
 """
 
