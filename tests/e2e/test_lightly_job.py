@@ -157,7 +157,7 @@ def test_the_platforms_answer_is_taken(
 
 def test_several_shards_leave_the_upload_to_select(tmp_path: Path) -> None:
     given = variables(tmp_path / "out", "http://127.0.0.1:9")
-    with pytest.raises(SettingsError, match="`select` after them"):
+    with pytest.raises(SettingsError, match="in the shards and then `select`"):
         pipeline.run(resolve({}, {name: str(value) for name, value in given.items()}), Stop(), Shard(0, 3))
     assert not (tmp_path / "out").exists()
 
@@ -174,8 +174,8 @@ def test_a_platform_that_is_down_costs_nothing_but_the_upload(
         pipeline.select(resolve({}, away), Stop())
     assert stop.value.exit_code == 75
     assert results(output) == results(done["output"]) and (output / "_SUCCESS").exists()
-    assert "The upload comes last: the job goes on." in caplog.text
-    assert f"All results are in {output}. Start again to upload" in caplog.text
+    assert "The upload comes last, so a run starts anyway." in caplog.text
+    assert f"All results are in {output}. Run the job again to upload" in caplog.text
     parts = {path.name: path.stat().st_mtime_ns for path in (output / "parts").iterdir()}
     monkeypatch.setenv("LIGHTLY_SERVER_LOCATION", server.url)
     pipeline.select(resolve({}, away | {"LIGHTLY_SERVER_LOCATION": server.url}), Stop())
