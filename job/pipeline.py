@@ -15,7 +15,7 @@ from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
 from job.exports import lightly_files
-from job.external import take_in
+from job.external.take_in import import_predictions
 from job.parts import listings, previous
 from job.parts import pool as pools
 from job.parts.pool import Pool
@@ -81,7 +81,7 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     """
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
-            return reduce_step(current, take_in.take_in(current))
+            return reduce_step(current, import_predictions(current))
         listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 

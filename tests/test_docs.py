@@ -14,7 +14,7 @@ import pytest
 from demo import fetch
 from job.settings import choices, knobs
 from tests.conftest import DEMO_YAML, ROOT, S3, clean_environment
-from tests.embed.test_from_file import coco
+from tests.external import own_coco
 from tests.standins.servers import client
 
 MANUAL = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,7 +53,7 @@ def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_pa
     if "LIGHTLY_TOKEN" in command:
         pytest.skip("the platform is tested with its stand-in: tests/e2e/test_lightly_job.py")
     names = [f"{each}.jpg" for each in range(12)]
-    (tmp_path / "predictions.json").write_text(json.dumps(coco()))
+    (tmp_path / "predictions.json").write_text(json.dumps(own_coco()))
     rows = "".join(f"{name},{number % 3},{number / 7:.3f},1\n" for number, name in enumerate(names))
     (tmp_path / "embeddings.csv").write_text("file_name,x,y,z\n" + rows)
     changes = {

@@ -47,7 +47,7 @@ def embed(
         embeddings, description = _simclr(pool, settings, output, need_detector)
         return embeddings, description | {"dimension": embeddings.shape[1]}
     if settings.embedding != "detector":
-        embeddings, digest = from_file.of_pool(settings.embedding, pool.file_names)
+        embeddings, digest = from_file.read_for_pool(settings.embedding, pool.file_names)
         description = {"method": "own", "space": digest}
     elif settings.predictions and not settings.needs_embeddings:
         output.delete(table.NAME)  # it may be there from an earlier run

@@ -1,12 +1,12 @@
-"""Predictions that were made elsewhere, as rows of parts, so that `select` works on them as on the job's own.
+"""Predictions of other detectors, as rows of parts, so that `select` works on them as on the job's own.
 
-What lies at the URI says which format it is:
+The content at the URI decides the format:
 
 - a file that begins with ``PAR1``: Parquet, see `job.external.parquet`;
 - a JSON file with images, categories and annotations: COCO, see `job.external.coco`;
 - a folder with schema.json, or with a tasks.json of one task: Lightly's, see `job.external.lightly`.
 
-Boxes are in pixels of the image after its EXIF orientation, as everywhere. Nothing here needs torch.
+Boxes are in pixels of the image after its EXIF orientation, as everywhere in the job. Nothing here needs torch.
 """
 
 import hashlib
@@ -16,133 +16,143 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from job import parts
 from job.errors import SettingsError, Stopped
 from job.external import coco, lightly, parquet
-from job.external.batch import MIXED, Batch, Reading, rows_of
-from job.external.problems import Problems, shown
+from job.external.batch import MIXED_PROBABILITIES, Batch, Reading, make_rows
+from job.external.problems import Problems, shorten
+from job.parts import Row
 from job.stopping import MESSAGE
 from job.storage import Storage, open_location, read_required
 from job.uris import Location
 
 _FORMATS = (
-    "Known are a COCO JSON file (an object with images, categories and annotations), a folder of Lightly's predictions "
-    "(of one task, with schema.json, or .lightly/predictions, with tasks.json), and a Parquet file (with the columns "
-    "file_name, boxes, scores and classes)."
+    "The supported formats are a COCO JSON file (an object with images, categories and annotations), a folder in "
+    "Lightly's format (of one task, with schema.json, or .lightly/predictions, with tasks.json), and a Parquet file "
+    "(with the columns file_name, boxes, scores and classes)."
 )
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a detector elsewhere has found.
+    """Predictions of another detector.
 
     Attributes:
-        rows: One an image, sorted bytewise by key, with status ``ok``, an empty etag and thumbnail, byte_size 0 and no
-            feature; width and height are None where they are not known. Boxes are sorted by falling score.
-        class_names: By class index.
-        sha256: Of the file; of Lightly's format, of the names and digests of the task's files.
-        probabilities: ``external`` where class probabilities were given, ``synthetic`` otherwise; see
+        rows: One row per image, sorted by the bytes of the file name. Boxes are sorted by score, highest first. Rows
+            have status ``ok``, an empty etag and thumbnail, byte_size 0, no feature, and None for an unknown size.
+        class_names: Class names, by class index.
+        sha256: SHA-256 of the file; for Lightly's format, of the names and digests of the task's files.
+        probabilities: ``external`` if class probabilities were given, else ``synthetic``; see
             `job.external.distributions`.
     """
 
-    rows: list[parts.Row]
+    rows: list[Row]
     class_names: tuple[str, ...]
     sha256: str
     probabilities: str
 
 
 def read(uri: str, classes: tuple[str, ...] | None, *, stop: threading.Event, min_score: float = 0.0) -> Predictions:
-    """Reads predictions of any known format.
+    """Reads predictions in any supported format.
 
     Args:
-        uri: A path, or a URI of a bucket.
-        classes: CORAL_CLASSES, by class index. Needed where the predictions do not name their classes; where they do,
-            it must say the same.
-        stop: When set, the reading ends.
-        min_score: Boxes of a lower score are left out.
+        uri: Path or bucket URI of the file or folder.
+        classes: CORAL_CLASSES, by class index. Required if the predictions do not name their classes; if they do, it
+            must be the same names.
+        stop: Ends the reading when it is set.
+        min_score: Boxes of a lower score are dropped.
 
     Raises:
-        SettingsError: They are of no known format, or something in them is wrong.
-        AccessDenied: A file may not be read.
-        ServiceUnavailable: A file cannot be read.
-        Stopped: `stop` is set.
+        SettingsError: If the format is not supported, or the content is invalid.
+        AccessDenied: If the permission to read a file is missing.
+        ServiceUnavailable: If a file cannot be read.
+        Stopped: If `stop` is set.
     """
     digest = hashlib.sha256()
     reading = _open(uri, classes, stop, digest.update)
-    rows: list[parts.Row] = []
-    names: dict[str, str] = {}
-    given: set[bool] = set()
+    rows: list[Row] = []
+    uri_of: dict[str, str] = {}
+    with_probabilities: set[bool] = set()
     for batch in reading.batches:
         if stop.is_set():
             raise Stopped(MESSAGE)
-        _check_names(batch, names)
+        _check_repetitions(batch, uri_of)
         if len(batch.scores):
-            given.add(batch.probabilities is not None)
-        if len(given) > 1:
-            raise SettingsError(f"CORAL_PREDICTIONS={uri!r}: {MIXED}")
-        rows += rows_of(batch, len(reading.class_names), min_score)
+            with_probabilities.add(batch.probabilities is not None)
+        if len(with_probabilities) > 1:
+            raise SettingsError(f"CORAL_PREDICTIONS={uri!r}: {MIXED_PROBABILITIES}")
+        rows += make_rows(batch, len(reading.class_names), min_score)
     if not rows:
-        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} has no images in it: give an entry for each image of the pool.")
+        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} contains no images. Add an entry for each image of the pool.")
     rows.sort(key=lambda row: row.file_name.encode())
-    return Predictions(rows, reading.class_names, digest.hexdigest(), "external" if True in given else "synthetic")
+    probabilities = "external" if True in with_probabilities else "synthetic"
+    return Predictions(rows, reading.class_names, digest.hexdigest(), probabilities)
 
 
-def _check_names(batch: Batch, names: dict[str, str]) -> None:
-    """Refuses an image that came before; `names` has the file of each that did, and gets those of the batch."""
+def _check_repetitions(batch: Batch, uri_of: dict[str, str]) -> None:
+    """Refuses repeated images.
+
+    Args:
+        batch: The next batch.
+        uri_of: The file of each image so far, by file name. The images of the batch are added.
+
+    Raises:
+        SettingsError: If an image of the batch is repeated.
+    """
     problems = Problems()
-    for each in batch.images:
-        if (before := names.get(each.name)) is not None:
-            both = "twice" if before == each.where else f"and so does {before}"
-            problems.add(each.where, f"it has {each}, {both}: give each image once.")
-        names[each.name] = each.where
-    problems.settle()
+    for image in batch.images:
+        if (earlier := uri_of.get(image.file_name)) is not None:
+            repetition = "appears twice" if earlier == image.uri else f"is also in {earlier}"
+            problems.add(image.uri, f"{image} {repetition}. Give each image once.")
+        uri_of[image.file_name] = image.uri
+    problems.raise_if_any()
 
 
-def _open(uri: str, classes: tuple[str, ...] | None, stop: threading.Event, note: Callable[[bytes], None]) -> Reading:
+def _open(
+    uri: str, classes: tuple[str, ...] | None, stop: threading.Event, update_digest: Callable[[bytes], None]
+) -> Reading:
     try:
         location = Location.of(uri)
     except ValueError as error:
         raise SettingsError(f"CORAL_PREDICTIONS={uri!r} {error}.") from None
-    folder, name = location.split()
+    parent_location, name = location.split()
     if name:
-        beside = open_location(folder, stop=stop)
-        if beside.stat(name) is not None:
-            data = read_required(beside, name)
-            note(data)
-            return _of_file(data, location.normal, classes)
-    here = open_location(location, stop=stop)
-    if (task := lightly.task_folder(here, stop)) is None:
-        raise _unknown(location.normal, _what_else(location.normal, here))
-    return lightly.read(task, classes, stop, note)
+        parent = open_location(parent_location, stop=stop)
+        if parent.stat(name) is not None:
+            data = read_required(parent, name)
+            update_digest(data)
+            return _read_file(data, location.normal, classes)
+    folder = open_location(location, stop=stop)
+    if (task_folder := lightly.find_task_folder(folder, stop)) is None:
+        raise _unsupported(location.normal, _describe(location.normal, folder))
+    return lightly.read(task_folder, classes, stop, update_digest)
 
 
-def _of_file(data: bytes, where: str, classes: tuple[str, ...] | None) -> Reading:
+def _read_file(data: bytes, uri: str, classes: tuple[str, ...] | None) -> Reading:
     if data.startswith(b"PAR1"):
-        return parquet.read(data, where, classes)
+        return parquet.read(data, uri, classes)
     try:
         content: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _unknown(where, f"is neither Parquet nor JSON ({error})") from None
+        raise _unsupported(uri, f"is neither Parquet nor JSON ({error})") from None
     if isinstance(content, dict) and not content.keys().isdisjoint(("images", "annotations")):
-        return coco.read(content, where, classes)
-    if isinstance(content, list) and all(isinstance(each, dict) and "image_id" in each for each in content):
+        return coco.read(content, uri, classes)
+    if isinstance(content, list) and all(isinstance(entry, dict) and "image_id" in entry for entry in content):
         raise SettingsError(
-            f"CORAL_PREDICTIONS={where!r} is a list of COCO results, in which images have no names: make one file of "
-            'them and of the data set that they are about: {"images": its images, "categories": its categories, '
-            '"annotations": this list}.'
+            f"CORAL_PREDICTIONS={uri!r} is a list of COCO results, which has no file names. Merge it with its data set "
+            'into one file: {"images": its images, "categories": its categories, "annotations": this list}.'
         )
     if isinstance(content, dict) and not content.keys().isdisjoint(("predictions", "task_type")):
-        raise _unknown(where, "looks like one file of Lightly's predictions: name the folder")
-    raise _unknown(where, f"is JSON of another kind, {shown(content)}")
+        raise _unsupported(uri, "looks like one file of Lightly's format. Give the folder")
+    raise _unsupported(uri, f"is JSON with other content: {shorten(content)}")
 
 
-def _what_else(uri: str, folder: Storage) -> str:
+def _describe(uri: str, folder: Storage) -> str:
     try:
-        found = next(folder.list(), None)
+        first = next(folder.list(), None)
     except SettingsError as error:
-        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} is not there: {error}") from None
-    return "is a folder with neither schema.json nor tasks.json" if found else "is no file, nor a folder of files"
+        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} does not exist: {error}") from None
+    return "is a folder with neither schema.json nor tasks.json" if first else "is neither a file nor a folder of files"
 
 
-def _unknown(uri: str, what: str) -> SettingsError:
-    return SettingsError(f"CORAL_PREDICTIONS={uri!r} {what}. {_FORMATS}")
+def _unsupported(uri: str, problem: str) -> SettingsError:
+    return SettingsError(f"CORAL_PREDICTIONS={uri!r} {problem}. {_FORMATS}")

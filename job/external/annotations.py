@@ -1,102 +1,113 @@
-"""Predictions as COCO and Lightly write them: objects with category_id, bbox, score and, maybe, probabilities."""
+"""Predictions as COCO and Lightly write them: objects with category_id, bbox, score and, optionally, probabilities."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from job.external.batch import MIXED, Batch, Floats, Image, check
+from job.external.batch import MIXED_PROBABILITIES, Batch, Floats, Image, check_batch
 from job.external.categories import Categories
-from job.external.problems import Problems, shown
+from job.external.problems import Problems, shorten
 
-_LAYOUT = "[left, top, width, height]"
-_NUMBERS = {int, float}  # and no True or False, which would pass for 1 and 0
+_BOX_LAYOUT = "[left, top, width, height]"
+_NUMBER_TYPES = {int, float}  # without bool, so that True and False do not pass for 1 and 0
 
 
-def batch_of(found: list[tuple[Image, list[Any]]], categories: Categories) -> Batch:
-    """Images with their predictions, checked.
+def make_batch(images: list[tuple[Image, list[Any]]], categories: Categories) -> Batch:
+    """Checks images with their predictions and makes a batch of them.
+
+    Args:
+        images: Each image with its predictions, as parsed from JSON.
+        categories: The categories that the predictions refer to.
 
     Raises:
-        SettingsError: Something is wrong with a prediction.
+        SettingsError: If a prediction is invalid.
     """
-    everything = [each for _, predictions in found for each in predictions]
-    with_probabilities = any(isinstance(each, dict) and each.get("probabilities") is not None for each in everything)
-    _check_kinds(found, categories, with_probabilities=with_probabilities)
+    predictions = [prediction for _, of_image in images for prediction in of_image]
+    with_probabilities = any(
+        isinstance(prediction, dict) and prediction.get("probabilities") is not None for prediction in predictions
+    )
+    _check_types(images, categories, with_probabilities=with_probabilities)
     probabilities = None
     if with_probabilities:
-        in_file = _floats([each["probabilities"] for each in everything], len(categories.names))
-        probabilities = in_file[:, categories.order]
-    boxes = _floats([each["bbox"] for each in everything], 4)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by `check`
+        in_file_order = _to_floats([prediction["probabilities"] for prediction in predictions], len(categories.names))
+        probabilities = in_file_order[:, categories.order]
+    boxes = _to_floats([prediction["bbox"] for prediction in predictions], 4)
+    with np.errstate(over="ignore", invalid="ignore"):  # `check_batch` reports boxes that are not finite
         boxes[:, 2:] += boxes[:, :2]
     batch = Batch(
-        images=[at for at, _ in found],
-        counts=np.array([len(predictions) for _, predictions in found], np.int64),
+        images=[image for image, _ in images],
+        counts=np.array([len(of_image) for _, of_image in images], np.int64),
         boxes=boxes,
-        scores=_floats([[each["score"]] for each in everything], 1)[:, 0],
-        classes=np.array([categories.index[each["category_id"]] for each in everything], np.int64),
+        scores=_to_floats([[prediction["score"]] for prediction in predictions], 1)[:, 0],
+        classes=np.array([categories.index[prediction["category_id"]] for prediction in predictions], np.int64),
         probabilities=probabilities,
     )
-    check(batch, _LAYOUT)
+    check_batch(batch, _BOX_LAYOUT)
     return batch
 
 
-def _check_kinds(found: list[tuple[Image, list[Any]]], categories: Categories, *, with_probabilities: bool) -> None:
-    """Refuses what arrays cannot be made of."""
+def _check_types(images: list[tuple[Image, list[Any]]], categories: Categories, *, with_probabilities: bool) -> None:
+    """Refuses predictions that cannot become arrays."""
     problems = Problems()
-    problem_of = _checker(categories, with_probabilities=with_probabilities)
-    for at, predictions in found:
-        for each in predictions:
-            if (problem := problem_of(each)) is not None:
-                problems.add(at.where, f"{at} has {problem}")
-    problems.settle()
+    find_problem = _make_checker(categories, with_probabilities=with_probabilities)
+    for image, predictions in images:
+        for prediction in predictions:
+            if (problem := find_problem(prediction)) is not None:
+                problems.add(image.uri, f"{image} has {problem}")
+    problems.raise_if_any()
 
 
-def _checker(categories: Categories, *, with_probabilities: bool) -> Callable[[Any], str | None]:
-    ids, count = ", ".join(map(str, sorted(categories.index))), len(categories.names)
+def _make_checker(categories: Categories, *, with_probabilities: bool) -> Callable[[Any], str | None]:
+    ids, num_classes = ", ".join(map(str, sorted(categories.index))), len(categories.names)
 
-    def problem(prediction: Any) -> str | None:
+    def find_problem(prediction: Any) -> str | None:
         if type(prediction) is not dict:
-            return f"{shown(prediction)} for a prediction: give an object with category_id, bbox and score."
+            return f"the prediction {shorten(prediction)}. Give an object with category_id, bbox and score."
         box, score, category = prediction.get("bbox"), prediction.get("score"), prediction.get("category_id")
         if type(category) is not int or category not in categories.index:
-            return f"the category_id {shown(category)}, which is not among the categories {shown(ids)}: add it to them."
+            return (
+                f"the category_id {shorten(category)}, which is not one of the categories {shorten(ids)}. Correct it, "
+                "or add the category."
+            )
         if score is None:
-            return "a box without a score: give predictions, each with its score; labels have none."
-        if type(score) not in _NUMBERS:
-            return f"the score {shown(score)}, which is no number from 0 to 1: give the probability of the box."
+            return "a box without a score. Give predictions with scores; labels without scores cannot be used."
+        if type(score) not in _NUMBER_TYPES:
+            return f"the score {shorten(score)}, which is not a number from 0 to 1. Give the detection confidence."
         if not _is_list(box, 4):
-            return f"the bbox {shown(box)}: give it as four numbers, {_LAYOUT} in pixels."
-        return _about_probabilities(prediction.get("probabilities"), count) if with_probabilities else None
+            return f"the bbox {shorten(box)}. Give four numbers: {_BOX_LAYOUT} in pixels."
+        if not with_probabilities:
+            return None
+        return _find_probability_problem(prediction.get("probabilities"), num_classes)
 
-    return problem
+    return find_problem
 
 
-def _about_probabilities(probabilities: Any, count: int) -> str | None:
+def _find_probability_problem(probabilities: Any, num_classes: int) -> str | None:
     if probabilities is None:
-        return f"a box without class probabilities: {MIXED}"
-    if _is_list(probabilities, count):
+        return f"a box without class probabilities: {MIXED_PROBABILITIES}"
+    if _is_list(probabilities, num_classes):
         return None
-    numbers = f"{len(probabilities)} values" if isinstance(probabilities, list) else "no list"
+    length = f"{len(probabilities)} values" if isinstance(probabilities, list) else "not a list"
     return (
-        f"the probabilities {shown(probabilities)} ({numbers}): give {count} numbers, one for each of the categories, "
-        "in their order, and none for the background."
+        f"the probabilities {shorten(probabilities)} ({length}). Give {num_classes} numbers: one per category, in the "
+        "order of the categories, without the background."
     )
 
 
 def _is_list(values: Any, length: int) -> bool:
-    return type(values) is list and len(values) == length and set(map(type, values)) <= _NUMBERS
+    return type(values) is list and len(values) == length and set(map(type, values)) <= _NUMBER_TYPES
 
 
-def _floats(rows: list[list[float]], width: int) -> Floats:
-    """(len(rows), width), with infinity for whole numbers that no float can hold."""
+def _to_floats(rows: list[list[float]], width: int) -> Floats:
+    """(len(rows), width) floats; integers that are too large for a float become infinity."""
     try:
         return np.array(rows, np.float64).reshape(-1, width)
     except OverflowError:
-        return np.array([[_float(each) for each in row] for row in rows], np.float64).reshape(-1, width)
+        return np.array([[_to_float(number) for number in row] for row in rows], np.float64).reshape(-1, width)
 
 
-def _float(number: float) -> float:
+def _to_float(number: float) -> float:
     try:
         return float(number)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Some images with their predictions side by side: checked, and made into rows of parts."""
+"""A batch of images with their predictions: checked, and made into rows of parts."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.external import distributions
-from job.external.problems import Problems, shown
+from job.external.problems import Problems, shorten
 from job.parts import Row
 
 T = TypeVar("T")
@@ -18,33 +18,33 @@ Integers = npt.NDArray[np.int64]
 
 # The distributions of a batch are held in float64: those of 128 images with 300 boxes of 1200 classes take 370 MB.
 IMAGES_PER_BATCH = 128
-MIXED = "some boxes have class probabilities and others have none: give them for all boxes, or for none."
+MIXED_PROBABILITIES = "some boxes have class probabilities and others do not. Give them for all boxes, or for none."
 
-_LARGEST = float(np.finfo(np.float32).max)
-_LONGEST_SIDE = 2**31 - 1  # what a column of a part holds
+_MAX_COORDINATE = float(np.finfo(np.float32).max)
+_MAX_SIDE = 2**31 - 1  # what a column of a part holds
 _ROUNDING = 1e-6  # sums and means in float32 may come out above 1
-# The probability of a predicted class may be rounded to 0, at worst to two digits, but then its score is small, too.
-_SCORE_OF_NOTHING = 0.01
+# The probability of a predicted class may be rounded to 0, at worst to two digits, but then its score is also small.
+_MAX_SCORE_WITHOUT_PROBABILITY = 0.01
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that predictions are about.
+    """An image that has predictions.
 
     Attributes:
-        where: The file that they are in.
-        name: File name.
-        width: Pixels; None where it is not known.
-        height: Likewise.
+        uri: URI of the file that holds the predictions, for error messages.
+        file_name: File name of the image.
+        width: Width in pixels; None if unknown.
+        height: Height in pixels; None if unknown.
     """
 
-    where: str
-    name: str
+    uri: str
+    file_name: str
     width: int | None = None
     height: int | None = None
 
     def __str__(self) -> str:
-        return f"image {shown(self.name)}"
+        return f"image {shorten(self.file_name)}"
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Batch:
 
     Attributes:
         images: The images.
-        counts: (images,) how many boxes each has.
-        boxes: (boxes, 4) left, top, right, bottom.
-        scores: (boxes,).
+        counts: (images,) number of boxes of each image.
+        boxes: (boxes, 4) left, top, right, bottom in pixels.
+        scores: (boxes,) detection confidences.
         classes: (boxes,) class indices.
-        probabilities: (boxes, classes) as they were given; None if they were not.
+        probabilities: (boxes, classes) class probabilities as given; None if there are none.
     """
 
     images: list[Image]
@@ -70,130 +70,150 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading:
-    """Predictions in the course of being read.
+    """Predictions that are read batch by batch.
 
     Attributes:
-        class_names: By class index.
-        batches: All images, checked.
+        class_names: Class names, by class index.
+        batches: Checked batches, which together hold all images.
     """
 
     class_names: tuple[str, ...]
     batches: Iterator[Batch]
 
 
-def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """Yields items in lists as long as a batch."""
+def iter_chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yields the items in lists of at most `IMAGES_PER_BATCH`."""
     iterator = iter(items)
     while chunk := list(islice(iterator, IMAGES_PER_BATCH)):
         yield chunk
 
 
-def image(where: str, name: str, width: Any, height: Any, problems: Problems) -> Image:
-    """An image with its size, which is known as a whole or not at all."""
+def parse_image(uri: str, file_name: str, width: Any, height: Any, problems: Problems) -> Image:
+    """Makes an image, with its size if both sides are known.
+
+    Args:
+        uri: URI of the file that holds the predictions.
+        file_name: File name of the image.
+        width: Width as given; None if unknown.
+        height: Height as given; None if unknown.
+        problems: Gets a problem if a side is not a whole number of pixels.
+    """
     for side, value in (("width", width), ("height", height)):
         if value is not None and not _is_side(value):
             problems.add(
-                where,
-                f"image {shown(name)} has the {side} {shown(value)}, which is no number of pixels: correct it, or "
-                "leave width and height out.",
+                uri,
+                f"image {shorten(file_name)} has the {side} {shorten(value)}, which is not a whole number of pixels "
+                f"from 1 to {_MAX_SIDE}. Correct it, or leave width and height out.",
             )
-            return Image(where, name)
+            return Image(uri, file_name)
     if width is None or height is None:
-        return Image(where, name)
-    return Image(where, name, int(width), int(height))
+        return Image(uri, file_name)
+    return Image(uri, file_name, int(width), int(height))
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= _LONGEST_SIDE and value == int(value)
+    return type(value) in (int, float) and 0 < value <= _MAX_SIDE and value == int(value)
 
 
-def check(batch: Batch, layout: str) -> None:
-    """Refuses values that cannot be.
+def check_batch(batch: Batch, box_layout: str) -> None:
+    """Refuses values out of range.
 
     Args:
-        batch: With class indices that are known to be right.
-        layout: How its format writes a box.
+        batch: A batch with valid class indices.
+        box_layout: How the file format writes a box.
 
     Raises:
-        SettingsError: There are such.
+        SettingsError: If a score, a box or a class probability is invalid.
     """
     problems = Problems()
     image_of = np.repeat(np.arange(len(batch.images)), batch.counts)
 
-    def tell(wrong: npt.ArrayLike, sentence: Callable[[int], str]) -> None:
-        for box in np.flatnonzero(wrong).tolist():
-            at = batch.images[image_of[box]]
-            problems.add(at.where, f"{at} has {sentence(box)}")
+    def report(invalid: npt.ArrayLike, describe: Callable[[int], str]) -> None:
+        for box in np.flatnonzero(invalid).tolist():
+            image = batch.images[image_of[box]]
+            problems.add(image.uri, f"{image} has {describe(box)}")
 
-    # NaN meets none of these conditions.
-    scores = (batch.scores >= 0) & (batch.scores <= 1 + _ROUNDING)
-    tell(
-        ~scores,
+    # NaN fails each of these conditions.
+    valid_scores = (batch.scores >= 0) & (batch.scores <= 1 + _ROUNDING)
+    report(
+        ~valid_scores,
         lambda box: (
-            f"the score {batch.scores[box]:g}, which is no number from 0 to 1: give the probability of the box."
+            f"the score {batch.scores[box]:g}, which is not a number from 0 to 1. Give the detection confidence."
         ),
     )
     left, top, right, bottom = batch.boxes.T
-    boxes = (np.abs(batch.boxes) <= _LARGEST).all(axis=1) & (right >= left) & (bottom >= top)
-    tell(
-        ~boxes,
+    valid_boxes = (np.abs(batch.boxes) <= _MAX_COORDINATE).all(axis=1) & (right >= left) & (bottom >= top)
+    report(
+        ~valid_boxes,
         lambda box: (
             f"the box {batch.boxes[box].tolist()} (left, top, right, bottom), whose numbers are not finite or whose "
-            f"sides are interchanged: write a box as {layout} in pixels."
+            f"sides are swapped. Write a box as {box_layout} in pixels."
         ),
     )
     if batch.probabilities is not None:
-        _check_probabilities(batch.probabilities, batch, tell)
-    problems.settle()
+        _check_probabilities(batch.probabilities, batch, report)
+    problems.raise_if_any()
 
 
 def _check_probabilities(
-    given: Floats, batch: Batch, tell: Callable[[npt.ArrayLike, Callable[[int], str]], None]
+    probabilities: Floats, batch: Batch, report: Callable[[npt.ArrayLike, Callable[[int], str]], None]
 ) -> None:
-    wrong = ~((given >= 0) & (given <= 1 + _ROUNDING))
-    tell(
-        wrong.any(axis=1),
+    invalid = ~((probabilities >= 0) & (probabilities <= 1 + _ROUNDING))
+    report(
+        invalid.any(axis=1),
         lambda box: (
-            f"the class probability {given[box][wrong[box]][0]:g}, which is no number from 0 to 1: give what the "
-            "softmax or the sigmoids give."
+            f"the class probability {probabilities[box][invalid[box]][0]:g}, which is not a number from 0 to 1. Give "
+            "the output of the softmax or of the sigmoids."
         ),
     )
-    own = given[np.arange(len(given)), batch.classes]
-    tell(
-        (own == 0) & (batch.scores > _SCORE_OF_NOTHING),
+    own = probabilities[np.arange(len(probabilities)), batch.classes]
+    report(
+        (own == 0) & (batch.scores > _MAX_SCORE_WITHOUT_PROBABILITY),
         lambda box: (
-            f"a box of score {batch.scores[box]:g} whose class has the probability 0: give the probabilities in the "
+            f"a box of score {batch.scores[box]:g} whose class has the probability 0. Give the probabilities in the "
             "order of the classes, without the background."
         ),
     )
 
 
-def rows_of(batch: Batch, num_classes: int, min_score: float) -> list[Row]:
-    """The rows of parts that a checked batch becomes.
+def make_rows(batch: Batch, num_classes: int, min_score: float) -> list[Row]:
+    """Makes a row of a part for each image of a checked batch.
 
     Args:
         batch: The batch.
         num_classes: Number of classes.
-        min_score: Boxes of a lower score are left out.
+        min_score: Boxes of a lower score are dropped.
     """
     image_of = np.repeat(np.arange(len(batch.images)), batch.counts)
     order = np.lexsort((-batch.scores, image_of))
     order = order[batch.scores[order] >= min_score]
     scores, classes = np.minimum(batch.scores[order], 1), batch.classes[order]
     if batch.probabilities is None:
-        rows = distributions.synthetic(scores, classes, num_classes)
+        probabilities = distributions.synthesize(scores, classes, num_classes)
     else:
-        rows = distributions.external(scores, classes, batch.probabilities[order])
+        probabilities = distributions.add_background(scores, classes, batch.probabilities[order])
     ends = np.cumsum(np.bincount(image_of[order], minlength=len(batch.images)))[:-1]
     columns = zip(
         batch.images,
         np.split(batch.boxes[order].astype(np.float32), ends),
         np.split(scores.astype(np.float32), ends),
         np.split(classes.astype(np.int32), ends),
-        np.split(rows.astype(np.float16), ends),
+        np.split(probabilities.astype(np.float16), ends),
         strict=True,
     )
     return [
-        Row(at.name, "", 0, "ok", None, at.width, at.height, box, score, kind, row, b"")
-        for at, box, score, kind, row in columns
+        Row(
+            file_name=image.file_name,
+            etag="",
+            byte_size=0,
+            status="ok",
+            width=image.width,
+            height=image.height,
+            boxes=boxes_of_image,
+            scores=scores_of_image,
+            classes=classes_of_image,
+            class_probabilities=probabilities_of_image,
+            thumbnail=b"",
+        )
+        for image, boxes_of_image, scores_of_image, classes_of_image, probabilities_of_image in columns
     ]

@@ -1,4 +1,4 @@
-"""The classes that predictions name."""
+"""Categories of the predictions, checked and put into the order of class indices."""
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from job.external.problems import Problems, is_text, shown
+from job.external.problems import Problems, is_text, shorten
 
 T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of COCO and of Lightly, whose ids may have holes.
+    """The classes of a COCO file or a Lightly task, whose ids may have gaps.
 
     Attributes:
-        names: In the order of rising ids, which is that of the class indices.
+        names: Class names, by rising id, which is the order of the class indices.
         index: Class index by id.
-        order: (classes,) where each class, by index, stands in the list of categories, whose order probabilities have.
+        order: (classes,) position of each class, by class index, in the list of categories. Class probabilities in the
+            file have the order of that list.
     """
 
     names: tuple[str, ...]
@@ -27,59 +28,64 @@ class Categories:
     order: npt.NDArray[np.int64]
 
 
-def read(found: Any, where: str, classes: tuple[str, ...] | None) -> Categories:
+def read_categories(entries: Any, uri: str, classes: tuple[str, ...] | None) -> Categories:
     """Reads a list of objects with ``id`` and ``name``.
 
     Args:
-        found: The list.
-        where: The file that it is in.
-        classes: CORAL_CLASSES.
+        entries: The list.
+        uri: URI of the file that holds it.
+        classes: CORAL_CLASSES, by class index.
 
     Raises:
-        SettingsError: It is no such list, an id or a name occurs twice, or CORAL_CLASSES says otherwise.
+        SettingsError: If it is not such a list, an id or a name is repeated, or CORAL_CLASSES contradicts it.
     """
     problems = Problems()
-    if not isinstance(found, list) or not found:
-        problems.add(where, "it has no list of categories: add one of objects with id and name.")
-        found = []
-    for each in found:
-        if not isinstance(each, dict) or type(each.get("id")) is not int or not is_text(each.get("name")):
-            problems.add(where, f"the category {shown(each)} has no whole number for its id, or no name: give it both.")
-    problems.settle()
-    ids = [each["id"] for each in found]
-    for twice in _repeated(ids):
-        problems.add(where, f"two categories have the id {twice}: give each one of its own.")
-    problems.settle()
+    if not isinstance(entries, list) or not entries:
+        problems.add(uri, "there is no list of categories. Add one, with the id and the name of every class.")
+        entries = []
+    for entry in entries:
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not is_text(entry.get("name")):
+            problems.add(uri, f"the category {shorten(entry)} has no whole-number id or no name. Give it both.")
+    problems.raise_if_any()
+    ids = [entry["id"] for entry in entries]
+    for repeated in _find_repeated(ids):
+        problems.add(uri, f"two categories have the id {repeated}. Give every category its own id.")
+    problems.raise_if_any()
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    names = tuple(found[position]["name"] for position in order)
-    check_names(names, where, classes)
+    names = tuple(entries[position]["name"] for position in order)
+    check_class_names(names, uri, classes)
     index = {ids[position]: number for number, position in enumerate(order)}
     return Categories(names, index, np.array(order, np.int64))
 
 
-def check_names(names: tuple[str, ...], where: str, classes: tuple[str, ...] | None) -> None:
-    """Refuses class names that occur twice, or that CORAL_CLASSES contradicts.
+def check_class_names(names: tuple[str, ...], uri: str, classes: tuple[str, ...] | None) -> None:
+    """Refuses class names that are repeated or contradict CORAL_CLASSES.
+
+    Args:
+        names: Class names in the predictions, by class index.
+        uri: URI of the file that holds them.
+        classes: CORAL_CLASSES, by class index.
 
     Raises:
-        SettingsError: They do.
+        SettingsError: If a name is repeated, or CORAL_CLASSES differs from the names.
     """
     problems = Problems()
-    for each in _repeated(names):
-        problems.add(where, f"two classes have the name {shown(each)}: give each one of its own.")
+    for repeated in _find_repeated(names):
+        problems.add(uri, f"two classes have the name {shorten(repeated)}. Give every class its own name.")
     if classes is not None and classes != names:
         problems.add(
-            where,
-            f"its classes are {shown(', '.join(names))}, and CORAL_CLASSES is {shown(', '.join(classes))}: leave "
-            "CORAL_CLASSES out, or name the same in the same order.",
+            uri,
+            f"its classes are {shorten(', '.join(names))}, but CORAL_CLASSES is {shorten(', '.join(classes))}. Remove "
+            "CORAL_CLASSES, or list the same classes in the same order.",
         )
-    problems.settle()
+    problems.raise_if_any()
 
 
-def _repeated(values: Iterable[T]) -> list[T]:
+def _find_repeated(values: Iterable[T]) -> list[T]:
     seen: set[T] = set()
-    twice = []
-    for each in values:
-        if each in seen:
-            twice.append(each)
-        seen.add(each)
-    return twice
+    repeated = []
+    for value in values:
+        if value in seen:
+            repeated.append(value)
+        seen.add(value)
+    return repeated

@@ -4,75 +4,76 @@
      "categories": [{"id": 1, "name": "person"}],
      "annotations": [{"image_id": 7, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}]}
 
-Images without annotations are images on which nothing was detected. All annotations may have ``probabilities`` too, one
-for each of the categories, in the order of ``categories``. Width and height may be missing.
+Images without annotations are images without detections. Annotations may also have ``probabilities``, either all of
+them or none: one number per category, in the order of ``categories``. Width and height are optional.
 """
 
 from typing import Any
 
-from job.external import categories
-from job.external.annotations import batch_of
-from job.external.batch import Image, Reading, chunks, image
-from job.external.problems import Problems, is_text, shown
+from job.external.annotations import make_batch
+from job.external.batch import Image, Reading, iter_chunks, parse_image
+from job.external.categories import read_categories
+from job.external.problems import Problems, is_text, shorten
 
-_LISTS = {
-    "images": "add those that the predictions are about, with id and file_name.",
-    "annotations": "add the predictions, with image_id, category_id, bbox and score.",
+_REQUIRED_LISTS = {
+    "images": "the id and the file_name of every image",
+    "annotations": "the image_id, category_id, bbox and score of every box",
 }
-_IDS = (int, str)
+_ID_TYPES = (int, str)
 
 
-def read(content: dict[str, Any], where: str, classes: tuple[str, ...] | None) -> Reading:
-    """Reads a file.
+def read(content: dict[str, Any], uri: str, classes: tuple[str, ...] | None) -> Reading:
+    """Reads a COCO file.
 
     Args:
-        content: Of the file.
-        where: Its URI.
-        classes: CORAL_CLASSES.
+        content: Parsed content of the file.
+        uri: URI of the file.
+        classes: CORAL_CLASSES, by class index.
 
     Raises:
-        SettingsError: Something is wrong with it.
+        SettingsError: If the content is invalid.
     """
     problems = Problems()
-    for name, advice in _LISTS.items():
+    for name, entries in _REQUIRED_LISTS.items():
         if not isinstance(content.get(name), list):
-            problems.add(where, f"it has no list of {name}: {advice}")
-    problems.settle()
-    known = categories.read(content.get("categories"), where, classes)
-    found = _images(content["images"], where)
-    _share_out(content["annotations"], found, where)
-    return Reading(known.names, (batch_of(each, known) for each in chunks(found.values())))
+            problems.add(uri, f"there is no list of {name}. Add one, with {entries}.")
+    problems.raise_if_any()
+    categories = read_categories(content.get("categories"), uri, classes)
+    images = _read_images(content["images"], uri)
+    _assign_annotations(content["annotations"], images, uri)
+    return Reading(categories.names, (make_batch(chunk, categories) for chunk in iter_chunks(images.values())))
 
 
-def _images(images: list[Any], where: str) -> dict[Any, tuple[Image, list[Any]]]:
-    """By their ids, and each with a list for its predictions."""
+def _read_images(entries: list[Any], uri: str) -> dict[Any, tuple[Image, list[Any]]]:
+    """Images by id, each with an empty list for its predictions."""
     problems = Problems()
-    found: dict[Any, tuple[Image, list[Any]]] = {}
-    for each in images:
-        name, number = (each.get("file_name"), each.get("id")) if isinstance(each, dict) else (None, None)
-        if not is_text(name) or type(number) not in _IDS:
-            problems.add(where, f"the image {shown(each)} has no id or no file_name: give it both.")
-        elif number in found:
+    images: dict[Any, tuple[Image, list[Any]]] = {}
+    for entry in entries:
+        name, number = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        if not is_text(name) or type(number) not in _ID_TYPES:
+            problems.add(uri, f"the image {shorten(entry)} has no id or no file_name. Give it both.")
+        elif number in images:
             problems.add(
-                where,
-                f"image {shown(name)} has the id {shown(number)}, as {found[number][0]} has: give each one of its own.",
+                uri,
+                f"image {shorten(name)} has the same id as {images[number][0]}: {shorten(number)}. "
+                "Give every image its own id.",
             )
         else:
-            found[number] = image(where, name, each.get("width"), each.get("height"), problems), []
-    problems.settle()
-    return found
+            images[number] = parse_image(uri, name, entry.get("width"), entry.get("height"), problems), []
+    problems.raise_if_any()
+    return images
 
 
-def _share_out(annotations: list[Any], images: dict[Any, tuple[Image, list[Any]]], where: str) -> None:
+def _assign_annotations(annotations: list[Any], images: dict[Any, tuple[Image, list[Any]]], uri: str) -> None:
     problems = Problems()
-    for position, each in enumerate(annotations):
-        number = each.get("image_id") if isinstance(each, dict) else None
-        if type(number) in _IDS and number in images:
-            images[number][1].append(each)
+    for position, annotation in enumerate(annotations):
+        number = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if type(number) in _ID_TYPES and number in images:
+            images[number][1].append(annotation)
         else:
             problems.add(
-                where,
-                f"annotation {position} (from 0) has the image_id {shown(number)}, which none of the images has: "
-                "correct it, or add the image.",
+                uri,
+                f"annotation {position} (counted from 0) has the image_id {shorten(number)}, which no image has. "
+                "Correct it, or add the image.",
             )
-    problems.settle()
+    problems.raise_if_any()

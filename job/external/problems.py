@@ -1,66 +1,72 @@
-"""What is wrong with predictions, in sentences."""
+"""Problems in the predictions, as sentences for the user."""
 
 import json
 from typing import Any, TypeGuard
 
 from job.errors import SettingsError
 
-_SHOWN = 3
-_LONGEST = 80
+_MAX_SENTENCES = 3
+_MAX_CHARACTERS = 80
 
 
 class Problems:
-    """Collects problems, to tell the first few of them together."""
+    """Collects problems, and raises the first few of them in one error."""
 
     def __init__(self) -> None:
         self._sentences: list[str] = []
-        self._more = 0
+        self._num_omitted = 0
 
-    def add(self, where: str, sentence: str) -> None:
+    def add(self, uri: str, sentence: str) -> None:
         """Adds a problem.
 
         Args:
-            where: The file.
-            sentence: What is wrong, with the image, the value and what to do.
+            uri: URI of the file.
+            sentence: What is wrong, with the image and the value, and what to do about it.
         """
-        if len(self._sentences) < _SHOWN:
-            self._sentences.append(f"CORAL_PREDICTIONS, {where}: {sentence}")
+        if len(self._sentences) < _MAX_SENTENCES:
+            self._sentences.append(f"CORAL_PREDICTIONS, {uri}: {sentence}")
         else:
-            self._more += 1
+            self._num_omitted += 1
 
-    def settle(self) -> None:
-        """Goes on if there is no problem.
+    def raise_if_any(self) -> None:
+        """Raises one error for all problems, if there are any.
 
         Raises:
-            SettingsError: There is one.
+            SettingsError: If a problem was added.
         """
-        if self._more:
-            self._sentences.append(f"CORAL_PREDICTIONS: more such problems, found so far: {self._more}.")
+        if self._num_omitted:
+            self._sentences.append(f"CORAL_PREDICTIONS: more problems found before reading ended: {self._num_omitted}.")
         if self._sentences:
             raise SettingsError(*self._sentences)
 
 
-def shown(value: Any) -> str:
-    """A value as text, of limited length."""
+def shorten(value: Any) -> str:
+    """The repr of a value, cut to a limited length."""
     text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is text that is not empty and can be written down, which half of a character cannot."""
+    """Whether a value is non-empty text that can be encoded; half of a surrogate pair cannot."""
     try:
         return isinstance(value, str) and bool(value.encode())
     except UnicodeEncodeError:
         return False
 
 
-def parsed(data: bytes, where: str) -> Any:
-    """The content of a JSON file.
+def parse_json(data: bytes, uri: str) -> Any:
+    """Parses a JSON file.
+
+    Args:
+        data: Content of the file.
+        uri: URI of the file, for the error message.
 
     Raises:
-        SettingsError: It is none.
+        SettingsError: If the content is not valid JSON.
     """
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"CORAL_PREDICTIONS, {where}: it is not JSON ({error}): write it again.") from None
+        raise SettingsError(
+            f"CORAL_PREDICTIONS, {uri}: the content is not valid JSON ({error}). Write the file again."
+        ) from None

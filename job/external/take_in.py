@@ -1,4 +1,4 @@
-"""Detections made elsewhere, taken into parts, so that the reduce step works on them as on the job's own."""
+"""Writes predictions of other detectors into parts, so that the reduce step works on them as on the job's own."""
 
 import logging
 
@@ -14,37 +14,55 @@ from job.storage import Entry, Listing
 logger = logging.getLogger(__name__)
 
 
-def take_in(run: Run) -> Listing:
-    """Reads CORAL_PREDICTIONS, writes it into parts, and returns the listing of its images.
+def import_predictions(run: Run) -> Listing:
+    """Reads CORAL_PREDICTIONS and writes it into parts.
+
+    With CORAL_PREDICTIONS=none, the images are those of CORAL_EMBEDDING, and their rows have no detections.
+
+    Returns:
+        The listing of the images.
 
     Raises:
-        SettingsError: Something in it is wrong, or the output holds other detections.
+        SettingsError: If the predictions are invalid, or the output holds other detections.
     """
     settings, output = run.settings, run.output
-    rows, made_with = _without_detector(settings.embedding) if settings.predictions == NONE else _read(run)
+    without_detector = settings.predictions == NONE
+    rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run)
     listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
-    done = parts.find_done(output, made_with)
-    left = [row for row in rows if (row.file_name, row.etag) not in done]
+    done = parts.find_done(output, provenance)
+    remaining = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
-    for start in range(0, len(left), settings.part_size):
-        parts.write(output, left[start : start + settings.part_size], made_with)
+    for start in range(0, len(remaining), settings.part_size):
+        parts.write(output, remaining[start : start + settings.part_size], provenance)
     listings.finish(output, Shard(0, 1), listing)
-    logger.info("Took in %d images with their predictions.", len(rows))
+    logger.info("Imported %s for %d images.", "embeddings" if without_detector else "predictions", len(rows))
     return listing
 
 
-def _read(run: Run) -> tuple[list[Row], Provenance]:
+def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:
     settings = run.settings
-    found = external.read(
-        str(settings.predictions), settings.classes, stop=run.stop.requested, min_score=settings.score_threshold
+    predictions = external.read(
+        str(settings.predictions),
+        settings.classes,
+        stop=run.stop.requested,
+        min_score=settings.score_threshold,
     )
-    threshold = f"min_score={settings.score_threshold!r}"
-    return found.rows, Provenance(threshold, found.sha256, "", found.probabilities, found.class_names)
+    provenance = Provenance(
+        config_sha256=f"min_score={settings.score_threshold!r}",
+        weights_sha256=predictions.sha256,
+        precision="",
+        probabilities=predictions.probabilities,
+        class_names=predictions.class_names,
+    )
+    return predictions.rows, provenance
 
 
-def _without_detector(embedding: str) -> tuple[list[Row], Provenance]:
+def _read_images(embedding: str) -> tuple[list[Row], Provenance]:
     names, _, digest = from_file.read(embedding)
     if not names:
-        raise SettingsError(f"CORAL_EMBEDDING={embedding!r} is empty.")
+        raise SettingsError(f"CORAL_EMBEDDING={embedding!r} has no rows. Give one row per image.")
     rows = [Row.undetected(name) for name in sorted(names, key=str.encode)]
-    return rows, Provenance("", digest, "", parts.NO_DETECTOR, ())
+    provenance = Provenance(
+        config_sha256="", weights_sha256=digest, precision="", probabilities=parts.NO_DETECTOR, class_names=()
+    )
+    return rows, provenance

@@ -161,7 +161,7 @@ def test_the_job_reads_its_own_file(exported: tuple[Path, dict[str, Detections]]
             of_image = slice(end - count, end)
             columns = (batch.classes[of_image], batch.scores[of_image], batch.boxes[of_image])
             rows = zip(*(each.tolist() for each in columns), strict=True)
-            back[image.name] = [(CLASSES[kind], score, box) for kind, score, box in rows]
+            back[image.file_name] = [(CLASSES[kind], score, box) for kind, score, box in rows]
     check(back, found, NAMES, scores=True)
 
 

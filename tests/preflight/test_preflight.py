@@ -575,7 +575,7 @@ def test_detections_from_elsewhere_need_no_detector(
     for line in (
         "check predictions: ok, 3 images with boxes of 1 classes.",
         f"check embeddings: ok, 2 embeddings of 4 dimensions in {tmp_path}/own.parquet.",
-        "own.parquet' has none for 1 of 3 images: '2.jpg'",
+        "own.parquet' has no embedding for 1 of 3 images: '2.jpg'",
         "check run: ok, it would use 3 images",
     ):
         assert line in caplog.text
