@@ -33,7 +33,7 @@ from tabulate import tabulate
 
 from job.select import ParquetPoints, select
 from job.select.engine import SCORE_FLOOR
-from job.select.points import Array, Vectors, unit
+from job.select.points import Array, Vectors, to_unit_length
 
 # As (n, d, k): in an array; in a file; on a GPU, one to measure and one whose picks are held against the array's.
 Case = tuple[int, int, int]
@@ -54,7 +54,7 @@ OTHER_RULE = "its rule for diversity with weights is another, of all picks toget
 def blocks(count: int, dimension: int) -> Iterator[Vectors]:
     """The embeddings, some at a time, the same in every process."""
     rng = np.random.default_rng(0)
-    centers = unit(rng.normal(size=(CLUSTERS, dimension)))
+    centers = to_unit_length(rng.normal(size=(CLUSTERS, dimension)))
     bases = (rng.normal(size=(CLUSTERS, 12, dimension)) * VARIATION / np.sqrt(12 * dimension)).astype(np.float32)
     share = 1 / np.arange(1, CLUSTERS + 1)
     for start in range(0, count, ROWS):
@@ -65,7 +65,7 @@ def blocks(count: int, dimension: int) -> Iterator[Vectors]:
         order = np.argsort(cluster, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
             block[rows] += centers[cluster[rows[0]]] + inside[rows] @ bases[cluster[rows[0]]]
-        yield unit(block)
+        yield to_unit_length(block)
 
 
 def write(path: str, count: int, dimension: int) -> None:
@@ -133,7 +133,7 @@ def gemv(points: Any, scores: Array, count: int, strategy: str) -> list[int]:
 
 def naive(points: Any, scores: Array, count: int, strategy: str) -> list[int]:
     """The definition, in float64."""
-    vectors = unit(points).astype(np.float64)
+    vectors = to_unit_length(points).astype(np.float64)
 
     def distances(row: int) -> Array:
         result = np.empty(len(vectors))

@@ -13,7 +13,7 @@ from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
 from job.select import Balance, Factor, Selection, choose, coverage, select
-from job.select.engine import SCORE_FLOOR, best_by, random_order, scaled
+from job.select.engine import SCORE_FLOOR, find_highest, random_order, scale_scores
 from job.select.points import ArrayPoints
 from job.select.typicality import typicality
 from job.settings import Settings
@@ -126,7 +126,7 @@ def _mix_scores(pool: Pool, mix: Mix, *, weighted: bool) -> Floats:
     columns = {name: name + (scores.WEIGHTED if weighted else "") for name in mix}
     if len(mix) == 1:
         return pool.scores[columns[next(iter(mix))]]
-    result: Floats = np.sum([share * scaled(pool.scores[columns[name]]) for name, share in mix.items()], axis=0)
+    result: Floats = np.sum([share * scale_scores(pool.scores[columns[name]]) for name, share in mix.items()], axis=0)
     return result
 
 
@@ -185,14 +185,14 @@ class _Composition:
         for entry in entries:  # after all thresholds, wherever these stand in the list
             if isinstance(entry, Top):
                 count = int(np.ceil(entry.factor * self._settings.n_samples))
-                rows = best_by(self._mix(entry.scores), count, rows, limits.labelled, None)
+                rows = find_highest(self._mix(entry.scores), count, rows, limits.labelled, None)
         return list(rows)
 
     def _factor(self, entry: Entry) -> Factor:
         match entry:
             case Weights(mix, column, strength):
                 name = "+".join(mix) if mix else column
-                values = scaled(self._check_weights(column, self._values(mix, column)))
+                values = scale_scores(self._check_weights(column, self._values(mix, column)))
                 return Factor(name, SCORE_FLOOR + (1 - SCORE_FLOOR) * values, strength)
             case Random(seed, strength):
                 count, seed = len(self._pool.file_names), self._settings.seed if seed is None else seed

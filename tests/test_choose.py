@@ -15,7 +15,7 @@ from job.parts.pool import Pool
 from job.publish import summary
 from job.publish.results import explain
 from job.select import Selection
-from job.select.points import unit
+from job.select.points import to_unit_length
 from job.settings.choices import SCORES
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -54,7 +54,7 @@ def test_entries_multiply(made: tuple[LocalFolder, Pool, Any]) -> None:
         entry("METADATA", "WEIGHTS", {"key": "num_boxes"}, strength=0.5),
         entry("METADATA", "THRESHOLD", {"key": "num_boxes"}, threshold=1, operation="BIGGER"),
     ]
-    points = unit(embeddings).astype(np.float64)
+    points = to_unit_length(embeddings).astype(np.float64)
     total = found.scores["entropy_sum"]
     mixed = 0.5 * found.scores["uncertainty_margin"] + 0.5 * total / max(1, total.max())
     weight = (0.05 + 0.95 * mixed) ** 2 * (0.05 + 0.95 * found.num_boxes / found.num_boxes.max()) ** 0.5
@@ -107,7 +107,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
     for number, key in enumerate(found.file_names):
         for each in detections[key].classes:
             shares[number, each] += 1 / len(detections[key].classes)
-    target, points = np.array([0.2, 0.3, 0.5]), unit(embeddings).astype(np.float64)
+    target, points = np.array([0.2, 0.3, 0.5]), to_unit_length(embeddings).astype(np.float64)
     taken = [3]
     for _ in range(8):
         so_far = shares[taken].sum(0) / max(1e-300, shares[taken].sum())
@@ -124,7 +124,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
 def test_similarity_finds_what_is_near(made: tuple[LocalFolder, Pool, Any]) -> None:
     _, found, embeddings = made
     entries = [entry("EMBEDDINGS", "SIMILARITY", images=[found.file_names[9], found.file_names[20]])]
-    points = unit(embeddings).astype(np.float64)
+    points = to_unit_length(embeddings).astype(np.float64)
     distance = np.linalg.norm(points[:, None] - points[[9, 20]][None], axis=2).min(1)
     distance[3] = np.inf
     assert rows_of(picked(made, entries, count=6)) == np.argsort(distance, kind="stable")[:6].tolist()
@@ -199,7 +199,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
             assert each.boxes[0]["contribution"] == pytest.approx(
                 found.scores["uncertainty_entropy"][pick.index], abs=1e-9
             )
-    points = unit(embeddings).astype(np.float64)
+    points = to_unit_length(embeddings).astype(np.float64)
     every = np.linalg.norm(points[:, None] - points[None], axis=2)
     distance = every[:, [3, *rows_of(selection)]].min(axis=1)
     told = summary.gather(chosen, everything, selection, detections, distance)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from job.context import SelectionInputs
 from job.parts.pool import Detections
 from job.select import Selection
-from job.select.evidence import close_pairs, cover_step, random_radii
+from job.select.evidence import count_close_pairs, coverage_stride, random_covering_radii
 from job.settings import Settings
 
 NEAR_DUPLICATES = 0.1
@@ -65,10 +65,12 @@ def _cover(found: SelectionInputs, rows: list[int], distance: npt.NDArray[np.flo
     row = {key: number for number, key in enumerate(found.pool.file_names)}
     labelled = [row[name] for name in found.labelled if name in row]
     return {
-        "covering_radius": round(float(distance[:: cover_step(len(distance))].max()), 6),
-        "covering_radius_random": round(float(np.mean(random_radii(found.embeddings, labelled, len(rows)))), 6),
+        "covering_radius": round(float(distance[:: coverage_stride(len(distance))].max()), 6),
+        "covering_radius_random": round(
+            float(np.mean(random_covering_radii(found.embeddings, labelled, len(rows)))), 6
+        ),
         "near_duplicates_within": NEAR_DUPLICATES,
-        "near_duplicate_pairs": close_pairs(found.embeddings, rows, NEAR_DUPLICATES),
+        "near_duplicate_pairs": count_close_pairs(found.embeddings, rows, NEAR_DUPLICATES),
     }
 
 

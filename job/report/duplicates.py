@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from job.select.points import unit
+from job.select.points import to_unit_length
 
 MAX_DISTANCE = 0.1
 _MAX_IMAGES = 10_000
@@ -37,7 +37,7 @@ def find(embeddings: npt.NDArray[np.float32]) -> Duplicates:
         embeddings: (n, d) embeddings of the pool.
     """
     rows = np.arange(0, len(embeddings), max(1, -(-len(embeddings) // _MAX_IMAGES)))
-    vectors = unit(embeddings[rows])
+    vectors = to_unit_length(embeddings[rows])
     min_cosine = 1 - MAX_DISTANCE**2 / 2
     has_duplicate = np.zeros(len(rows), bool)
     leader = np.full(len(rows), -1)

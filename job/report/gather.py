@@ -14,7 +14,7 @@ from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.report import duplicates, pictures
 from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture, Strip
-from job.select.points import unit
+from job.select.points import to_unit_length
 from job.storage import Source, Storage
 
 _MAX_STRIP_IMAGES = 6
@@ -158,7 +158,7 @@ def _make_class_rows(pool: Pool, run: Mapping[str, Any]) -> list[ClassRow]:
 
 def _make_map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[int], picks: list[int]) -> Map:
     """Projects a sample of the pool on the two directions of the largest variance."""
-    fitted = unit(embeddings[:: max(1, -(-len(embeddings) // _MAX_FITTED_POINTS))]).astype(np.float64)
+    fitted = to_unit_length(embeddings[:: max(1, -(-len(embeddings) // _MAX_FITTED_POINTS))]).astype(np.float64)
     center = fitted.mean(axis=0)
     values, vectors = np.linalg.eigh((fitted - center).T @ (fitted - center))
     axes = vectors[:, ::-1][:, :2] * np.sign(vectors[:, ::-1][:, :2].sum(axis=0) + 1e-300)
@@ -170,7 +170,7 @@ def _make_map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[in
     rows = sorted({*special, *sample})
     explained = float(values[::-1][:2].sum() / total) if (total := values.sum()) > 0 else 1.0
     return Map(
-        points=(unit(embeddings[rows]).astype(np.float64) - center) @ axes,
+        points=(to_unit_length(embeddings[rows]).astype(np.float64) - center) @ axes,
         kinds=[special.get(row, "pool") for row in rows],
         file_names=[pool.file_names[row] for row in rows],
         thumbnails=[pictures.make_hover(pool.thumbnails[row]) for row in rows],

@@ -1,13 +1,13 @@
-"""Selection: arrays in, picks and their reasons out. Nothing here writes files or knows of the job.
+"""Selection as a library: arrays in, picks out. It writes no files and imports nothing else of the job.
 
     from job.select import select
 
-    picked = select(embeddings, scores, 100, labelled=[0, 7])
-    rows = [pick.index for pick in picked.picks]
+    selection = select(embeddings, scores, 100, labelled=[0, 7])
+    rows = [pick.index for pick in selection.picks]
 
-`select` has the strategies; `choose` multiplies factors of one's own; `coverage` says how near each image is to its
-nearest pick. Embeddings are a numpy array, a tensor of torch, or `ParquetPoints` for a file that is larger than memory;
-torch is imported only for a tensor.
+`select` offers the strategies. `choose` multiplies factors of your own. `coverage` measures how near each image is to
+its nearest pick. Embeddings are a numpy array, a torch tensor, or `ParquetPoints` for a file that is larger than
+memory. torch is imported only for a tensor.
 """
 
 from job.select.balance import Balance

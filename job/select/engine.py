@@ -1,4 +1,4 @@
-"""Selection on arrays: factors, distances and balances are multiplied, and the greedy takes the largest product."""
+"""Selection on arrays: the greedy picks the largest product of factors, distance and balances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from job.select.balance import Balance, balanced
-from job.select.greedy import Pick, greedy
+from job.select.balance import Balance, select_balanced
+from job.select.greedy import Pick, select_greedily
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, ParquetPoints, Points
 from job.select.shortlist import Pass, Worth
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     Embeddings = npt.NDArray[np.floating] | ParquetPoints | torch.Tensor
 
 STRATEGIES = ("coral", "coreset", "active_learning", "two_stage", "typicality", "random")
-# With a score of 0 a product is 0: the floor keeps images on which the detector saw nothing at all within reach.
+# With a score of 0 a product is 0: with the floor, images without detections can still be picked.
 SCORE_FLOOR = 0.05
-# Of PPAL's code (Yang et al., CVPR 2024), where it is the ratio by which the budget is expanded.
+# From PPAL's code (Yang et al., CVPR 2024), where the budget is expanded by this ratio.
 TWO_STAGE_FACTOR = 4
+_MAX_EXAMPLES = 5  # of invalid values in an error message
 
 
 @dataclass(frozen=True)
 class Factor:
-    """What an image is worth whatever else is picked.
+    """A value of each image that does not depend on the other picks.
 
     Attributes:
-        name: Says what it is.
+        name: Name of the factor, for people.
         values: (n,) finite and not negative.
-        strength: Exponent.
+        strength: Exponent of the values.
     """
 
     name: str
@@ -46,8 +47,8 @@ class Selection:
     """The result of a selection.
 
     Attributes:
-        picks: Best first.
-        factors: What their values were made of, besides distances and balances.
+        picks: The picks, best first.
+        factors: The factors in their values, besides distances and balances.
     """
 
     picks: list[Pick]
@@ -70,45 +71,46 @@ def select(
 ) -> Selection:
     """Selects the images most worth labelling.
 
-    Each step picks the image of the largest value. With d, the Euclidean distance between embeddings of unit length to
-    the nearest labelled or already picked image, and u = 0.05 + 0.95 score, that is
+    Each step picks the image with the largest value. Let d be the Euclidean distance, between embeddings of unit
+    length, to the nearest labelled or already picked image, and u = 0.05 + 0.95 score. Then the value is
 
     - ``coral``: d ** diversity_strength * u ** score_strength.
     - ``coreset``: d, which is the greedy k-center of Gonzalez (1985), used for active learning by Sener and Savarese
       (2018).
     - ``active_learning``: the score.
-    - ``two_stage``: d, among the 4 * count images of the highest scores.
-    - ``typicality``: d times `job.select.typicality.typicality`: dense places first, for a pool without a useful model.
-    - ``random``: drawn evenly.
+    - ``two_stage``: d, among the 4 * count images with the highest scores.
+    - ``typicality``: d times `job.select.typicality.typicality`. It picks dense regions first, for a pool without a
+      useful model.
+    - ``random``: a random number.
 
-    With nothing labelled or picked yet, the first is the image of the highest u, score or typicality. Ties go to the
-    image that comes first.
+    If nothing is labelled, the first pick is the image with the highest u, score or typicality. Ties go to the image
+    that comes first.
 
     Args:
-        embeddings: (n, d) finite, of any length: an array, a tensor of torch (on any device, where the passes over them
-            then run), or `ParquetPoints` for a file that is larger than memory.
-        scores: (n,) finite and not negative, higher for more worth labelling. If one is above 1, all are divided by the
-            largest.
-        count: How many images to pick, besides the labelled ones.
-        strategy: One of those above.
-        labelled: Rows of images that already have labels; they are never picked.
+        embeddings: (n, d) finite, of any length: an array, a torch tensor, or `ParquetPoints` for a file that is larger
+            than memory. The passes over a tensor run on its device.
+        scores: (n,) finite and not negative; higher scores are more worth labelling. If one is above 1, all are divided
+            by the largest.
+        count: Number of images to pick, besides the labelled ones.
+        strategy: One of the strategies above.
+        labelled: Rows of the labelled images, which are never picked.
         candidates: Rows that may be picked; all by default.
-        names: By which ties are broken, bytewise; the order of the rows by default.
+        names: (n,) file names, which break ties in bytewise order; the order of the rows by default.
         score_strength: Exponent of u, for coral.
         diversity_strength: Exponent of d, for coral.
-        min_distance: No image is picked that is nearer than this to a labelled or picked one.
-        seed: For random.
+        min_distance: Smallest distance of a pick to a labelled or earlier picked image.
+        seed: Seed of the random strategy.
 
     Returns:
-        The picks, fewer than `count` when no image is left that may be picked.
+        The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: Shapes do not match, a value is not finite or negative, or the strategy is unknown.
+        ValueError: If shapes do not match, a value is not finite or is negative, or the strategy is unknown.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
-    scores = scaled(checked("scores", scores, as_points(embeddings).shape[0], names))
-    rank, labelled = ranks(names), [int(row) for row in labelled]
+    scores = scale_scores(check_values("scores", scores, as_points(embeddings).shape[0], names))
+    rank, labelled = rank_names(names), [int(row) for row in labelled]
     options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
@@ -116,7 +118,7 @@ def select(
         return choose(embeddings, count, factors, diversity_strength, first=utility, candidates=candidates, **options)
     if strategy in ("coreset", "two_stage"):
         if strategy == "two_stage":
-            candidates = best_by(scores, TWO_STAGE_FACTOR * count, candidates, labelled, rank)
+            candidates = find_highest(scores, TWO_STAGE_FACTOR * count, candidates, labelled, rank)
         return choose(embeddings, count, [], 1.0, first=scores, candidates=candidates, **options)
     if strategy == "active_learning":
         return choose(embeddings, count, [Factor("score", scores)], 0.0, candidates=candidates, **options)
@@ -140,25 +142,25 @@ def choose(
     rank: npt.NDArray[np.int64] | None = None,
     min_distance: float = 0.0,
 ) -> Selection:
-    """Selects by a product of factors, of the distance to its strength, and of balances.
+    """Selects by the product of factors, of the distance to the power of its strength, and of balances.
 
     Args:
         embeddings: As for `select`.
-        count: How many images to pick, besides the labelled ones.
-        factors: Each (n,).
+        count: Number of images to pick, besides the labelled ones.
+        factors: Values that do not depend on the other picks.
         diversity_strength: Exponent of the distance.
-        balances: Factors that depend on what is labelled and picked.
-        labelled: Rows of images that already have labels; they are never picked.
+        balances: Factors that depend on the labelled and picked images.
+        labelled: Rows of the labelled images, which are never picked.
         candidates: Rows that may be picked; all by default.
-        first: (n,) by which the first pick is made where nothing is labelled; the product of the factors by default.
-        rank: (n,) the lower comes first among images of one value; the order of the rows by default.
-        min_distance: No image is picked that is nearer than this to a labelled or picked one.
+        first: (n,) values for the first pick if nothing is labelled; the product of the factors by default.
+        rank: (n,) order among images of equal value, the lowest first; the order of the rows by default.
+        min_distance: Smallest distance of a pick to a labelled or earlier picked image.
 
     Returns:
-        The picks, fewer than `count` when no image is left that may be picked.
+        The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: An embedding is not finite.
+        ValueError: If an embedding is not finite.
     """
     points, labelled = as_points(embeddings), [int(row) for row in labelled]
     allowed = np.ones(points.shape[0], bool)
@@ -166,32 +168,36 @@ def choose(
         allowed[:] = False
         allowed[list(candidates)] = True
     weight: Array | None = None
-    for each in factors:
-        power = each.values if each.strength == 1 else each.values**each.strength
+    for factor in factors:
+        power = factor.values if factor.strength == 1 else factor.values**factor.strength
         weight = power if weight is None else weight * power
     worth = Worth(weight, diversity_strength, min_distance, allowed, rank)
     first = weight if first is None else first
     if balances:
-        picks = balanced(points, worth, balances, count, labelled=labelled, first=first)
+        picks = select_balanced(points, worth, balances, count, labelled=labelled, first=first)
     else:
-        picks = greedy(points, _pass(embeddings, points), worth, count, labelled=labelled, first=first)
+        picks = select_greedily(points, _make_pass(embeddings, points), worth, count, labelled=labelled, first=first)
     return Selection(picks, list(factors))
 
 
 def as_points(embeddings: "Embeddings") -> Points:
-    """The embeddings as something to read in blocks."""
+    """Makes the embeddings readable in blocks.
+
+    Raises:
+        ValueError: If an array does not have two dimensions.
+    """
     if isinstance(embeddings, ParquetPoints):
         return embeddings
     if not isinstance(embeddings, np.ndarray):
-        from job.select.tensors import TensorPoints  # torch is there if there is a tensor
+        from job.select.tensors import TensorPoints  # a tensor means that torch is installed
 
         return TensorPoints(embeddings)
     if embeddings.ndim != 2:
-        raise ValueError(f"embeddings must be (n, d), and are {embeddings.shape}")
+        raise ValueError(f"embeddings must have the shape (n, d), not {embeddings.shape}")
     return ArrayPoints(embeddings)
 
 
-def _pass(embeddings: "Embeddings", points: Points) -> Pass:
+def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
     if isinstance(embeddings, np.ndarray | ParquetPoints):
         return ArrayPass(points)
     from job.select.tensors import TensorPass
@@ -199,30 +205,41 @@ def _pass(embeddings: "Embeddings", points: Points) -> Pass:
     return TensorPass(embeddings)
 
 
-def checked(what: str, values: Array, count: int, names: Sequence[str] | None = None) -> Array:
-    """The values in float64, all of them finite and not negative.
+def check_values(name: str, values: Array, count: int, file_names: Sequence[str] | None = None) -> Array:
+    """Checks that there is one finite value, not negative, per image.
+
+    Args:
+        name: Name of the values, for error messages.
+        values: The values.
+        count: Number of images.
+        file_names: (count,) file names, for error messages; row numbers by default.
+
+    Returns:
+        (count,) the values in float64.
 
     Raises:
-        ValueError: One is not, or there are more or fewer than `count`.
+        ValueError: If there are more or fewer values than images, or a value is not finite or is negative.
     """
     values = np.asarray(values, np.float64)
     if values.shape != (count,):
-        raise ValueError(f"{what} have the shape {values.shape} and do not match {count} embeddings")
-    bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
-    if len(bad):
-        shown = ", ".join(f"{names[row] if names is not None else row}: {values[row]:g}" for row in bad[:5])
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(f"{what} must be finite and not negative, and are not for {shown}{more}")
+        raise ValueError(f"{name} have the shape {values.shape} and do not match {count} embeddings")
+    invalid = np.flatnonzero(~((values >= 0) & (values < np.inf)))
+    if len(invalid):
+        shown = ", ".join(
+            f"{file_names[row] if file_names is not None else row}: {values[row]:g}" for row in invalid[:_MAX_EXAMPLES]
+        )
+        more = f" and {len(invalid) - _MAX_EXAMPLES} more" if len(invalid) > _MAX_EXAMPLES else ""
+        raise ValueError(f"{name} must be finite and not negative, but are not for {shown}{more}")
     return values
 
 
-def scaled(scores: Array) -> Array:
-    """Scores in [0, 1]: divided by the largest, if that is above 1."""
+def scale_scores(scores: Array) -> Array:
+    """Scales scores to [0, 1]: divides them by the largest if that is above 1."""
     return scores / scores.max() if len(scores) and scores.max() > 1 else scores
 
 
-def ranks(names: Sequence[str] | None) -> npt.NDArray[np.int64] | None:
-    """(n,) places of the names in bytewise order; None for none, and where they are sorted already."""
+def rank_names(names: Sequence[str] | None) -> npt.NDArray[np.int64] | None:
+    """(n,) positions of the names in bytewise order; None without names, or if they are sorted already."""
     if names is None:
         return None
     order = sorted(range(len(names)), key=lambda row: names[row].encode())
@@ -233,21 +250,32 @@ def ranks(names: Sequence[str] | None) -> npt.NDArray[np.int64] | None:
     return result
 
 
-def best_by(
+def find_highest(
     scores: Array,
     count: int,
     candidates: Sequence[int] | None,
     labelled: Sequence[int],
     rank: npt.NDArray[np.int64] | None,
 ) -> list[int]:
-    """The unlabelled candidates of the highest scores."""
-    among = np.arange(len(scores)) if candidates is None else np.asarray(candidates, np.int64)
-    rows = np.setdiff1d(among, np.asarray(labelled, np.int64))
+    """Finds the unlabelled candidates with the highest scores.
+
+    Args:
+        scores: (n,) scores.
+        count: Number of rows to find.
+        candidates: Rows to search; None for all.
+        labelled: Rows to leave out.
+        rank: (n,) order among images of equal score; None for the order of the rows.
+
+    Returns:
+        At most `count` rows, highest score first.
+    """
+    searched = np.arange(len(scores)) if candidates is None else np.asarray(candidates, np.int64)
+    rows = np.setdiff1d(searched, np.asarray(labelled, np.int64))
     order = np.lexsort((rows if rank is None else rank[rows], -scores[rows]))
     return [int(row) for row in rows[order[:count]]]
 
 
 def random_order(count: int, seed: int, rank: npt.NDArray[np.int64] | None) -> Array:
-    """(n,) in [0, 1), a random order of the images, the same for the same names."""
+    """(n,) values in [0, 1) that put the images into a random order, the same for the same names and seed."""
     order = np.random.default_rng(seed).permutation(count) / max(1, count)
     return order if rank is None else order[rank]

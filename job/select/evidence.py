@@ -1,4 +1,4 @@
-"""How well picks cover a pool, beside picks at random."""
+"""How well the picks cover a pool, compared with random picks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,79 +7,87 @@ import numpy as np
 
 from job.select import greedy
 from job.select.engine import as_points
-from job.select.points import Array, Vectors, unit
+from job.select.points import Array, Vectors, to_unit_length
 from job.select.shortlist import Rows, cosines
 
 if TYPE_CHECKING:
     from job.select.engine import Embeddings
 
-RANDOM_SEEDS = 20
-# Beyond this, the covering radius is that of every second, third, ... image.
-_IMAGES_TO_COVER = 50_000
-_PRODUCTS_AT_ONCE = 1 << 22
+NUM_RANDOM_DRAWS = 20
+# In a larger pool, the covering radius is taken over every second, third, ... image.
+_MAX_COVERED_IMAGES = 50_000
+_MAX_PRODUCTS = 1 << 22
 
 
 def coverage(embeddings: "Embeddings", centers: Sequence[int]) -> tuple[Array, Rows]:
-    """How near the nearest labelled or picked image is to every image.
+    """Measures how near every image is to the nearest labelled or picked image.
 
     Args:
         embeddings: As for `job.select.select`.
-        centers: Rows of those images.
+        centers: Rows of the labelled and picked images.
 
     Returns:
-        (n,) distances, and (n,) rows of the nearest, the first of those at the same distance; infinite and -1 where
-        there are no such images.
+        (n,) distances, and (n,) rows of the nearest center; of centers at the same distance, the first. Infinity and -1
+        if `centers` is empty.
     """
     return greedy.coverage(as_points(embeddings), centers)
 
 
-def cover_step(count: int) -> int:
-    """Covering radii are taken over every so-manieth image of a pool."""
-    return max(1, -(-count // _IMAGES_TO_COVER))
+def coverage_stride(count: int) -> int:
+    """The k for which covering radii are taken over every k-th image of a pool of `count` images."""
+    return max(1, -(-count // _MAX_COVERED_IMAGES))
 
 
-def random_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) -> list[float]:
-    """Covering radii of the pool by the labelled images and so many random others, for 20 seeds.
+def random_covering_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) -> list[float]:
+    """Covering radii of the pool by the labelled images and random others, for 20 seeds.
 
-    In single precision: radii below 0.003 are not told from 0.
+    They are computed in single precision: radii below 0.003 are indistinguishable from 0.
 
     Args:
         embeddings: As for `job.select.select`.
-        labelled: Rows of images that have labels.
-        count: How many to draw among the others.
+        labelled: Rows of the labelled images.
+        count: Number of images to draw from the others.
 
     Returns:
-        For each seed the largest distance of an image to its nearest labelled or drawn one; over at most 50,000 images,
-        evenly spread.
+        For each seed, the largest distance of an image to its nearest labelled or drawn image. At most 50,000 images,
+        evenly spread, are measured.
     """
     points = as_points(embeddings)
     others = np.setdiff1d(np.arange(points.shape[0]), labelled)
-    drawn = [np.random.default_rng(seed).choice(others, min(count, len(others)), False) for seed in range(RANDOM_SEEDS)]
-    step = cover_step(points.shape[0])
-    seen = unit(points.rows(range(0, points.shape[0], step)))
-    known = _closest(seen, unit(points.rows(labelled)))
+    drawn = [
+        np.random.default_rng(seed).choice(others, min(count, len(others)), False) for seed in range(NUM_RANDOM_DRAWS)
+    ]
+    stride = coverage_stride(points.shape[0])
+    measured = to_unit_length(points.rows(range(0, points.shape[0], stride)))
+    to_labelled = _max_cosines(measured, to_unit_length(points.rows(labelled)))
     radii = []
     for rows in drawn:
-        closest = np.maximum(_closest(seen, unit(points.rows(rows.tolist()))), known)
+        closest = np.maximum(_max_cosines(measured, to_unit_length(points.rows(rows.tolist()))), to_labelled)
         radii.append(float(np.sqrt(np.maximum(2 - 2 * closest.astype(np.float64), 0)).max(initial=0)))
     return radii
 
 
-def _closest(vectors: Vectors, centers: Vectors) -> Vectors:
-    """(n,) cosine to the nearest centre, -1 without centres."""
+def _max_cosines(vectors: Vectors, centers: Vectors) -> Vectors:
+    """(n,) cosine to the nearest center, -1 without centers."""
     closest = np.full(len(vectors), -1, np.float32)
-    step = max(1, _PRODUCTS_AT_ONCE // max(1, len(centers)))
+    step = max(1, _MAX_PRODUCTS // max(1, len(centers)))
     for start in range(0, len(vectors), step):
-        some = slice(start, start + step)
-        closest[some] = cosines(vectors[some], centers).max(axis=1, initial=-1)
+        block = slice(start, start + step)
+        closest[block] = cosines(vectors[block], centers).max(axis=1, initial=-1)
     return closest
 
 
-def close_pairs(embeddings: "Embeddings", rows: Sequence[int], within: float) -> int:
-    """How many pairs of some images are nearer to each other than a distance."""
-    points = unit(as_points(embeddings).rows(rows)).astype(np.float64)
+def count_close_pairs(embeddings: "Embeddings", rows: Sequence[int], max_distance: float) -> int:
+    """Counts the pairs of images that are nearer to each other than a distance.
+
+    Args:
+        embeddings: As for `job.select.select`.
+        rows: Rows of the images.
+        max_distance: The distance; pairs at exactly this distance do not count.
+    """
+    points = to_unit_length(as_points(embeddings).rows(rows)).astype(np.float64)
     pairs = 0
     for row in range(1, len(points)):
         difference = points[:row] - points[row]
-        pairs += int((np.sqrt(np.einsum("ij,ij->i", difference, difference)) < within).sum())
+        pairs += int((np.sqrt(np.einsum("ij,ij->i", difference, difference)) < max_distance).sum())
     return pairs

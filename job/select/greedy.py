@@ -1,8 +1,8 @@
-"""The greedy selection: each step picks the image of the largest ``distance ** strength * weight``.
+"""The greedy selection: each step picks the image with the largest ``distance ** strength * weight``.
 
-The distance is Euclidean, between embeddings of unit length, to the nearest labelled or already picked image. Picks are
-those of the definition carried out in float64, to the last tie, but the embeddings are read a few times rather than
-once for a pick (`job.select.shortlist`).
+The distance is Euclidean, between embeddings of unit length, to the nearest labelled or already picked image. The picks
+are those of the definition in float64, to the last tie, but the embeddings are read only a few times instead of once
+per pick (`job.select.shortlist`).
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from job.select.points import Array, Points, Vectors, distinct, unit
-from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, slack, zeros
+from job.select.points import Array, Points, Vectors, find_distinct, to_unit_length
+from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, find_zero_rows, slack
 
-# Rows of a shortlist, as a share of all and within bounds: a longer one saves reads, and its picks take longer.
-_SHARE = 1 / 256
-_LEAST, _MOST = 1024, 8192
-_PAIRS_AT_ONCE = 1 << 20
-_VALUES_AT_ONCE = 1 << 22
-# Centres that can be the nearest of a vector, up to which differences are quicker than another product.
-_FEW = 4
+# Length of a shortlist as a share of all rows, within limits. A longer one saves reads, but its picks take longer.
+_SHORTLIST_SHARE = 1 / 256
+_MIN_SHORTLIST, _MAX_SHORTLIST = 1024, 8192
+_MAX_PAIRS = 1 << 20
+_MAX_VALUES = 1 << 22
+# Up to this many centers that may be the nearest, exact differences are faster than another product.
+_MAX_EXACT_CENTERS = 4
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Pick:
     """One selected image.
 
     Attributes:
-        index: Its row.
-        value: What it was picked for, ``distance ** strength * weight``; the weight where there was no distance yet.
-        distance: To the nearest labelled or earlier picked image, 0 to 2; None where there was none.
-        nearest: Row of that image; None where there was none.
-        balance: Product of the balances in the value; 1 without any.
+        index: Row of the image.
+        value: Value it was picked for, ``distance ** strength * weight``; the weight if there was no distance yet.
+        distance: Distance to the nearest labelled or earlier picked image, 0 to 2; None if there was none.
+        nearest: Row of the nearest labelled or earlier picked image; None if there was none.
+        balance: Product of the balances in the value; 1 without balances.
     """
 
     index: int
@@ -42,67 +42,79 @@ class Pick:
     balance: float = 1.0
 
 
-def greedy(
-    points: Points, passes: Pass, worth: Worth, count: int, *, labelled: Sequence[int], first: Array | None
+def select_greedily(
+    points: Points, embedding_pass: Pass, worth: Worth, count: int, *, labelled: Sequence[int], first: Array | None
 ) -> list[Pick]:
-    """Picks images, best first; fewer than `count` when no image is left that may be picked.
+    """Picks images, best first.
 
     Args:
         points: (n, d) embeddings, of any length.
-        passes: Over the same embeddings; new.
-        worth: What an image is worth. Picks are taken off the images that it allows.
-        count: How many images to pick.
-        labelled: Rows of images that have labels.
-        first: (n,) by which the first pick is made where nothing is labelled; None to take the first image.
+        embedding_pass: A new pass over the same embeddings.
+        worth: Values of the images. Labelled and picked images become forbidden in `Worth.allowed`.
+        count: Number of images to pick.
+        labelled: Rows of the labelled images.
+        first: (n,) values for the first pick if nothing is labelled; None to take the first image.
+
+    Returns:
+        The picks; fewer than `count` if no more images may be picked.
     """
     count = min(count, points.shape[0])
     centers = _Centers(points.shape[1], len(labelled) + count)
-    vectors = unit(points.rows(labelled))
-    centers.add(vectors[(kept := distinct(vectors))], [labelled[row] for row in kept])
+    vectors = to_unit_length(points.rows(labelled))
+    centers.add(vectors[(kept := find_distinct(vectors))], [labelled[row] for row in kept])
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
     if len(labelled) == 0:
-        start = first_pick(worth, first)
+        start = choose_first(worth, first)
         if start is None or count == 0:
             return picks
-        picks.append(Pick(*start, None, None))
-        worth.allowed[start[0]] = False
-        centers.add(unit(points.rows([start[0]])), [start[0]])
+        row, value = start
+        picks.append(Pick(index=row, value=value, distance=None, nearest=None))
+        worth.allowed[row] = False
+        centers.add(to_unit_length(points.rows([row])), [row])
     if len(picks) == count:
-        passes.shortlist(centers.vectors, worth, 1)  # which looks whether all embeddings are finite
-    size = min(_MOST, max(_LEAST, int(points.shape[0] * _SHARE)))
+        embedding_pass.shortlist(centers.vectors, worth, 1)  # checks that all embeddings are finite
+    size = min(_MAX_SHORTLIST, max(_MIN_SHORTLIST, int(points.shape[0] * _SHORTLIST_SHARE)))
     while len(picks) < count:
-        shortlist = passes.shortlist(centers.vectors, worth, size)
-        found = _picks(shortlist, worth, centers, count - len(picks))
-        picks += found
+        shortlist = embedding_pass.shortlist(centers.vectors, worth, size)
+        new_picks = _pick_from(shortlist, worth, centers, count - len(picks))
+        picks += new_picks
         if len(shortlist.rows) < size:
-            break  # that was all there is
-        if not found:
+            break  # the shortlist had every image that may be picked
+        if not new_picks:
             size *= 8
     return picks
 
 
-def first_pick(worth: Worth, values: Array | None) -> tuple[int, float] | None:
-    """Row and value of the best image where there are no distances yet; None where none may be picked."""
+def choose_first(worth: Worth, values: Array | None) -> tuple[int, float] | None:
+    """Chooses the best image when there are no distances yet.
+
+    Args:
+        worth: The images that may be picked, and their ranks.
+        values: (n,) values of the images; None for 1 everywhere.
+
+    Returns:
+        Row and value of the image; None if no image may be picked.
+    """
     rows = np.flatnonzero(worth.allowed)
     if len(rows) == 0:
         return None
-    here = np.ones(len(rows)) if values is None else values[rows]
-    best = np.lexsort((worth.ranks(rows), -here))[0]
-    return int(rows[best]), float(here[best])
+    allowed_values = np.ones(len(rows)) if values is None else values[rows]
+    best = np.lexsort((worth.get_ranks(rows), -allowed_values))[0]
+    return int(rows[best]), float(allowed_values[best])
 
 
 class _Centers:
-    """The labelled and picked images, in that order, but for exact repetitions.
+    """The labelled and picked images, in that order, without exact repetitions.
 
     Attributes:
-        vectors: (c, d) of unit length.
-        rows: (c,) their rows.
+        vectors: (c, d) embeddings of unit length.
+        rows: (c,) rows of the images.
     """
 
-    def __init__(self, dimension: int, room: int) -> None:
-        self._vectors = np.empty((room, dimension), np.float32)
-        self._rows = np.empty(room, np.int64)
+    def __init__(self, dimension: int, capacity: int) -> None:
+        self._vectors = np.empty((capacity, dimension), np.float32)
+        self._rows = np.empty(capacity, np.int64)
         self._count = 0
 
     def __len__(self) -> int:
@@ -122,108 +134,121 @@ class _Centers:
         self._count = end
 
 
-def _picks(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) -> list[Pick]:
-    """The picks that are sure to be the best of all images, not just of the shortlist."""
+def _pick_from(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) -> list[Pick]:
+    """Picks from a shortlist as long as the best row is sure to be the best of all images."""
     rows, vectors = shortlist.rows, shortlist.vectors
-    closest = _closest(vectors, centers.vectors)
-    plain = len(zeros(vectors)) == 0
+    closest = _max_cosines(vectors, centers.vectors)
+    without_zeros = len(find_zero_rows(vectors)) == 0
     error = slack(vectors.shape[1])
-    ranks = worth.ranks(rows)
-    here = replace(worth, weight=None if worth.weight is None else worth.weight[rows], allowed=worth.allowed[rows])
-    everything, exact = slice(None), _Exact(vectors)
+    ranks = worth.get_ranks(rows)
+    weight = None if worth.weight is None else worth.weight[rows]
+    listed = replace(worth, weight=weight, allowed=worth.allowed[rows])
+    everything, exact = slice(None), _ExactDistances(vectors)
     picks: list[Pick] = []
-    while len(picks) < count and here.allowed.any():
+    while len(picks) < count and listed.allowed.any():
         square = 2 - 2 * closest.astype(np.float64)
-        upper = here.of(np.maximum(square + error, 0), everything)
-        lower = here.of(np.maximum(square - error, 0), everything)
+        upper = listed.evaluate(np.maximum(square + error, 0), everything)
+        lower = listed.evaluate(np.maximum(square - error, 0), everything)
         if upper.max() < 0:
             break
         contenders = np.flatnonzero((upper >= lower.max()) & (upper >= 0))
-        distance, nearest = exact.of(contenders, centers.vectors)
+        distance, nearest = exact.measure(contenders, centers.vectors)
         if (blocked := distance < worth.min_distance).any():
-            here.allowed[contenders[blocked]] = False
+            listed.allowed[contenders[blocked]] = False
             worth.allowed[rows[contenders[blocked]]] = False
             continue
         values = distance**worth.strength
-        if here.weight is not None:
-            values *= here.weight[contenders]
+        if listed.weight is not None:
+            values *= listed.weight[contenders]
         best = np.lexsort((ranks[contenders], -values))[0]
         row = int(contenders[best])
         bound, rank = shortlist.bound
         if (-values[best], ranks[row]) > (-bound, rank):
             break
-        picks.append(Pick(int(rows[row]), float(values[best]), float(distance[best]), int(centers.rows[nearest[best]])))
-        here.allowed[row] = worth.allowed[rows[row]] = False
+        picks.append(
+            Pick(
+                index=int(rows[row]),
+                value=float(values[best]),
+                distance=float(distance[best]),
+                nearest=int(centers.rows[nearest[best]]),
+            )
+        )
+        listed.allowed[row] = worth.allowed[rows[row]] = False
         if distance[best] > 0:
             centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
-            cosine = vectors @ vectors[row] if plain else cosines(vectors, vectors[row : row + 1])[:, 0]
+            cosine = vectors @ vectors[row] if without_zeros else cosines(vectors, vectors[row : row + 1])[:, 0]
             np.maximum(closest, cosine, out=closest)
     return picks
 
 
-class _Exact:
-    """Exact distances of some vectors to the nearest centre, each worked out once for each centre."""
+class _ExactDistances:
+    """Exact distances of some vectors to the nearest center; each pair is computed at most once."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
         self._distance = np.full(len(vectors), np.inf)
         self._nearest = np.full(len(vectors), -1, np.int64)
-        self._seen = np.zeros(len(vectors), np.int64)
+        self._num_compared = np.zeros(len(vectors), np.int64)
 
-    def of(self, rows: Rows, centers: Vectors) -> tuple[Array, Rows]:
-        """As `nearest_center`; the centres are those of the call before, and new ones behind them."""
-        numbers = self._seen[rows]
-        for seen in sorted(set(numbers.tolist()) - {len(centers)}):
-            behind = rows[numbers == seen]
-            distance, nearest = nearest_center(self._vectors[behind], centers[seen:])
-            closer = distance < self._distance[behind]
-            self._distance[behind[closer]] = distance[closer]
-            self._nearest[behind[closer]] = nearest[closer] + seen
-            self._seen[behind] = len(centers)
+    def measure(self, rows: Rows, centers: Vectors) -> tuple[Array, Rows]:
+        """Measures distances as `find_nearest_center` does.
+
+        Args:
+            rows: (m,) rows of the vectors.
+            centers: (c, d) the centers of the previous call, followed by new ones.
+        """
+        counts = self._num_compared[rows]
+        for count in sorted(set(counts.tolist()) - {len(centers)}):
+            outdated = rows[counts == count]
+            distance, nearest = find_nearest_center(self._vectors[outdated], centers[count:])
+            closer = distance < self._distance[outdated]
+            self._distance[outdated[closer]] = distance[closer]
+            self._nearest[outdated[closer]] = nearest[closer] + count
+            self._num_compared[outdated] = len(centers)
         return self._distance[rows], self._nearest[rows]
 
 
-def _closest(vectors: Vectors, centers: Vectors) -> Vectors:
-    """(m,) the largest of the cosines to some centres."""
+def _max_cosines(vectors: Vectors, centers: Vectors) -> Vectors:
+    """(m,) cosine to the nearest center."""
     closest = np.empty(len(vectors), np.float32)
-    step = max(1, _PAIRS_AT_ONCE // len(centers))
+    step = max(1, _MAX_PAIRS // len(centers))
     for start in range(0, len(vectors), step):
         closest[start : start + step] = cosines(vectors[start : start + step], centers).max(axis=1)
     return closest
 
 
-def nearest_center(vectors: Vectors, centers: Vectors) -> tuple[Array, Rows]:
-    """Exact distances to the nearest of some centres, by differences in float64.
+def find_nearest_center(vectors: Vectors, centers: Vectors) -> tuple[Array, Rows]:
+    """Finds the nearest center of each vector, with exact distances by differences in float64.
 
-    Cosines in single precision say which centres can be the nearest; they would lose the distances of near-duplicates
-    in rounding.
+    Cosines in single precision decide which centers may be the nearest. They cannot give the distances themselves,
+    because those of near-duplicates would be lost in rounding.
 
     Args:
         vectors: (m, d) of unit length.
         centers: (c, d) of unit length, at least one.
 
     Returns:
-        (m,) distances, and (m,) indices of the centres; the first of those at the same distance.
+        (m,) distances, and (m,) indices of the centers; of centers at the same distance, the first.
     """
     distance, nearest = np.empty(len(vectors)), np.empty(len(vectors), np.int64)
     error = slack(vectors.shape[1])
-    step = max(1, _PAIRS_AT_ONCE // len(centers))
+    step = max(1, _MAX_PAIRS // len(centers))
     for start in range(0, len(vectors), step):
         block = vectors[start : start + step]
         cosine = cosines(block, centers)
         possible = cosine >= cosine.max(axis=1, keepdims=True) - error
-        many = np.flatnonzero(possible.sum(axis=1) > _FEW)
-        possible[many] &= _possible(block[many].astype(np.float64), centers)
+        undecided = np.flatnonzero(possible.sum(axis=1) > _MAX_EXACT_CENTERS)
+        possible[undecided] &= _find_possible_centers(block[undecided].astype(np.float64), centers)
         row, center = np.nonzero(possible)
-        exact = _distances(block, row, centers, center)
+        exact = _pair_distances(block, row, centers, center)
         order = np.lexsort((center, exact, row))
         best = order[np.searchsorted(row, np.arange(len(block)))]  # rows are sorted before and after
         distance[start : start + step], nearest[start : start + step] = exact[best], center[best]
     return distance, nearest
 
 
-def _possible(vectors: Array, centers: Vectors) -> npt.NDArray[np.bool_]:
-    """(m, c) which centres can be the nearest, by products in double precision, which near-duplicates need."""
+def _find_possible_centers(vectors: Array, centers: Vectors) -> npt.NDArray[np.bool_]:
+    """(m, c) whether a center may be the nearest, by products in double precision, which near-duplicates need."""
     exact = centers.astype(np.float64)
     square = np.einsum("ij,ij->i", exact, exact)[None] - 2 * vectors @ exact.T
     error = 16 * (vectors.shape[1] + 8) * 2.0**-53
@@ -231,26 +256,34 @@ def _possible(vectors: Array, centers: Vectors) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Rows) -> Array:
-    """Distances between pairs of rows."""
+def _pair_distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Rows) -> Array:
+    """(p,) distances between pairs of a vector and a center."""
     result = np.empty(len(rows))
-    step = max(1, _VALUES_AT_ONCE // max(1, vectors.shape[1]))
+    step = max(1, _MAX_VALUES // max(1, vectors.shape[1]))
     for start in range(0, len(rows), step):
-        some = slice(start, start + step)
-        difference = vectors[rows[some]].astype(np.float64) - centers[columns[some]]
-        result[some] = np.einsum("ij,ij->i", difference, difference)
+        pairs = slice(start, start + step)
+        difference = vectors[rows[pairs]].astype(np.float64) - centers[columns[pairs]]
+        result[pairs] = np.einsum("ij,ij->i", difference, difference)
     return np.sqrt(result)
 
 
 def coverage(points: Points, centers: Sequence[int]) -> tuple[Array, Rows]:
-    """(n,) distances to the nearest of some rows, and (n,) which it is; infinite and -1 without any."""
+    """Distance of each embedding to the nearest of some rows.
+
+    Args:
+        points: (n, d) embeddings, of any length.
+        centers: The rows.
+
+    Returns:
+        (n,) distances, and (n,) nearest rows; infinity and -1 if `centers` is empty.
+    """
     distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
     if len(centers) == 0:
         return distance, nearest
-    vectors, rows = unit(points.rows(centers)), np.asarray(centers, np.int64)
-    kept = distinct(vectors)  # among many of the same, each would be compared with each
+    vectors, rows = to_unit_length(points.rows(centers)), np.asarray(centers, np.int64)
+    kept = find_distinct(vectors)  # otherwise many equal rows would all be compared with each other
     vectors, rows = vectors[kept], rows[kept]
     for start, block in points.blocks():
-        distance[start : start + len(block)], index = nearest_center(unit(block), vectors)
+        distance[start : start + len(block)], index = find_nearest_center(to_unit_length(block), vectors)
         nearest[start : start + len(block)] = rows[index]
     return distance, nearest

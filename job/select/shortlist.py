@@ -1,11 +1,11 @@
-"""The rows that the next picks can be among, found in one pass over the embeddings.
+"""The rows among which the next picks must be, found in one pass over the embeddings.
 
-What an image is worth only falls while images are picked. So a value from before is an upper bound, and as long as the
-best of a shortlist is worth more than the bound of all others, it is the best of all. The embeddings are read once for
-a shortlist, not once for a pick.
+The value of an image only falls while images are picked, so an earlier value is an upper bound. As long as the best
+image of a shortlist has a higher value than the bound of all others, it is the best of all images. So the embeddings
+are read once per shortlist, not once per pick.
 
-The pass works with cosines in single precision, whose error `slack` bounds; what is picked is decided by exact
-distances, in `job.select.greedy`.
+The pass works with cosines in single precision; `slack` bounds their error. Exact distances decide which images are
+picked (`job.select.greedy`).
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from job.select.points import Array, Vectors
 
 Rows = npt.NDArray[np.int64]
 
-# Beyond these, squares in single precision overflow or vanish.
-SHORTEST, LONGEST = 1e-15, 1e15
+# Squares of shorter or longer vectors underflow or overflow in single precision.
+MIN_LENGTH, MAX_LENGTH = 1e-15, 1e15
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What an image is worth: ``distance ** strength * weight``, if it may be picked.
+    """The value of an image: ``distance ** strength * weight``, if it may be picked.
 
     Attributes:
-        weight: (n,) not negative; None for 1 everywhere.
+        weight: (n,) weights, not negative; None for 1 everywhere.
         strength: Exponent of the distance, not negative.
-        min_distance: An image nearer than this to a labelled or picked one is worth nothing.
-        allowed: (n,) which images may be picked; picks are taken off it.
-        rank: (n,) the lower comes first among images of one value; None for the order of the rows.
+        min_distance: Smallest distance to a labelled or picked image at which an image may be picked.
+        allowed: (n,) whether an image may be picked. It is updated in place: every pick becomes False.
+        rank: (n,) order among images of equal value, the lowest first; None for the order of the rows.
     """
 
     weight: Array | None
@@ -40,8 +40,16 @@ class Worth:
     allowed: npt.NDArray[np.bool_]
     rank: Rows | None = None
 
-    def of(self, square: Array, rows: slice | Rows) -> Array:
-        """Values at squared distances; -1 for images that may not be picked."""
+    def evaluate(self, square: Array, rows: slice | Rows) -> Array:
+        """Values of some rows.
+
+        Args:
+            square: (m,) squared distances of the rows.
+            rows: The rows.
+
+        Returns:
+            (m,) values; -1 for images that may not be picked.
+        """
         if self.strength == 0:
             values = np.ones_like(square)
         elif self.strength == 1:
@@ -55,48 +63,48 @@ class Worth:
             values[square < self.min_distance**2] = -1
         return values
 
-    def ranks(self, rows: Rows) -> Rows:
-        """Who comes first among images of one value."""
+    def get_ranks(self, rows: Rows) -> Rows:
+        """(m,) ranks of some rows, which break ties between images of equal value."""
         return rows if self.rank is None else self.rank[rows]
 
 
 def slack(dimension: int) -> float:
-    """Bounds the error of a squared distance that comes from a cosine in single precision.
+    """Bound on the error of a squared distance that comes from a cosine in single precision.
 
-    A sum of d products of unit vectors is off by at most about d / 2**24, whatever its order; so is a length by which
-    it is divided.
+    A sum of d products of unit vectors has an error of at most about d / 2**24, whatever its order. The same holds for
+    a length by which it is divided.
     """
     return 2 * (2 * dimension + 16) * 2.0**-24
 
 
 def cosines(vectors: Vectors, centers: Vectors) -> Vectors:
-    """(m, c) numbers s with which 2 - 2 s is the squared distance, within `slack`.
+    """(m, c) numbers s such that 2 - 2 s is the squared distance, within `slack`.
 
-    For unit vectors that is their cosine; where one of two is a vector of zeros, one half, and where both are, 1.
+    For unit vectors, s is their cosine. If one of the two is a vector of zeros, s is 0.5; if both are, s is 1.
     """
     result: Vectors = vectors @ centers.T
-    for axis, each in ((1, vectors), (0, centers)):
-        if len(nothing := zeros(each)):
-            half = np.zeros(len(each), np.float32)
-            half[nothing] = 0.5
+    for axis, side in ((1, vectors), (0, centers)):
+        if len(zero_rows := find_zero_rows(side)):
+            half = np.zeros(len(side), np.float32)
+            half[zero_rows] = 0.5
             result += np.expand_dims(half, axis)
     return result
 
 
-def zeros(vectors: Vectors) -> Rows:
-    """The rows that are all zeros."""
-    begin_so = np.flatnonzero(vectors[:, 0] == 0) if vectors.shape[1] else np.arange(len(vectors))
-    return begin_so[~vectors[begin_so].any(axis=1)]
+def find_zero_rows(vectors: Vectors) -> Rows:
+    """Indices of the rows that are all zeros."""
+    candidates = np.flatnonzero(vectors[:, 0] == 0) if vectors.shape[1] else np.arange(len(vectors))
+    return candidates[~vectors[candidates].any(axis=1)]
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """The rows of the highest bounds, and the bound of all others.
+    """The rows with the highest upper bounds, and the bound of all others.
 
     Attributes:
-        rows: (m,) their numbers.
-        vectors: (m, d) of unit length.
-        bound: Value and rank of the best of all others; (-1, 0) where there is none that may be picked.
+        rows: (m,) indices of the rows.
+        vectors: (m, d) embeddings of the rows, of unit length.
+        bound: Value and rank of the best other row; (-1, 0) if no other row may be picked.
     """
 
     rows: Rows
@@ -105,13 +113,13 @@ class Shortlist:
 
 
 class Pass(Protocol):
-    """Goes over the embeddings, and knows how near each is to the centres so far."""
+    """Reads the embeddings, and remembers how near each one is to the centers so far."""
 
     def shortlist(self, centers: Vectors, worth: Worth, size: int) -> Shortlist:
-        """Finds the `size` rows of the highest bounds.
+        """Finds the rows with the highest upper bounds.
 
         Args:
-            centers: (c, d) of unit length: those of the call before, and new ones behind them.
-            worth: The same in every call but for the images that it allows.
-            size: How many rows.
+            centers: (c, d) of unit length: those of the previous call, followed by new ones.
+            worth: The same object in every call; only `Worth.allowed` may have changed.
+            size: Number of rows.
         """

@@ -1,4 +1,4 @@
-"""Embeddings in a tensor of torch: the passes run where it lies, on the CPU or on a GPU."""
+"""Embeddings in a torch tensor: the passes run on its device, a CPU or a GPU."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,39 +6,44 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from job.select.points import Vectors, unit
-from job.select.shortlist import LONGEST, SHORTEST, Rows, Shortlist, Worth, slack
+from job.select.points import Vectors, to_unit_length
+from job.select.shortlist import MAX_LENGTH, MIN_LENGTH, Rows, Shortlist, Worth, slack
 
-_VALUES_IN_BLOCK = 1 << 26
-_CENTERS_AT_ONCE = 1024
+_VALUES_PER_BLOCK = 1 << 26
+_VALUES_PER_ARRAY_BLOCK = 1 << 19
+_MAX_CENTERS = 1024
 
 
 class TensorPoints:
-    """Embeddings in a tensor, read as arrays."""
+    """Embeddings in a tensor, read as arrays.
+
+    Args:
+        embeddings: (n, d), on any device.
+    """
 
     def __init__(self, embeddings: torch.Tensor) -> None:
         self._embeddings = embeddings.detach()
         self.shape: tuple[int, int] = (embeddings.shape[0], embeddings.shape[1])
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.floating]]]:
-        """Yields blocks in single precision."""
-        size = max(256, (1 << 19) // max(1, self.shape[1]))
+        """Yields blocks as arrays in host memory."""
+        size = max(256, _VALUES_PER_ARRAY_BLOCK // max(1, self.shape[1]))
         for start in range(0, self.shape[0], size):
-            yield start, _array(self._embeddings[start : start + size])
+            yield start, _to_array(self._embeddings[start : start + size])
 
     def rows(self, indices: Sequence[int]) -> npt.NDArray[np.floating]:
-        """Some rows, in the order of the indices."""
+        """Returns some rows, in the order of the indices."""
         wanted = torch.as_tensor(np.asarray(indices, np.int64), device=self._embeddings.device)
-        return _array(self._embeddings[wanted])
+        return _to_array(self._embeddings[wanted])
 
 
 class TensorPass:
-    """A pass by torch, on the device of the tensor; see `job.select.shortlist`.
+    """A pass in torch, on the device of the tensor (`job.select.shortlist`).
 
-    One copy to the host for each shortlist, none for each pick.
+    It copies to the host once per shortlist, not once per pick.
 
     Args:
-        embeddings: (n, d).
+        embeddings: (n, d), on any device.
     """
 
     def __init__(self, embeddings: torch.Tensor) -> None:
@@ -49,54 +54,60 @@ class TensorPass:
         self._closest = torch.full((count,), -1.0, device=self._device)
         self._scale = torch.empty(count, device=self._device)
         self._weight: torch.Tensor | None = None
-        self._started, self._taken = False, 0
+        self._prepared, self._num_merged = False, 0
 
     def shortlist(self, centers: Vectors, worth: Worth, size: int) -> Shortlist:
         """See `job.select.shortlist.Pass`."""
-        if not self._started:
-            self._start(worth)
-        exact = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False  # its ten bits of mantissa are outside of `slack`
+        if not self._prepared:
+            self._prepare(worth)
+        tf32_allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False  # the error of its ten-bit mantissa exceeds `slack`
         try:
             with torch.autocast(self._device.type, enabled=False):
-                self._take_in(torch.from_numpy(centers[self._taken :]).to(self._device))
+                self._merge_centers(torch.from_numpy(centers[self._num_merged :]).to(self._device))
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = exact
-        self._taken = len(centers)
-        values = self._values(worth)
-        found, bound = _highest(values, worth, size)
-        on_device = torch.as_tensor(found, device=self._device)
-        vectors = unit(_array(self._embeddings[on_device]))
-        return Shortlist(found, vectors, bound)
+            torch.backends.cuda.matmul.allow_tf32 = tf32_allowed
+        self._num_merged = len(centers)
+        rows, bound = _find_highest(self._evaluate(worth), worth, size)
+        on_device = torch.as_tensor(rows, device=self._device)
+        vectors = to_unit_length(_to_array(self._embeddings[on_device]))
+        return Shortlist(rows, vectors, bound)
 
-    def _start(self, worth: Worth) -> None:
-        self._started = True
+    def _prepare(self, worth: Worth) -> None:
+        """Checks that rows are finite, keeps the reciprocals of their lengths, and copies the weights to the device.
+
+        A row of zeros has 0 as its reciprocal, and a row beyond single precision -1.
+
+        Raises:
+            ValueError: If a row is not finite.
+        """
+        self._prepared = True
         for rows, block in self._blocks():
             length = torch.linalg.vector_norm(block.double(), dim=1)
             if not torch.isfinite(length).all():
                 row = (rows.start or 0) + int(torch.isfinite(length).logical_not().nonzero()[0])
                 raise ValueError(f"embeddings must be finite: row {row} is not")
-            odd = (length < SHORTEST) | (length > LONGEST)
-            scale = torch.where(odd, -1.0, 1 / length.masked_fill(odd, 1))
+            extreme = (length < MIN_LENGTH) | (length > MAX_LENGTH)
+            scale = torch.where(extreme, -1.0, 1 / length.masked_fill(extreme, 1))
             self._scale[rows] = scale.masked_fill(length == 0, 0).float()
         if worth.weight is not None:
             self._weight = torch.from_numpy(worth.weight).to(self._device)
 
-    def _take_in(self, centers: torch.Tensor) -> None:
-        zeros = bool((centers == 0).all(dim=1).any())
+    def _merge_centers(self, centers: torch.Tensor) -> None:
+        """Raises the rows' `job.select.shortlist.cosines`; those of rows beyond single precision stay unknown."""
+        with_zeros = bool((centers == 0).all(dim=1).any())
         for rows, block in self._blocks() if len(centers) else ():
             scale, closest = self._scale[rows], self._closest[rows]
             single = block.float()
-            for some in torch.split(centers, _CENTERS_AT_ONCE):
-                cosine = (single @ some.T).amax(dim=1) * scale
+            for chunk in torch.split(centers, _MAX_CENTERS):
+                cosine = (single @ chunk.T).amax(dim=1) * scale
                 closest = torch.where(scale > 0, torch.maximum(closest, cosine), closest)
-            # As in `job.select.shortlist.cosines`; of rows of odd lengths nothing is known.
-            if zeros:
+            if with_zeros:
                 closest = torch.where(scale > 0, closest.clamp(min=0.5), closest)
-            self._closest[rows] = torch.where(scale == 0, closest.clamp(min=1.0 if zeros else 0.5), closest)
+            self._closest[rows] = torch.where(scale == 0, closest.clamp(min=1.0 if with_zeros else 0.5), closest)
 
-    def _values(self, worth: Worth) -> torch.Tensor:
-        """As `Worth.of`, of all rows."""
+    def _evaluate(self, worth: Worth) -> torch.Tensor:
+        """(n,) values of all rows, as by `Worth.evaluate`."""
         square = (self._closest.double() * -2 + (2 + self._slack)).clamp(min=0)
         values = torch.ones_like(square) if worth.strength == 0 else square.sqrt()
         if worth.strength not in (0, 1):
@@ -109,33 +120,37 @@ class TensorPass:
         return values.masked_fill(~allowed, -1.0)
 
     def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        size = max(256, _VALUES_IN_BLOCK // max(1, self._embeddings.shape[1]))
+        size = max(256, _VALUES_PER_BLOCK // max(1, self._embeddings.shape[1]))
         for start in range(0, len(self._embeddings), size):
             rows = slice(start, start + size)
             yield rows, self._embeddings[rows]
 
 
-def _highest(values: torch.Tensor, worth: Worth, size: int) -> tuple[Rows, tuple[float, int]]:
-    """The rows of the highest values that may be picked, highest first; value and rank of the best of all others."""
+def _find_highest(values: torch.Tensor, worth: Worth, size: int) -> tuple[Rows, tuple[float, int]]:
+    """Finds the `size` rows with the highest values that may be picked.
+
+    Returns:
+        The rows, highest value first; and value and rank of the best other row, (-1, 0) if there is none.
+    """
     if len(values) == 0:
         return np.empty(0, np.int64), (-1.0, 0)
     count = min(size + 1, len(values))
-    least = torch.topk(values, count).values[-1].clamp(min=0)
-    # Which rows topk takes among equals is left open: those that come first by rank are wanted.
-    above, equal = torch.nonzero(values > least)[:, 0], torch.nonzero(values == least)[:, 0]
+    lowest = torch.topk(values, count).values[-1].clamp(min=0)
+    # topk takes any of the rows of equal value; we need those that come first by rank.
+    above, equal = torch.nonzero(values > lowest)[:, 0], torch.nonzero(values == lowest)[:, 0]
     if worth.rank is not None:
         ranks = torch.from_numpy(worth.rank).to(values.device)[equal]
         equal = equal[ranks.argsort()]
     taken = torch.cat([above, equal[: count - len(above)]])
     rows, highest = taken.cpu().numpy(), values[taken].cpu().numpy()
-    order = np.lexsort((worth.ranks(rows), -highest))
+    order = np.lexsort((worth.get_ranks(rows), -highest))
     rows, highest = rows[order], highest[order]
     if len(rows) <= size:
         return rows, (-1.0, 0)
-    return rows[:size], (float(highest[size]), int(worth.ranks(rows[size:])[0]))
+    return rows[:size], (float(highest[size]), int(worth.get_ranks(rows[size:])[0]))
 
 
-def _array(rows: torch.Tensor) -> npt.NDArray[np.floating]:
-    """On the host; numpy does not know bf16."""
+def _to_array(rows: torch.Tensor) -> npt.NDArray[np.floating]:
+    """Copies rows to the host; numpy has no bf16, so all types but float32 and float64 become float32."""
     rows = rows.cpu()
     return (rows if rows.dtype in (torch.float32, torch.float64) else rows.float()).numpy()

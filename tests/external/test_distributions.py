@@ -36,7 +36,7 @@ def test_distributions_sum_to_1_and_have_the_score_at_the_predicted_class(seed: 
         np.testing.assert_array_equal(rows[np.arange(count), predicted], box_scores)
         in_half = rows.astype(np.float16)
         np.testing.assert_allclose(in_half.astype(np.float64).sum(axis=1), 1, atol=1e-3)
-        assert np.isfinite(scores.normalised(in_half)).all()
+        assert np.isfinite(scores.normalize(in_half)).all()
     np.testing.assert_array_equal(given_rows, before)
 
 

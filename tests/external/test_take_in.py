@@ -38,7 +38,7 @@ def test_selects_without_a_detector_and_without_torch(given: dict[str, Any], tmp
     assert done.returncode == 0, done.stderr
     picks = read_picks(tmp_path)
     assert names.parse((tmp_path / "out" / "selected.txt").read_text()) == [each["file_name"] for each in picks]
-    assert len(picks) == 4 and all(each["boxes"] for each in picks[:1]) and "unsure between" in picks[0]["reason"]
+    assert len(picks) == 4 and all(each["boxes"] for each in picks[:1]) and "uncertain between" in picks[0]["reason"]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["detector"]["probabilities"] == "synthetic" and run["embedding"]["method"] == "own"
     assert run["detector"]["class_names"] == ["car", "dog"] and run["device"] is None

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from job.select import coverage, select
 from job.select.engine import SCORE_FLOOR
-from job.select.greedy import nearest_center
-from job.select.points import unit
+from job.select.greedy import find_nearest_center
+from job.select.points import to_unit_length
 
 
 def naive(
@@ -72,7 +72,7 @@ def test_coreset_and_active_learning_are_the_naive_greedy(pool: dict[str, Any], 
 
 @pytest.mark.parametrize("labelled", [[7], [3, 50, 199]])
 def test_coreset_picks_what_mundig_picks(labelled: list[int]) -> None:
-    embeddings = unit(np.random.default_rng(5).normal(size=(200, 16)))
+    embeddings = to_unit_length(np.random.default_rng(5).normal(size=(200, 16)))
     engine = lightly_mundig.Selection()
     engine.add_diversifying_strategy(embeddings, 1.0)
     theirs = engine.run_selection(labelled, 200, len(labelled) + 40)[len(labelled) :]
@@ -124,7 +124,7 @@ def test_how_the_pool_is_covered() -> None:
     embeddings = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     chosen = select(embeddings, np.random.default_rng(1).random(40), 6, labelled=[3])
     taken = [3, *(pick.index for pick in chosen.picks)]
-    points = unit(embeddings).astype(np.float64)
+    points = to_unit_length(embeddings).astype(np.float64)
     every = np.linalg.norm(points[:, None] - points[taken][None], axis=2)
     distance, nearest = coverage(embeddings, taken)
     np.testing.assert_allclose(distance, every.min(axis=1), atol=1e-12)
@@ -133,9 +133,9 @@ def test_how_the_pool_is_covered() -> None:
 
 def test_distances_of_near_duplicates_are_exact() -> None:
     base = np.random.default_rng(0).normal(size=256)
-    points = unit(np.stack([base, base * (1 + 1e-4), base + 1e-4]))
+    points = to_unit_length(np.stack([base, base * (1 + 1e-4), base + 1e-4]))
     expected = np.linalg.norm(points.astype(np.float64) - points[0].astype(np.float64), axis=1)
-    np.testing.assert_allclose(nearest_center(points, points[:1])[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(find_nearest_center(points, points[:1])[0], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

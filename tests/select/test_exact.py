@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from job.select import ParquetPoints, Selection, greedy, select
 from job.select.engine import SCORE_FLOOR
-from job.select.points import ArrayPoints, unit
+from job.select.points import ArrayPoints, to_unit_length
 from job.select.tensors import TensorPass
 from job.select.typicality import typicality
 from tests.conftest import ROOT
@@ -26,7 +26,7 @@ def naive(
     embeddings: Any, weight: Any, count: int, a: float, labelled: list[int], min_distance: float = 0
 ) -> list[int]:
     """The definition: a pass in float64 for each pick; the first pick by weight."""
-    points = unit(embeddings).astype(np.float64)
+    points = to_unit_length(embeddings).astype(np.float64)
     distance, free, picks = np.full(len(points), np.inf), np.ones(len(points), bool), list[int]()
     for row in labelled:
         distance, free[row] = np.minimum(distance, np.sqrt(((points - points[row]) ** 2).sum(1))), False
@@ -67,7 +67,7 @@ def test_many_short_lists_give_the_picks_of_the_definition(
     seed: int, count: int, dimension: int, a: float, min_distance: float, with_labels: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(greedy, "_LEAST", 8)
+        patch.setattr(greedy, "_MIN_SHORTLIST", 8)
         embeddings, rng = clusters(seed, count, dimension), np.random.default_rng(seed)
         embeddings *= rng.choice([1e-3, 1, 50], (count, 1)).astype(np.float32)
         scores = rng.choice([0, 0.25, 1], count) if seed % 2 else rng.random(count)
@@ -104,7 +104,7 @@ def test_a_large_pool_of_real_size() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_rows_of_zeros_and_of_extreme_lengths(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "_LEAST", 4)
+    monkeypatch.setattr(greedy, "_MIN_SHORTLIST", 4)
     rng = np.random.default_rng(1)
     embeddings = rng.normal(size=(60, 5)) * scale
     embeddings[::7] = 0
@@ -118,7 +118,7 @@ def test_rows_of_zeros_and_of_extreme_lengths(scale: float, monkeypatch: pytest.
 @pytest.mark.parametrize("strategy", ["coral", "coreset", "active_learning", "two_stage", "typicality"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tensors_give_the_picks_of_arrays(strategy: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "_LEAST", 32)
+    monkeypatch.setattr(greedy, "_MIN_SHORTLIST", 32)
     rng = np.random.default_rng(2)
     embeddings, scores = clusters(3, 800, 16), rng.choice([0, 0.5, 0.7, 1], 800)
     embeddings[::50] = 0
@@ -130,7 +130,7 @@ def test_tensors_give_the_picks_of_arrays(strategy: str, dtype: torch.dtype, mon
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_ties_on_tensors_go_by_name_and_take_no_longer_list(shuffled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "_LEAST", 16)
+    monkeypatch.setattr(greedy, "_MIN_SHORTLIST", 16)
     sizes: list[int] = []
     real = TensorPass.shortlist
 
@@ -147,7 +147,7 @@ def test_ties_on_tensors_go_by_name_and_take_no_longer_list(shuffled: bool, monk
 
 
 def test_a_file_gives_the_picks_of_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("job.select.points._ROWS_FROM_FILE", 64)
+    monkeypatch.setattr("job.select.points._ROWS_PER_READ", 64)
     embeddings, scores = clusters(4, 1000, 8), np.random.default_rng(4).random(1000)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), 8)
     pq.write_table(pa.table({"embedding": vectors}), tmp_path / "a.parquet", row_group_size=150)
@@ -185,14 +185,14 @@ def test_nothing_left_to_pick_from() -> None:
 
 def test_a_file_with_vectors_of_two_lengths_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"embedding": [[1.0, 2.0], [1.0]]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="not all of one length"):
+    with pytest.raises(ValueError, match="must all have 2 values"):
         select(ParquetPoints(tmp_path / "a.parquet"), np.ones(2), 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_coreset_covers_as_well_as_mundig_does(seed: int) -> None:
     """The same picks up to the first tie in single precision; the same radius whatever the ties."""
-    embeddings = unit(np.random.default_rng(seed).normal(size=(3000, 32)))
+    embeddings = to_unit_length(np.random.default_rng(seed).normal(size=(3000, 32)))
     engine = lightly_mundig.Selection()
     engine.add_diversifying_strategy(embeddings, 1.0)
     theirs = engine.run_selection([7], 3000, 101)[1:]
@@ -233,7 +233,7 @@ def test_scores_above_one_are_divided_by_the_largest() -> None:
 
 
 def test_scores_that_are_none_are_named() -> None:
-    with pytest.raises(ValueError, match=r"not negative, and are not for b\.jpg: nan, c\.jpg: -1$"):
+    with pytest.raises(ValueError, match=r"not negative, but are not for b\.jpg: nan, c\.jpg: -1$"):
         select(np.ones((3, 2)), np.array([0.5, np.nan, -1]), 1, names=["a.jpg", "b.jpg", "c.jpg"])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.quality_detector import KINDS, make_scenes
 from job.select import select
-from job.select.points import unit
+from job.select.points import to_unit_length
 
 COUNT = 100
 
@@ -17,7 +17,7 @@ def pool() -> tuple[Any, Any]:
     """2,000 images in bursts of near-duplicates: their scenes, and their pixels, pooled to 12 x 12 and centred."""
     scenes = make_scenes(np.random.default_rng(11), 2000, KINDS["redundant_tail"])
     pixels = scenes.images.reshape(2000, 12, 4, 12, 4).mean(axis=(2, 4)).reshape(2000, -1)
-    return scenes.scene, unit(pixels - pixels.mean(axis=0))
+    return scenes.scene, to_unit_length(pixels - pixels.mean(axis=0))
 
 
 @pytest.mark.parametrize("strategy", ["coreset", "coral"])
