@@ -82,8 +82,8 @@ def test_scenes_to_learn_and_to_test_share_no_digit() -> None:
     for test in (False, True):
         rng = np.random.default_rng(0)
         digits = [digit for _ in range(200) for digit in world._arrange(rng, np.full(10, 0.1), test)]
-        assert {digit.number >= world.DIGITS_TO_LEARN for digit in digits} == {test}
-        assert all(world._digits()[1][digit.number] == digit.label for digit in digits)
+        assert {digit.number >= world.TRAINING_DIGITS for digit in digits} == {test}
+        assert all(world._load_digits()[1][digit.number] == digit.label for digit in digits)
     first, second = (world.make_scenes(np.random.default_rng(1), 3, balanced).images for _ in range(2))
     assert (first == second).all()
 
@@ -104,7 +104,7 @@ def test_the_summary_pairs_by_seed_and_compares_nothing_with_itself() -> None:
             "coral": quality.Outcome(coral, control, 300, 80, 2),
         }
 
-    figures = quality.summary([outcomes(0.3, 0.5, 0.4), outcomes(0.5, 0.6, 0.7)])
+    figures = quality.summarize([outcomes(0.3, 0.5, 0.4), outcomes(0.5, 0.6, 0.7)])
     coral = figures["coral"]
     assert coral["ap50"] == pytest.approx(0.55)
     assert (coral["mean_gain"], coral["wins"]) == (pytest.approx(0.15), 2)
@@ -119,16 +119,16 @@ def test_the_summary_pairs_by_seed_and_compares_nothing_with_itself() -> None:
 def test_a_trial() -> None:
     sizes = quality.Sizes(pool=300, labelled=20, picks=30, test=20, steps=4, embedding_steps=10)
     trial = quality.Trial("redundant_tail", 0, sizes)
-    random = trial.random_with_boxes(70)
+    random = trial.draw_with_boxes(70)
     assert trial.pool.count_boxes(random) >= 70 > trial.pool.count_boxes(random[:-1])
     assert not set(random) & set(trial.labelled)
     for name in ("random", "active_learning_max", "coreset", "coral"):
         picks = trial.pick(name)
         assert len(set(picks)) == sizes.picks
         assert not set(picks) & set(trial.labelled)
-    outcome = trial.outcome("coral")
+    outcome = trial.measure("coral")
     seen = [int(scene) for scene in trial.pool.scene[trial.pick("coral")]]
     assert outcome.boxes == trial.pool.count_boxes(trial.pick("coral"))
     assert outcome.scenes == len(set(seen))
     assert outcome.pairs == sum(a == b for i, a in enumerate(seen) for b in seen[:i])
-    assert trial.outcome("coral") == outcome
+    assert trial.measure("coral") == outcome
