@@ -45,7 +45,7 @@ def test_embeddings_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> No
     assert blind.returncode == 64 and "needs predictions" in blind.stderr
 
 
-def test_wrong_classes_and_embeddings_are_told_before_detection(few_frames: Path, job: Job, tmp_path: Path) -> None:
+def test_wrong_classes_and_embeddings_are_refused_before_detection(few_frames: Path, job: Job, tmp_path: Path) -> None:
     variables = demo_variables(few_frames, tmp_path / "out")
     (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
     for wrong, says in (
@@ -70,13 +70,13 @@ def test_wrong_classes_and_embeddings_are_told_before_detection(few_frames: Path
         (pa.table({"file_name": ["a"], "embedding": [[1.0]]}), "has no embedding for 1 of 2 images: 'b'"),
     ],
 )
-def test_what_is_wrong_with_embeddings_is_said(tmp_path: Path, table: Any, says: str) -> None:
+def test_invalid_embeddings_are_refused(tmp_path: Path, table: Any, says: str) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(SettingsError, match=says):
         from_file.read_for_pool(str(tmp_path / "a.parquet"), ["a", "b"])
 
 
-def test_a_file_that_is_not_there_or_none(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     for name in ("a.parquet", "b.csv"):
         with pytest.raises(SettingsError, match="cannot be read"):

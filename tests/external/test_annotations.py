@@ -27,7 +27,7 @@ GIVEN_ERRORS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("values", "expected"), GIVEN_ERRORS)
-def test_what_is_wrong_with_probabilities(tmp_path: Path, values: Any, expected: str) -> None:
+def test_invalid_probabilities(tmp_path: Path, values: Any, expected: str) -> None:
     content = coco()
     for each, row in zip(content["annotations"], (values, [0.2, 0.2, 0.6], [0.5, 0.5, 0]), strict=True):
         each["probabilities"] = row
@@ -37,7 +37,7 @@ def test_what_is_wrong_with_probabilities(tmp_path: Path, values: Any, expected:
         read(path)
 
 
-def test_a_probability_that_was_rounded_to_0_is_no_fault(tmp_path: Path) -> None:
+def test_a_probability_that_was_rounded_to_0_is_accepted(tmp_path: Path) -> None:
     content = coco()
     for each in content["annotations"]:
         each |= {"score": 0.005, "probabilities": [0.25, 0, 0.25] if each["category_id"] == 1 else [0.5, 0, 0.5]}

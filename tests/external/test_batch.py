@@ -39,7 +39,7 @@ def test_the_rows_make_parts_and_scores(tmp_path: Path) -> None:
     assert loaded.size.tolist() == [[1, 1], [32, 16], [640, 480]] and loaded.features is None
 
 
-def test_sizes_that_are_not_known_are_null_in_parts(tmp_path: Path) -> None:
+def test_unknown_sizes_are_null_in_parts(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path / "out"))
     parts.write(output, read(in_file(tmp_path, coco())).rows, MADE_WITH)
     (part,) = parts.read(output)

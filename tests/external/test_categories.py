@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.external import NAMES, coco, in_file, in_folder, in_parquet, parquet, problems, read
 
 
-def test_coral_classes_must_not_say_otherwise(tmp_path: Path) -> None:
+def test_coral_classes_must_match(tmp_path: Path) -> None:
     path = in_file(tmp_path, coco())
     assert read(path, NAMES).class_names == NAMES
     assert "its classes are 'person, bottle, toothbrush', but CORAL_CLASSES is 'a, b'. Remove" in problems(

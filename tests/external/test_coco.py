@@ -156,7 +156,7 @@ COCO_ERRORS: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "expected"), COCO_ERRORS)
-def test_what_is_wrong_with_a_coco_file(tmp_path: Path, change: Change, expected: str) -> None:
+def test_invalid_coco_files(tmp_path: Path, change: Change, expected: str) -> None:
     content = json.loads(json.dumps(coco()))
     change(content)
     path = in_file(tmp_path, content)
@@ -195,7 +195,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), st.booleans())
-def test_whatever_is_in_a_file_is_read_or_told(
+def test_any_content_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, with_probabilities: bool
 ) -> None:
     content = json.loads(json.dumps(coco()))

@@ -58,7 +58,7 @@ def test_the_detectors_own_distributions_come_back(seed: int, count: int, classe
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 90))
-def test_they_are_those_of_the_job(seed: int, count: int, classes: int) -> None:
+def test_distributions_match_those_of_the_job(seed: int, count: int, classes: int) -> None:
     rng = np.random.default_rng(seed)
     ratings = rng.random((count, classes)) ** 4
     predicted = ratings.argmax(axis=1)

@@ -44,7 +44,9 @@ def test_boxes_with_probabilities_and_without_them_in_different_batches(tmp_path
         (b'{"task_type": "object-detection", "categories": []}', "looks like one file of Lightly's format"),
     ],
 )
-def test_another_format_is_told_which_are_known(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_an_unsupported_format_is_refused_with_the_supported_ones(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
     path = tmp_path / "predictions"
     path.write_bytes(content)
     problem = problems(path)
@@ -55,7 +57,7 @@ def test_another_format_is_told_which_are_known(tmp_path: Path, content: bytes, 
 
 
 @pytest.mark.parametrize("results", [[], [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]])
-def test_a_list_of_coco_results_is_told_what_it_lacks(tmp_path: Path, results: Any) -> None:
+def test_a_list_of_coco_results_is_refused_with_advice(tmp_path: Path, results: Any) -> None:
     problem = problems(in_file(tmp_path, results))
     assert "is a list of COCO results, which has no file names. Merge it" in problem
     assert all(f'"{each}": ' in problem for each in ("images", "categories", "annotations"))
@@ -72,7 +74,7 @@ def test_json_in_other_encodings(tmp_path: Path) -> None:
         assert_same(read(path).rows, expected)
 
 
-def test_places_where_nothing_is(tmp_path: Path) -> None:
+def test_missing_files_and_folders(tmp_path: Path) -> None:
     assert f"'{tmp_path}/x.json' does not exist: {tmp_path}/x.json is not a folder." in problems(tmp_path / "x.json")
     assert "is neither a file nor a folder of files. The supported formats are" in problems(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")

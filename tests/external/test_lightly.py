@@ -54,7 +54,7 @@ def assert_nearly_same(found: list[Row], rows: list[Row]) -> None:
             np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), atol=limit, rtol=0)
 
 
-def test_what_the_job_writes_for_lightly_becomes_again_what_it_was(tmp_path: Path) -> None:
+def test_files_that_the_job_wrote_for_lightly_are_read_back(tmp_path: Path) -> None:
     output, rows = of_our_own(tmp_path, AWKWARD)
     folder = f"{output.uri}/.lightly/predictions"
     found = read(folder)
@@ -116,7 +116,7 @@ LIGHTLY_ERRORS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("files", "where", "expected"), LIGHTLY_ERRORS)
-def test_what_is_wrong_with_lightlys_files(tmp_path: Path, files: dict[str, Any], where: str, expected: str) -> None:
+def test_invalid_lightly_files(tmp_path: Path, files: dict[str, Any], where: str, expected: str) -> None:
     folder = in_folder(tmp_path, files)
     assert f"{folder}{where}" in problems(folder)
     with pytest.raises(SettingsError, match=expected):

@@ -45,7 +45,7 @@ def typed(**kinds: pa.DataType) -> Json:
         ),
     ],
 )
-def test_parquet_says_the_same_as_coco(
+def test_parquet_gives_the_same_rows_as_coco(
     tmp_path: Path, columns: Json, names: list[str] | None, classes: tuple[str, ...] | None
 ) -> None:
     path = in_parquet(tmp_path, columns, names)
@@ -55,7 +55,7 @@ def test_parquet_says_the_same_as_coco(
     assert_same(found.rows, read(in_file(tmp_path, coco())).rows)
 
 
-def test_class_names_that_are_nowhere_else_are_sorted(tmp_path: Path) -> None:
+def test_class_names_without_metadata_are_sorted(tmp_path: Path) -> None:
     found = read(in_parquet(tmp_path, parquet() | {"classes": BY_NAME}))
     assert found.class_names == ("bottle", "person", "toothbrush")
     assert arrays(found.rows[2])[2].tolist() == [2, 1]
@@ -135,7 +135,7 @@ PARQUET_ERRORS: list[tuple[Json, str]] = [
 
 
 @pytest.mark.parametrize(("columns", "expected"), PARQUET_ERRORS)
-def test_what_is_wrong_with_a_parquet_file(tmp_path: Path, columns: Json, expected: str) -> None:
+def test_invalid_parquet_files(tmp_path: Path, columns: Json, expected: str) -> None:
     path = in_parquet(tmp_path, parquet() | columns, list(NAMES))
     with pytest.raises(SettingsError, match=expected) as caught:
         read(path)
@@ -175,7 +175,7 @@ NAME_ERRORS: list[tuple[Json, list[Any] | None, str]] = [
 
 
 @pytest.mark.parametrize(("columns", "names", "expected"), NAME_ERRORS)
-def test_what_is_wrong_with_class_names(tmp_path: Path, columns: Json, names: list[Any] | None, expected: str) -> None:
+def test_invalid_class_names(tmp_path: Path, columns: Json, names: list[Any] | None, expected: str) -> None:
     path = in_parquet(tmp_path, columns, names)
     problem = problems(path)
     assert expected in problem and str(path) in problem

@@ -8,14 +8,14 @@ from job.errors import SettingsError
 from tests.external import coco, in_file, problems, read
 
 
-def test_of_many_problems_the_first_few_are_told(tmp_path: Path) -> None:
+def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
     content = coco()
     content["annotations"] = [content["annotations"][0] | {"score": number} for number in range(2, 12)]
     with pytest.raises(SettingsError) as caught:
         read(in_file(tmp_path, content))
-    *told, rest = caught.value.problems
+    *listed, rest = caught.value.problems
     where = f"CORAL_PREDICTIONS, {tmp_path}/predictions.json: image 'z.jpg' has the score"
-    assert [each.partition(", which")[0] for each in told] == [f"{where} {score}" for score in (2, 3, 4)]
+    assert [each.partition(", which")[0] for each in listed] == [f"{where} {score}" for score in (2, 3, 4)]
     assert rest == "CORAL_PREDICTIONS: more problems found before reading ended: 7."
 
 

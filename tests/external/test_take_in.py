@@ -47,7 +47,7 @@ def test_selects_without_a_detector_and_without_torch(given: dict[str, Any], tmp
     assert {each["width"] for each in table} == {64}
 
 
-def test_again_gives_the_same_and_other_predictions_are_refused(
+def test_a_second_run_gives_the_same_and_other_predictions_are_refused(
     given: dict[str, Any], job: Job, tmp_path: Path
 ) -> None:
     files = ("selected.txt", "selected.jsonl", "images.parquet", "embeddings.parquet", "exports/coco.json")
@@ -73,7 +73,7 @@ def test_predictions_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> N
     assert "covering_radius" not in json.loads((tmp_path / "out" / "run.json").read_text())["selection"]
 
 
-def test_thresholds_on_sizes_that_are_not_known_are_an_error(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+def test_thresholds_on_unknown_sizes_are_refused(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
     sized = own_coco()
     del sized["images"][4]["width"], sized["images"][4]["height"]
     (tmp_path / "predictions.json").write_text(json.dumps(sized))

@@ -232,7 +232,7 @@ def test_scores_above_one_are_divided_by_the_largest() -> None:
     assert select(embeddings, scores, 40).picks == select(embeddings, scores / scores.max(), 40).picks
 
 
-def test_scores_that_are_none_are_named() -> None:
+def test_invalid_scores_are_named() -> None:
     with pytest.raises(ValueError, match=r"not negative, but are not for b\.jpg: nan, c\.jpg: -1$"):
         select(np.ones((3, 2)), np.array([0.5, np.nan, -1]), 1, names=["a.jpg", "b.jpg", "c.jpg"])
 
