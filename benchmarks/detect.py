@@ -96,7 +96,7 @@ class Case:
 
     def make_map_step(self, source: LocalFolder) -> Callable[[], None]:
         """Returns a function that runs the map step, from files to a part."""
-        listing = Listing.of(source.list())
+        listing = Listing.from_entries(source.list())
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +188,7 @@ def print_rss(folder: str) -> None:
         output.rss = []
         detector = model.build(make_demo_settings())
         never = threading.Event()
-        listing = Listing.of(source.list())
+        listing = Listing.from_entries(source.list())
         runner.predict(listing, source, output, detector, set(), batch_size=None, part_size=500, stop=never)
     print(json.dumps(output.rss))
 
@@ -266,7 +266,7 @@ def compare_precisions(folder: Path, temporary: Path) -> dict[str, dict[str, flo
 def detect(folder: Path, output: Path, precision: Precision) -> dict[str, tuple[Any, Any, Any]]:
     """Detects objects, and returns boxes, scores and classes by file name."""
     detector, source = model.build(replace(make_demo_settings(), precision=precision)), LocalFolder(str(folder))
-    listing, store = Listing.of(source.list()), LocalFolder(str(output))
+    listing, store = Listing.from_entries(source.list()), LocalFolder(str(output))
     options: dict[str, Any] = {"batch_size": None, "part_size": 512, "stop": threading.Event()}
     runner.predict(listing, source, store, detector, set(), **options)
     detections = {}

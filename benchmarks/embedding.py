@@ -82,7 +82,7 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
     for clip, video in enumerate((fetch.VIDEO, *fetch.MORE_VIDEOS)):
         count = fetch.cut(video, folder / video.stem)
         source, output = LocalFolder(str(folder / video.stem)), LocalFolder(str(folder / f"{video.stem}.out"))
-        listing = Listing.of(source.list())
+        listing = Listing.from_entries(source.list())
         runner.predict(listing, source, output, detector, set(), batch_size=1, part_size=512, stop=threading.Event())
         pool = pools.load(output, listing)
         shot = np.searchsorted(CUTS, np.arange(count), side="right") if clip == 0 else np.full(count, 100 + clip)

@@ -57,7 +57,7 @@ def clients(endpoint: str) -> dict[str, tuple[Callable[[], int], Callable[[list[
     folder = open_folder(f"s3://{BUCKET}")
 
     def coralpick_lists() -> int:
-        return len(Listing.of(folder.list()))
+        return len(Listing.from_entries(folder.list()))
 
     def coralpick_reads(entries: list[Entry]) -> None:
         read_in_threads(16, lambda entry: folder.read(entry.key, entry.etag), entries)
@@ -102,7 +102,7 @@ def measure(turns: int) -> dict[str, dict[str, float]]:
             contents = [os.urandom(SIZE_BYTES if number < NUM_READ else 100) for number in range(NUM_LISTED)]
             with ThreadPoolExecutor(8) as executor:
                 list(executor.map(bucket.write, names, contents))
-            entries = [entry for entry in Listing.of(bucket.list()) if entry.size == SIZE_BYTES]
+            entries = [entry for entry in Listing.from_entries(bucket.list()) if entry.size == SIZE_BYTES]
             assert len(entries) == NUM_READ
             seconds: dict[str, dict[str, list[float]]] = {}
             for _ in range(turns):
@@ -178,7 +178,7 @@ def list_million() -> None:
     next(folder.list())
     before = peak_mb()
     start = time.perf_counter()
-    assert len(Listing.of(folder.list())) == MILLION
+    assert len(Listing.from_entries(folder.list())) == MILLION
     print(json.dumps({"peak_mb": peak_mb(), "before_mb": before, "seconds": time.perf_counter() - start}))
 
 

@@ -7,7 +7,7 @@ import click
 
 from job.errors import JobError, SettingsError
 from job.settings import knobs
-from job.uris import redacted
+from job.uris import redact
 
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 _OTHER_PREFIXES = ("AWS_", "GOOGLE_")
@@ -43,7 +43,7 @@ def parse(pairs: Sequence[str]) -> dict[str, str]:
             try:
                 knob_of[name].parse(value)
             except ValueError as error:
-                problems.append(f"{name}={redacted(value)!r} {error}.")
+                problems.append(f"{name}={redact(value)!r} {error}.")
         elif name not in knob_of and (not name.startswith(_OTHER_PREFIXES) or name.startswith("AWS_BATCH")):
             problems.append(f"{name} is not a setting: `entrypoint.py --help` lists all settings.")
     for name in ("CORAL_INPUT", "CORAL_OUTPUT"):

@@ -91,7 +91,7 @@ def decode(data: bytes) -> BGR:
     return _by_pillow(data)
 
 
-def thumbnail(image: BGR) -> bytes:
+def make_thumbnail(image: BGR) -> bytes:
     """Shrinks an image to a long side of at most `THUMBNAIL_SIDE` pixels.
 
     Args:
@@ -115,7 +115,7 @@ def read_thumbnail(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")
 
 
-def dimensions(data: bytes) -> tuple[int, int]:
+def read_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels from the header alone, before anything of that size is allocated.
 
     Raises:

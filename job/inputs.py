@@ -7,7 +7,8 @@ from job import images, names
 from job.errors import AccessDenied, SettingsError
 from job.settings import Settings
 from job.shards import Shard
-from job.storage import Listing, Source, below, normal, read_file
+from job.storage import Listing, Source, read_file
+from job.uris import normalize, relativize
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
     Raises:
         SettingsError: The input does not exist or holds no image.
     """
-    results = [below(source.uri, normal(uri)) for uri in (settings.output, settings.previous) if uri]
+    results = [relativize(source.uri, normalize(uri)) for uri in (settings.output, settings.previous) if uri]
     own = tuple(each for each in results if each)
     files = images_found = 0
 
@@ -32,9 +33,9 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
         if splitext(key)[1].lower() not in images.EXTENSIONS:
             return False
         images_found += 1
-        return shard.has(key)
+        return shard.owns(key)
 
-    listing = Listing.of(source.list(keep=wanted))
+    listing = Listing.from_entries(source.list(keep=wanted))
     if not images_found:
         kinds = ", ".join(sorted(each[1:] for each in images.EXTENSIONS))
         raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({kinds}) among its {files} files.")
@@ -84,8 +85,8 @@ def read_labelled(uri: str, listing: Listing, shard: Shard | None = None, *, com
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_LABELLED={uri!r} cannot be read: {reason}.") from None
-    here = [each for each in labelled if shard is None or shard.has(each)]
-    unknown = listing.unknown(here) if complete else []
+    here = [each for each in labelled if shard is None or shard.owns(each)]
+    unknown = listing.find_missing(here) if complete else []
     if unknown:
         shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise SettingsError(

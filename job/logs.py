@@ -7,7 +7,7 @@ import warnings
 from pythonjsonlogger.json import JsonFormatter
 from tqdm import tqdm
 
-from job.secret import hidden
+from job.secret import hide_secrets
 
 _LEVELS = {
     **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
@@ -20,7 +20,7 @@ class _Handler(logging.Handler):
     """Writes to standard error, without secrets and without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(hidden(self.format(record)), file=sys.stderr)
+        tqdm.write(hide_secrets(self.format(record)), file=sys.stderr)
 
 
 class _TextFormatter(logging.Formatter):

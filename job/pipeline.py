@@ -127,7 +127,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
-    with run.stage("detect"), run.stop.deferred() as requested:
+    with run.stage("detect"), run.stop.defer() as requested:
         runner.predict(
             listing,
             source,

@@ -89,7 +89,9 @@ class Attempt:
         self.seconds += size / self._rate
 
 
-def persist(operation: Callable[[Attempt], T], *, patience: Patience, stop: threading.Event, total: float) -> T:
+def run_with_retries(
+    operation: Callable[[Attempt], T], *, patience: Patience, stop: threading.Event, total: float
+) -> T:
     """Tries an operation until it succeeds, fails for good, or patience ends.
 
     Args:
@@ -157,12 +159,12 @@ class Requests:
         self._answered = False
 
     def send(self, operation: Callable[[Attempt], T], *, once: bool = False) -> T:
-        """Does an operation by `persist`, or tries it once.
+        """Does an operation by `run_with_retries`, or tries it once.
 
         Before its first answer, a store that cannot be reached is more likely a mistyped one: then patience is shorter.
         """
         total = self.patience.total if self._answered else self.patience.total / 4
-        result = persist(operation, patience=self.patience, stop=self._stop, total=0 if once else total)
+        result = run_with_retries(operation, patience=self.patience, stop=self._stop, total=0 if once else total)
         self._answered = True
         return result
 

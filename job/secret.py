@@ -36,7 +36,7 @@ class Secret:
         raise TypeError("a Secret is not to be pickled")
 
 
-def hidden(text: str) -> str:
+def hide_secrets(text: str) -> str:
     """A text with ``***`` in place of every secret that this process knows, however it got in there."""
     for each in sorted(_seen, key=len, reverse=True):
         text = text.replace(each, "***")

@@ -26,14 +26,14 @@ class Shard:
     index: int = 0
     count: int = 1
 
-    def has(self, key: str) -> bool:
+    def owns(self, key: str) -> bool:
         """Whether an image belongs to this shard."""
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
 
 
 @dataclass(frozen=True)
-class Platform:
+class Scheduler:
     """The variables in which a platform numbers its processes.
 
     Attributes:
@@ -49,12 +49,12 @@ class Platform:
     first: str | None = None
 
 
-PLATFORMS = (
-    Platform("Kubernetes", "JOB_COMPLETION_INDEX", None),
-    Platform("AWS Batch", "AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
-    Platform("Google Cloud Batch", "BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),
-    Platform("Cloud Run", "CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
-    Platform("Slurm", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+SCHEDULERS = (
+    Scheduler("Kubernetes", "JOB_COMPLETION_INDEX", None),
+    Scheduler("AWS Batch", "AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    Scheduler("Google Cloud Batch", "BATCH_TASK_INDEX", "BATCH_TASK_COUNT"),
+    Scheduler("Cloud Run", "CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+    Scheduler("Slurm", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
 )
 
 
@@ -73,7 +73,7 @@ def detect(environment: Mapping[str, str], index: int | None = None, count: int 
         if count is None:
             raise SettingsError(f"CORAL_SHARD_INDEX={index} is set without CORAL_SHARD_COUNT: set both.")
         return _checked(index, count, "CORAL_SHARD_INDEX", "CORAL_SHARD_COUNT")
-    present = [each for each in PLATFORMS if environment.get(each.index)]
+    present = [each for each in SCHEDULERS if environment.get(each.index)]
     if len(present) > 1:
         names = " and ".join(f"{each.name} ({each.index})" for each in present)
         raise SettingsError(f"Two platforms number this process, {names}: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.")

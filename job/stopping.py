@@ -31,7 +31,7 @@ class Stop:
         signal.signal(signal.SIGINT, self._handle)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[threading.Event]:
+    def defer(self) -> Iterator[threading.Event]:
         """A stretch of work that looks at `requested` itself."""
         self._deferred = True
         try:

@@ -24,7 +24,7 @@ class Location:
     path: str
 
     @classmethod
-    def of(cls, uri: str) -> "Location":
+    def parse(cls, uri: str) -> "Location":
         """Takes a URI apart.
 
         Raises:
@@ -45,7 +45,7 @@ class Location:
         return cls(scheme, bucket, path.removesuffix("/"))
 
     @property
-    def normal(self) -> str:
+    def normalized(self) -> str:
         """The same text for the same place."""
         if not self.scheme:
             return os.path.abspath(self.path)  # noqa: PTH100  # without `..`, and without following links
@@ -53,16 +53,16 @@ class Location:
 
     def split(self) -> tuple["Location", str]:
         """The folder that a file lies in, and its name."""
-        folder, _, name = (self.path if self.scheme else self.normal).rpartition("/")
+        folder, _, name = (self.path if self.scheme else self.normalized).rpartition("/")
         return Location(self.scheme, self.bucket, folder if self.scheme else folder or "/"), name
 
 
-def normal(uri: str) -> str:
+def normalize(uri: str) -> str:
     """The same text for the same place."""
-    return Location.of(uri).normal
+    return Location.parse(uri).normalized
 
 
-def below(folder: str, other: str) -> str | None:
+def relativize(folder: str, other: str) -> str | None:
     """The path of one normal URI below another, with a ``/`` at its end; None if it lies elsewhere."""
     folder = folder.removesuffix("/") + "/"
     return other.removesuffix("/").removeprefix(folder) + "/" if other.startswith(folder) else None
@@ -80,7 +80,7 @@ _SIGNATURE = re.compile(
 SIGNED = re.compile(r"\?([^?]*&)?(x-(amz|goog)-signature|signature|sig)=.*", re.IGNORECASE)
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """A URL without user, password, query and fragment; a URI of a bucket without the first two; others as they are."""
     if "://" not in text:
         return text
@@ -91,7 +91,7 @@ def redacted(text: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def identity(url: str) -> str:
+def strip_signature(url: str) -> str:
     """What names the file behind a URL: without credentials, but with a query that is no signature."""
     query = [(name, value) for name, value in parse_qsl(urlsplit(url).query) if not _SIGNATURE.fullmatch(name)]
-    return redacted(url) + ("?" + urlencode(query) if query else "")
+    return redact(url) + ("?" + urlencode(query) if query else "")

@@ -21,7 +21,7 @@ from job.detect.model import Detector
 from job.settings import Settings
 from job.settings.mix import parse_score
 from job.settings.strategy import parse_strategy
-from job.shards import PLATFORMS
+from job.shards import SCHEDULERS
 from tests.standins import servers
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.u
 
 def clean_environment(**variables: Any) -> dict[str, str]:
     """The environment of a job: nothing of ours but what is given."""
-    platform = tuple(each.index for each in PLATFORMS)  # the tests themselves may run on one
+    platform = tuple(each.index for each in SCHEDULERS)  # the tests themselves may run on one
     ours = ("CORAL_", "LIGHTLY_", *platform)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | {"CORAL_LOG_FORMAT": "text"} | {name: str(value) for name, value in variables.items()}

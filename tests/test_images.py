@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL.Image import Image
 
 from job import images
-from job.images import ImageError, decode, dimensions, thumbnail
+from job.images import ImageError, decode, make_thumbnail, read_size
 from tests.conftest import picture
 
 RGB = PIL.Image.fromarray(picture(1, 90, 120)[:, :, ::-1])
@@ -178,7 +178,7 @@ SEVERAL = {"jpeg of two pictures", "png animated", "gif animated", "tiff of thre
 def test_pixels_are_those_that_pillow_and_opencv_read(name: str) -> None:
     image = decode(FILES[name])
     assert image.dtype == np.uint8 and image.flags.writeable and image.flags.c_contiguous
-    assert dimensions(FILES[name]) == (120, 90)
+    assert read_size(FILES[name]) == (120, 90)
     for expected in (by_pillow(FILES[name]), by_opencv(FILES[name])):
         assert image.shape == expected.shape
         # CMYK to RGB is rounded differently; everything else is exact.
@@ -543,7 +543,7 @@ def test_a_file_with_other_bytes_has_the_size_it_claims_or_is_a_failure(name: st
     for position, value in draw.draw(st.lists(where, min_size=1, max_size=4)):
         data[position] = value
     try:
-        width, height = dimensions(bytes(data))
+        width, height = read_size(bytes(data))
         assume(width * height < 1_000_000)  # claims of 100 million pixels would only take their time
         image = decode(bytes(data))
     except ImageError as error:
@@ -566,7 +566,7 @@ def test_any_bytes_are_a_failure(data: bytes, start: bytes) -> None:
 )
 def test_thumbnails_have_a_long_side_of_128(size: tuple[int, int], expected: tuple[int, int]) -> None:
     image = picture(3, *size)
-    small = np.asarray(images.read_thumbnail(thumbnail(image)))
+    small = np.asarray(images.read_thumbnail(make_thumbnail(image)))
     if max(size) < 128:
         expected = size
     assert small.shape == (*expected, 3)
@@ -575,4 +575,4 @@ def test_thumbnails_have_a_long_side_of_128(size: tuple[int, int], expected: tup
 def test_a_thumbnail_keeps_its_colours() -> None:
     blue = np.zeros((200, 300, 3), np.uint8)
     blue[:, :, 0] = 255
-    assert images.read_thumbnail(thumbnail(blue)).getpixel((5, 5)) == (0, 0, 254)
+    assert images.read_thumbnail(make_thumbnail(blue)).getpixel((5, 5)) == (0, 0, 254)

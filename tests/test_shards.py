@@ -87,12 +87,12 @@ def test_what_does_not_fit_together_is_an_error(
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True), st.integers(1, 9))
 def test_every_image_belongs_to_one_shard(keys: list[str], count: int) -> None:
     for key in keys:
-        assert sum(Shard(index, count).has(key) for index in range(count)) == 1
+        assert sum(Shard(index, count).owns(key) for index in range(count)) == 1
 
 
 def test_the_hash_is_the_same_on_every_machine_and_day() -> None:
     """`printf a.jpg | b2sum -l 64` prints fe47f0026e12a789, which leaves 6 when divided by 7."""
-    assert [index for index in range(7) if Shard(index, 7).has("a.jpg")] == [6]
+    assert [index for index in range(7) if Shard(index, 7).owns("a.jpg")] == [6]
 
 
 def test_shards_are_of_nearly_equal_size() -> None:
@@ -100,12 +100,12 @@ def test_shards_are_of_nearly_equal_size() -> None:
     sizes = [0] * 7
     for _ in range(7000):
         key = f"{rng.random()}.jpg"
-        sizes[next(index for index in range(7) if Shard(index, 7).has(key))] += 1
+        sizes[next(index for index in range(7) if Shard(index, 7).owns(key))] += 1
     assert min(sizes) > 850 and max(sizes) < 1150
 
 
 def listing(*keys: str) -> Listing:
-    return Listing.of(Entry(key, "e", 10) for key in keys)
+    return Listing.from_entries(Entry(key, "e", 10) for key in keys)
 
 
 def keys_of(found: Listing) -> list[str]:
@@ -155,8 +155,8 @@ def test_a_damaged_name_is_no_listing(tmp_path: Path) -> None:
 def test_with_allow_missing_what_is_done_counts(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     names = [f"{number}.jpg" for number in range(20)]
-    mine = [name for name in names if Shard(0, 2).has(name)]
-    theirs = [name for name in names if Shard(1, 2).has(name)]
+    mine = [name for name in names if Shard(0, 2).owns(name)]
+    theirs = [name for name in names if Shard(1, 2).owns(name)]
     parts.write(output, [row(name) for name in mine], MADE_WITH)
     parts.write(output, [row(name) for name in theirs[:3]], MADE_WITH)
     assert keys_of(listings.read(output, allow_missing=True)) == sorted([*mine, *theirs[:3]])

@@ -104,11 +104,11 @@ class Preparation:
         self.budget.hold(number, entry.size)
         data = self.source.read(entry.key, entry.etag)
         self.turns.wait()
-        width, height = images.dimensions(data)
+        width, height = images.read_size(data)
         self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation
-        return PreparedImage(entry, to_tensor(image, self.detector), height, width, images.thumbnail(image))
+        return PreparedImage(entry, to_tensor(image, self.detector), height, width, images.make_thumbnail(image))
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:

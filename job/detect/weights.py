@@ -18,10 +18,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from job.detect import gpu
 from job.errors import JobError, ServiceUnavailable, SettingsError, one_line
 from job.progress import Progress
-from job.retry import Attempt, Patience, TransientError, persist
+from job.retry import Attempt, Patience, TransientError, run_with_retries
 from job.storage import open_location
 from job.storage.local import LocalFolder
-from job.uris import Location, identity, redacted
+from job.uris import Location, redact, strip_signature
 
 # Only files with this prefix may be pickles, since reading a pickle runs the code in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -47,9 +47,9 @@ def fetch(location: str) -> Path:
         try:
             return get_local_path(location)
         except OSError as error:
-            raise SettingsError(f"CORAL_WEIGHTS={redacted(location)!r} cannot be read: {error.strerror}.") from None
-    shown = redacted(url)
-    path = _cache_folder(identity(url)) / shown.rsplit("/", 1)[-1]
+            raise SettingsError(f"CORAL_WEIGHTS={redact(location)!r} cannot be read: {error.strerror}.") from None
+    shown = redact(url)
+    path = _cache_folder(strip_signature(url)) / shown.rsplit("/", 1)[-1]
     if (baked := BAKED_FOLDER / path.parent.name / path.name).is_file():
         return baked
     if not path.is_file():
@@ -71,7 +71,7 @@ def get_local_path(uri: str) -> Path:
         OSError: If there is no such file, or it cannot be read.
         JobError: If its bucket cannot be used.
     """
-    location = Location.of(uri)
+    location = Location.parse(uri)
     if not location.scheme:
         if not Path(location.path).is_file():
             raise FileNotFoundError(errno.ENOENT, "there is no such file")
@@ -80,7 +80,7 @@ def get_local_path(uri: str) -> Path:
     store = open_location(folder)
     if (entry := store.stat(name)) is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such file")
-    copies = LocalFolder(str(_cache_folder(f"{location.normal} {entry.etag}")))
+    copies = LocalFolder(str(_cache_folder(f"{location.normalized} {entry.etag}")))
     if copies.stat(name) is None:
         copies.write(name, store.read(name, entry.etag))
     return Path(copies.uri) / name
@@ -102,7 +102,7 @@ def _describe_error(error: Exception) -> str:
 def _download(url: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     never = threading.Event()
-    persist(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_RETRY_SECONDS)
+    run_with_retries(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_RETRY_SECONDS)
 
 
 def _get(url: str, path: Path, attempt: Attempt) -> None:

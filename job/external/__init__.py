@@ -111,7 +111,7 @@ def _open(
     uri: str, classes: tuple[str, ...] | None, stop: threading.Event, update_digest: Callable[[bytes], None]
 ) -> Reading:
     try:
-        location = Location.of(uri)
+        location = Location.parse(uri)
     except ValueError as error:
         raise SettingsError(f"CORAL_PREDICTIONS={uri!r} {error}.") from None
     parent_location, name = location.split()

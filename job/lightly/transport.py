@@ -25,7 +25,7 @@ from lightly.openapi_generated.swagger_client.exceptions import ApiException
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, TryAgain
 from job.retry import Attempt, Patience, Requests, TransientError
-from job.secret import Secret, hidden
+from job.secret import Secret, hide_secrets
 
 T = TypeVar("T")
 

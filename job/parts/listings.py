@@ -68,14 +68,14 @@ def read(output: Storage, count: int | None = None, *, allow_missing: bool = Fal
     names = [_file_name(shard) for shard in finished if shard.count == total]
     listings = [Listing(pq.read_table(io.BytesIO(read_required(output, name)))) for name in names]
     if missing:
-        listings.append(Listing.of(_finished_images(output, [Shard(index, total) for index in missing])))
-    return Listing.merged(listings)
+        listings.append(Listing.from_entries(_finished_images(output, [Shard(index, total) for index in missing])))
+    return Listing.merge(listings)
 
 
 def _finished_images(output: Storage, shards: list[Shard]) -> Iterator[Entry]:
     for part in parts.read(output, ["key", "etag", "byte_size"]):
         for row in part.table.to_pylist():
-            if any(shard.has(row["key"]) for shard in shards):
+            if any(shard.owns(row["key"]) for shard in shards):
                 yield Entry(row["key"], row["etag"], row["byte_size"])
 
 

@@ -16,7 +16,7 @@ def shard(state: State) -> Findings:
     if settings.predictions:
         return
     state.shard = shards.detect(environment, settings.shard_index, settings.shard_count)
-    scheduler = next((known for known in shards.PLATFORMS if environment.get(known.index)), None)
+    scheduler = next((known for known in shards.SCHEDULERS if environment.get(known.index)), None)
     if settings.shard_index is not None:
         ignored = f"; {scheduler.index} is ignored" if scheduler else ""
         yield f"{state.shard.index} of {state.shard.count}, from CORAL_SHARD_INDEX{ignored}"
@@ -24,7 +24,7 @@ def shard(state: State) -> Findings:
         yield f"{state.shard.index} of {state.shard.count}, from {scheduler.index} ({scheduler.name})"
     else:
         yield "this process runs all images"
-        for known in shards.PLATFORMS:
+        for known in shards.SCHEDULERS:
             if known.count and environment.get(known.count):
                 yield Warn(
                     f"{known.count}={environment[known.count]} ({known.name}) is set, but {known.index} is not, so "
@@ -59,7 +59,7 @@ def predictions(state: State) -> Findings:
         content = external.read(
             settings.predictions, settings.classes, stop=state.stop.requested, min_score=settings.score_threshold
         )
-        state.listing = Listing.of(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
+        state.listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
         yield f"{len(content.rows)} images with boxes of {len(content.class_names)} classes"
 
 

@@ -116,7 +116,7 @@ def disk(state: State) -> Findings:
     """Disk space for results, and for a checkpoint that is not downloaded yet."""
     if state.listing is None:
         return
-    output, weights = Location.of(state.settings.output), state.settings.weights
+    output, weights = Location.parse(state.settings.output), state.settings.weights
     if not output.scheme:
         needed = (len(state.listing) - state.num_done) * _OUTPUT_BYTES_PER_IMAGE
         yield _compare_space(Path(output.path), needed, "the results", "set CORAL_OUTPUT to another folder")

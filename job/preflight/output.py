@@ -15,7 +15,7 @@ from job import parts
 from job.errors import AccessDenied, JobError
 from job.preflight.check import Findings, State, Warn
 from job.retry import Patience
-from job.storage import Storage, open_folder, required
+from job.storage import Storage, expect_readable, open_folder
 from job.uris import Location
 
 _PATIENCE = Patience(grace=10.0)  # a probe is still removed when the check is asked to stop
@@ -36,7 +36,7 @@ _SKEW = 5 * 60.0
 
 def output(state: State) -> Findings:
     """Every right that a run needs on the output, by a probe that is removed again."""
-    where = Location.of(state.settings.output)
+    where = Location.parse(state.settings.output)
     store = open_folder(state.settings.output, stop=state.stop.requested, patience=_PATIENCE)
     said: set[str] = set()
     with _folders_restored(where), contextlib.closing(_Probe(store)) as probe:
@@ -80,7 +80,7 @@ class _Probe:
 
     def read(self) -> None:
         """Where nothing could be written, a store that would let us read says that there is no such file."""
-        with required(self._store, self._key), contextlib.suppress(FileNotFoundError):
+        with expect_readable(self._store, self._key), contextlib.suppress(FileNotFoundError):
             self._store.read(self._key)
 
     def overwrite(self) -> None:
@@ -128,7 +128,7 @@ def _fix(where: Location, done: str, error: str) -> str:
 
 def clock(state: State) -> Findings:
     """Signed requests are refused when they seem to come from another hour."""
-    places = {Location.of(uri) for uri in (state.settings.input, state.settings.output)}
+    places = {Location.parse(uri) for uri in (state.settings.input, state.settings.output)}
     for endpoint in sorted({each for place in places if (each := _endpoint(place, state))}):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         try:

@@ -59,7 +59,7 @@ def earlier_results(state: State) -> Findings:
         return
     from job.detect import runner
 
-    location = Location.of(state.settings.output)
+    location = Location.parse(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
     done = parts.find_done(state.output, runner.provenance(state.detector))

@@ -46,7 +46,7 @@ class Trial:
         if not state.listing or state.source is None or state.detector is None:
             yield Warn("No trial is possible: fix the images and the detector first.")
             return
-        sample = Listing.of(state.listing.sample(_NUM_IMAGES))
+        sample = Listing.from_entries(state.listing.sample(_NUM_IMAGES))
         measured = _measure(state, sample, state.source, state.detector)
         rate, left = len(sample) / measured.seconds, len(state.listing) - state.num_done
         shard = f" of shard {state.shard.index}" if state.shard.count > 1 else ""
@@ -74,7 +74,7 @@ def _measure(state: State, sample: Listing, source: Source, detector: "Detector"
     inference.close()
     # On a GPU, the first run also loads its code.
     for _ in range(2 if detector.device.type == "cuda" else 1):
-        with tempfile.TemporaryDirectory(prefix="coralpick-") as folder, state.stop.deferred() as requested:
+        with tempfile.TemporaryDirectory(prefix="coralpick-") as folder, state.stop.defer() as requested:
             output = LocalFolder(folder)
             start = time.monotonic()
             runner.predict(

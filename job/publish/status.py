@@ -30,7 +30,7 @@ from typing import Any
 
 from job.errors import JobError, Stopped, one_line
 from job.progress import now
-from job.secret import hidden
+from job.secret import hide_secrets
 from job.shards import Shard
 from job.storage import Storage
 
@@ -43,7 +43,7 @@ _NO_COUNTS = dict.fromkeys(("done", "total", "rate", "eta_s"))
 _INTERRUPTED = 130
 
 
-def name_of(shard: Shard) -> str:
+def file_name(shard: Shard) -> str:
     """The file of a shard."""
     return "status.json" if shard.count == 1 else f"status-{shard.index}-of-{shard.count}.json"
 
@@ -90,7 +90,7 @@ class Status:
             self._write()
 
     def _write(self) -> None:
-        name = name_of(self._shard)
+        name = file_name(self._shard)
         try:
             self._output.write(name, (json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n").encode())
         except Exception as error:  # whatever it is, the run goes on
@@ -120,7 +120,7 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
         return {"state": "done", "exit_code": 0, "message": None}
     if isinstance(error, JobError):
         state = "stopped" if isinstance(error, Stopped) else "failed"
-        return {"state": state, "exit_code": error.exit_code, "message": hidden(one_line(error))}
+        return {"state": state, "exit_code": error.exit_code, "message": hide_secrets(one_line(error))}
     if isinstance(error, Exception):
         message = f"A fault of the job itself ({type(error).__name__}): the log says more."
         return {"state": "failed", "exit_code": JobError.exit_code, "message": message}

@@ -115,7 +115,7 @@ def boolean(text: str) -> bool:
 
 def uri(text: str) -> str:
     """A local path, or the URI of an object or folder in a bucket; ``file://`` is removed."""
-    location = Location.of(text)
+    location = Location.parse(text)
     return text if location.scheme else location.path
 
 
@@ -133,7 +133,7 @@ def _is_file(path: Path) -> bool:
 
 def class_names(text: str, read_file: ReadFile) -> tuple[str, ...]:
     """Class names: a comma-separated list, or a file (a path or a URI) with one name per line."""
-    location = Location.of(text)
+    location = Location.parse(text)
     try:
         in_file = location.scheme or _is_file(Path(location.path))
         lines = read_file(text).decode().splitlines() if in_file else text.split(",")

@@ -17,7 +17,7 @@ from job.settings.mix import ScoreMix
 from job.settings.parse import ReadFile
 from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
-from job.uris import Location, redacted
+from job.uris import Location, redact
 
 # The value of CORAL_PREDICTIONS for a selection without predictions.
 NONE = "none"
@@ -56,7 +56,7 @@ def resolve(
         try:
             values[name] = knob.parse(text, read_file) if knob.reads_file else knob.parse(text)
         except ValueError as error:
-            shown = "***" if knob.secret else redacted(text)
+            shown = "***" if knob.secret else redact(text)
             problems.append(f"{source}={shown!r} {error}.")
     if problems:
         raise SettingsError(*problems)
@@ -76,7 +76,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, Secret | Strategy | ScoreMix):
             return str(value)
-        return redacted(value) if isinstance(value, str) else value
+        return redact(value) if isinstance(value, str) else value
 
     return {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
 
@@ -152,7 +152,7 @@ def _lightly_contradictions(settings: Settings) -> Iterator[str]:
     if settings.lightly_role_arn and not settings.lightly_datasource:
         yield "CORAL_LIGHTLY_ROLE_ARN needs CORAL_LIGHTLY_DATASOURCE=1: set that, or remove the role."
     if settings.lightly_datasource:
-        if Location.of(settings.input).scheme != "s3" or settings.input.endswith((".txt", ".jsonl")):
+        if Location.parse(settings.input).scheme != "s3" or settings.input.endswith((".txt", ".jsonl")):
             yield f"CORAL_LIGHTLY_DATASOURCE=1 needs a folder on S3, but CORAL_INPUT is {settings.input!r}."
         if settings.lightly_images == "full":
             yield (
@@ -195,5 +195,7 @@ def _platform_contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    a, b = Location.of(one), Location.of(other)
-    return a.normal == b.normal or (not (a.scheme or b.scheme) and os.path.realpath(a.path) == os.path.realpath(b.path))
+    a, b = Location.parse(one), Location.parse(other)
+    return a.normalized == b.normalized or (
+        not (a.scheme or b.scheme) and os.path.realpath(a.path) == os.path.realpath(b.path)
+    )

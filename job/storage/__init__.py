@@ -9,11 +9,11 @@ from job.retry import Patience
 from job.storage.base import Entry, Source, Storage
 from job.storage.listing import Listing
 from job.storage.local import LocalFolder
-from job.uris import Location, below, normal
+from job.uris import Location, normalize
 
 __all__ = [
     "Entry", "Listing", "Source", "Storage",
-    "below", "normal", "open_folder", "open_location", "open_source", "read_file", "read_required", "required",
+    "expect_readable", "open_folder", "open_location", "open_source", "read_file", "read_required",
 ]  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def open_folder(uri: str, *, stop: threading.Event | None = None, patience: Pati
     Raises:
         SettingsError: There can be no such place.
     """
-    return open_location(Location.of(uri), stop=stop, patience=patience)
+    return open_location(Location.parse(uri), stop=stop, patience=patience)
 
 
 def open_location(
@@ -44,7 +44,7 @@ def open_location(
         from job.storage.gcs_azure import CloudFolder, store_of
 
         store = store_of(location.scheme, location.bucket)
-        return CloudFolder(location.normal, store, location.path, stop=stop, patience=patience)
+        return CloudFolder(location.normalized, store, location.path, stop=stop, patience=patience)
     return LocalFolder(location.path)
 
 
@@ -67,8 +67,8 @@ def open_source(uri: str, stop: threading.Event) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {reason}.") from None
-    base, _ = Location.of(uri).split()
-    return FileList(normal(uri), text, base, lambda location: open_location(location, stop=stop))
+    base, _ = Location.parse(uri).split()
+    return FileList(normalize(uri), text, base, lambda location: open_location(location, stop=stop))
 
 
 def read_file(uri: str) -> bytes:
@@ -79,21 +79,21 @@ def read_file(uri: str) -> bytes:
         AccessDenied: It may not be read.
         JobError: Its store cannot be used.
     """
-    folder, name = Location.of(uri).split()
+    folder, name = Location.parse(uri).split()
     try:
         return open_location(folder).read(name)
     except PermissionError as error:
-        raise AccessDenied(f"{normal(uri)} may not be read: {error.strerror}.") from None
+        raise AccessDenied(f"{normalize(uri)} may not be read: {error.strerror}.") from None
 
 
 def read_required(storage: Storage, key: str) -> bytes:
-    """The content of a file without which the job cannot go on; raises as `required` does."""
-    with required(storage, key):
+    """The content of a file without which the job cannot go on; raises as `expect_readable` does."""
+    with expect_readable(storage, key):
         return storage.read(key)
 
 
 @contextlib.contextmanager
-def required(storage: Storage, key: str) -> Iterator[None]:
+def expect_readable(storage: Storage, key: str) -> Iterator[None]:
     """Reads of a file without which the job cannot go on.
 
     Raises:

@@ -29,7 +29,7 @@ class Entry:
 MD5 = re.compile(r"[0-9a-f]{32}")  # what an ETag looks like that is one
 
 
-def everything(key: str) -> bool:
+def keep_all(key: str) -> bool:
     """Keeps every key of a listing."""
     return True
 
@@ -43,7 +43,7 @@ class Source(Protocol):
 
     uri: str
 
-    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields files in no particular order, and maybe twice.
 
         Args:

@@ -9,7 +9,7 @@ from typing import Any
 from job import names
 from job.errors import AccessDenied, SettingsError
 from job.prefetch import prefetch
-from job.storage.base import Entry, Storage, everything
+from job.storage.base import Entry, Storage, keep_all
 from job.uris import Location
 
 _SIMULTANEOUS = 32
@@ -50,7 +50,7 @@ class FileList:
                 "Give one path or URI a line."
             ) from None
 
-    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the files of the list; those of which it says no more are asked for in their stores."""
         wanted = [key for key in self._known if key.startswith(prefix) and keep(key)]
         with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="stat") as pool:
@@ -79,10 +79,10 @@ class FileList:
         with self._lock:
             if root not in self._folders:
                 self._folders[root] = self._open(root)
-        return self._folders[root], location.path if location.scheme else location.normal.removeprefix("/")
+        return self._folders[root], location.path if location.scheme else location.normalized.removeprefix("/")
 
     def _locate(self, key: str) -> Location:
-        location = Location.of(key)
+        location = Location.parse(key)
         if location.scheme or location.path.startswith("/"):
             return location
         path = f"{self._base.path}/{location.path}" if self._base.path else location.path

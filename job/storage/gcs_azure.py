@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, first_line
 from job.retry import Attempt, Patience, Requests, TransientError
-from job.storage.base import Entry, everything
+from job.storage.base import Entry, keep_all
 
 try:
     import obstore
@@ -38,7 +38,7 @@ def store_of(scheme: str, bucket: str) -> "ObjectStore":
             "connect_timeout": timedelta(seconds=5),
             "allow_http": True,  # the endpoints are https, but for those that the user gives otherwise
         },
-        "retry_config": {"max_retries": 0},  # `persist` does it
+        "retry_config": {"max_retries": 0},  # `run_with_retries` does it
     }
     try:
         return GCSStore(bucket, **options) if scheme == "gs" else AzureStore(bucket, **options)
@@ -67,7 +67,7 @@ class CloudFolder:
         self._store, self._prefix = store, folder + "/" if folder else ""
         self._requests = Requests(patience, stop)
 
-    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder."""
         stream: Any = None
         last: str | None = None

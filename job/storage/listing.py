@@ -31,7 +31,7 @@ class Listing:
         self.table = table
 
     @classmethod
-    def of(cls, entries: Iterable[Entry]) -> "Listing":
+    def from_entries(cls, entries: Iterable[Entry]) -> "Listing":
         """Collects, sorts and takes out repetitions; of entries with the same key the last one counts."""
         chunks: list[pa.RecordBatch] = []
         keys: list[str] = []
@@ -55,7 +55,7 @@ class Listing:
         return cls(_sorted(pa.Table.from_batches(chunks, _SCHEMA)))
 
     @classmethod
-    def merged(cls, listings: Iterable["Listing"]) -> "Listing":
+    def merge(cls, listings: Iterable["Listing"]) -> "Listing":
         """All entries of several listings."""
         return cls(_sorted(pa.concat_tables([_SCHEMA.empty_table(), *(each.table for each in listings)])))
 
@@ -67,17 +67,13 @@ class Listing:
             columns = (column.to_pylist() for column in batch.columns)
             yield from (Entry(key, _unpacked(etag), size) for key, etag, size in zip(*columns, strict=True))
 
-    def part(self, start: int, count: int) -> "Listing":
-        """Some entries in a row."""
-        return Listing(self.table.slice(start, count))
-
     def sample(self, count: int) -> list[Entry]:
         """Some entries from all over the listing."""
         count = min(count, len(self))
         rows = [len(self) * number // count for number in range(count)]
         return list(Listing(self.table.take(np.array(rows, np.int64))))
 
-    def unknown(self, keys: list[str]) -> list[str]:
+    def find_missing(self, keys: list[str]) -> list[str]:
         """Those of some keys that are not in the listing."""
         found = pc.is_in(pa.array(keys, pa.large_string()), value_set=self.table["key"])
         return [key for key, known in zip(keys, found.to_pylist(), strict=True) if not known]

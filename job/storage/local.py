@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from job.errors import AccessDenied, SettingsError
-from job.storage.base import Entry, everything
+from job.storage.base import Entry, keep_all
 
 
 class LocalFolder:
@@ -23,7 +23,7 @@ class LocalFolder:
         self._root = Path(os.path.abspath(path))  # noqa: PTH100  # without `..`, and without following links
         self.uri = str(self._root)
 
-    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the files below the folder; symbolic links are followed."""
         if not self._root.is_dir():
             raise SettingsError(f"{self._root} is not a folder.")

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from job.storage import Storage, required
+from job.storage import Storage, expect_readable
 
 
 class RangeFile(io.RawIOBase):
@@ -41,7 +41,7 @@ class RangeFile(io.RawIOBase):
         length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0
-        with required(self._storage, self._key):
+        with expect_readable(self._storage, self._key):
             data = self._storage.read_range(self._key, self._position, length)
         buffer[: len(data)] = data
         self._position += len(data)

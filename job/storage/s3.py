@@ -23,7 +23,7 @@ from botocore.config import Config
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
-from job.storage.base import MD5, Entry, everything
+from job.storage.base import MD5, Entry, keep_all
 from job.storage.s3_fast import FastError, FastReader
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class S3Folder:
             raise SettingsError(f"{self.uri} cannot be used: {error}.") from None
         self._fast = FastReader(session, self._client, bucket, unsigned=unsigned, payer=payer, seconds=patience.attempt)
 
-    def list(self, prefix: str = "", keep: Callable[[str], bool] = everything) -> Iterator[Entry]:
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder; some of them twice when obstore gave up half-way."""
         with contextlib.suppress(FastError):
             for each in self._fast.list(self._prefix + prefix):
@@ -243,7 +243,7 @@ class S3Folder:
 
 def _config(unsigned: bool, patience: Patience) -> Config:
     return Config(
-        retries={"mode": "standard", "total_max_attempts": 1},  # `persist` does it
+        retries={"mode": "standard", "total_max_attempts": 1},  # `run_with_retries` does it
         connect_timeout=min(5.0, patience.attempt),
         read_timeout=patience.attempt,
         tcp_keepalive=True,

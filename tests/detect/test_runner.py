@@ -47,7 +47,9 @@ def predict_all(detector: Detector, images: list[Any], folder: Path, output: Loc
         cv2.imwrite(str(folder / "in" / f"{number:02d}.png"), image)
     source = LocalFolder(str(folder / "in"))
     never = threading.Event()
-    runner.predict(Listing.of(source.list()), source, output, detector, set(), batch_size=1, part_size=2, stop=never)
+    runner.predict(
+        Listing.from_entries(source.list()), source, output, detector, set(), batch_size=1, part_size=2, stop=never
+    )
 
 
 def keys_in(folder: Path) -> list[str]:

@@ -207,7 +207,7 @@ def test_a_result_in_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch) -> 
             return super().result(timeout)
 
     monkeypatch.setattr(retry, "Future", Late)
-    assert retry.persist(lambda attempt: 7, patience=PATIENCE, stop=threading.Event(), total=1) == 7
+    assert retry.run_with_retries(lambda attempt: 7, patience=PATIENCE, stop=threading.Event(), total=1) == 7
 
 
 def test_objects_that_obstore_cannot_check_are_read_by_boto3(proxy: FaultProxy) -> None:

@@ -184,7 +184,7 @@ def test_sigterm_saves_what_is_done(done: dict[str, Any], job: Job, tmp_path: Pa
 
 def test_sigterm_in_the_last_part_stops_before_the_selection() -> None:
     stop = Stop()
-    with pytest.raises(Stopped), stop.deferred():
+    with pytest.raises(Stopped), stop.defer():
         stop._handle(signal.SIGTERM, None)
 
 

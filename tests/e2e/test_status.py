@@ -18,7 +18,7 @@ from job.context import Run
 from job.errors import SettingsError, Stopped, TooManyFailedImages
 from job.progress import Progress, now
 from job.publish import status
-from job.publish.status import Status, name_of
+from job.publish.status import Status, file_name
 from job.retry import Patience
 from job.secret import Secret
 from job.shards import Shard
@@ -146,7 +146,7 @@ def test_each_shard_has_its_own(tmp_path: Path) -> None:
     with told_in(Told(tmp_path), Shard(1, 3)):
         pass
     assert {each.name for each in tmp_path.iterdir()} == {"status-1-of-3.json"}
-    said = read(tmp_path, name_of(Shard(1, 3)))
+    said = read(tmp_path, file_name(Shard(1, 3)))
     assert (said["shard_index"], said["shard_count"]) == (1, 3)
 
 

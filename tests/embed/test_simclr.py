@@ -11,13 +11,13 @@ from job.detect import model
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
 from job.embed import simclr
-from job.images import decode, read_thumbnail, thumbnail
+from job.images import decode, make_thumbnail, read_thumbnail
 from tests.conftest import picture, settings
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Any]:
-    return [read_thumbnail(thumbnail(picture(seed, 90, 160))) for seed in range(10)]
+    return [read_thumbnail(make_thumbnail(picture(seed, 90, 160))) for seed in range(10)]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_training_leaves_the_detector_alone(detector: Detector, images: list[Any
 
 
 def test_training_lowers_the_loss(demo_detector: Detector, frames: list[Path]) -> None:
-    thumbnails = [read_thumbnail(thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
+    thumbnails = [read_thumbnail(make_thumbnail(decode(each.read_bytes()))) for each in frames[::16]]
     # Compared with a run on the same views that learns nothing, since the loss of few images is noisy.
     learnt, control = (
         simclr.train(simclr.build_encoder(demo_detector), thumbnails, epochs=8, batch_size=16, seed=0, recipe=recipe)

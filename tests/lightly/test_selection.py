@@ -117,7 +117,7 @@ def test_a_datasource_by_keys(
             "s3AccessKeyId": "AKIAEXAMPLE", "s3SecretAccessKey": "a-long-secret-key",
         }
     }  # fmt: skip
-    assert secret.hidden("it is a-long-secret-key.") == "it is ***."
+    assert secret.hide_secrets("it is a-long-secret-key.") == "it is ***."
     wanted = Settings(input="s3://images/a", output="out", lightly_datasource=True)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "temporary")
     with pytest.raises(SettingsError, match="temporary AWS keys"):

@@ -61,7 +61,7 @@ def only(check: Callable[[State], Iterator[Finding]], what: State, kind: type = 
 
 
 def listing(count: int = 30) -> Listing:
-    return Listing.of(Entry(f"{number:03}.jpg", "", 1000) for number in range(count))
+    return Listing.from_entries(Entry(f"{number:03}.jpg", "", 1000) for number in range(count))
 
 
 def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: Path, job: Job) -> None:
@@ -433,7 +433,7 @@ def test_images(few_frames: Path, tmp_path: Path, seaweedfs: S3, monkeypatch: py
     assert only(inputs.images, known(settings(input=str(tmp_path / "list.jsonl")))) == "3000 images, 15 GB"
     (tmp_path / "empty").mkdir()
     assert "holds no images" in only(inputs.images, known(settings(input=str(tmp_path / "empty"))), SettingsError)
-    empty = next(Shard(i, 200) for i in range(200) if not any(map(Shard(i, 200).has, (e.key for e in what.listing))))
+    empty = next(Shard(i, 200) for i in range(200) if not any(map(Shard(i, 200).owns, (e.key for e in what.listing))))
     assert "use fewer shards" in only(inputs.images, known(settings(input=str(few_frames)), shard=empty), Warn)
     frame = next(few_frames.glob("*.jpg")).read_bytes()
     open_folder(seaweedfs.uri("denied")).write("a.jpg", frame)

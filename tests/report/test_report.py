@@ -63,7 +63,7 @@ def usable(name: str, seed: int, boxes: int = 2) -> Row:
     row = made_row(name, boxes=boxes, seed=seed)
     assert row.boxes is not None
     row.boxes[:] = np.sort(row.boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4) * 40
-    return replace(row, thumbnail=images.thumbnail(picture(seed, 48, 64)))
+    return replace(row, thumbnail=images.make_thumbnail(picture(seed, 48, 64)))
 
 
 def reported(folder: Path, rows: list[Row], count: int, **options: Any) -> str:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from job.storage import Entry, Listing
 from job.storage.rangefile import RangeFile
-from job.uris import Location, below
+from job.uris import Location, relativize
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 ETAGS = st.from_regex(r"[0-9a-f]{32}(-[0-9]+)?", fullmatch=True)
@@ -16,38 +16,37 @@ ENTRIES = st.lists(st.builds(Entry, TEXT, TEXT | ETAGS, st.integers(0, 2**40)), 
 def test_sorted_bytewise_and_the_last_of_each_key(first: list[Entry], second: list[Entry]) -> None:
     expected = {each.key: each for each in [*first, *second]}
     in_order = [expected[key] for key in sorted(expected, key=str.encode)]
-    found = Listing.of([*first, *second])
+    found = Listing.from_entries([*first, *second])
     assert list(found) == in_order and len(found) == len(in_order)
-    assert list(Listing.merged([Listing.of(first), Listing.of(second)])) == in_order
-    assert list(Listing.of(in_order)) == in_order
-    assert list(found.part(1, 3)) == in_order[1:4]
+    assert list(Listing.merge([Listing.from_entries(first), Listing.from_entries(second)])) == in_order
+    assert list(Listing.from_entries(in_order)) == in_order
     keys = [each.key for each in in_order]
-    assert found.unknown([*keys, "never " * 9]) == ["never " * 9]
+    assert found.find_missing([*keys, "never " * 9]) == ["never " * 9]
     sample = found.sample(3)
     assert len(sample) == min(3, len(keys)) and sample == sorted(set(sample), key=in_order.index)
 
 
 def test_many_entries_span_chunks() -> None:
     entries = [Entry(f"{number * 7919 % 25_013:05d}", "e", number) for number in range(25_013)]
-    assert [each.key for each in Listing.of(entries)] == [f"{number:05d}" for number in range(25_013)]
+    assert [each.key for each in Listing.from_entries(entries)] == [f"{number:05d}" for number in range(25_013)]
 
 
 def test_where_one_folder_lies_in_another() -> None:
-    assert below("/a/b", "/a/b/c/d") == "c/d/"
-    assert below("/", "/a") == "a/"
-    assert below("s3://bucket", "s3://bucket/out/") == "out/"
-    assert below("s3://bucket/in", "s3://bucket/input") is None
-    assert below("s3://bucket/in", "gs://bucket/in/out") is None
-    assert below("/a", "/a") is None
+    assert relativize("/a/b", "/a/b/c/d") == "c/d/"
+    assert relativize("/", "/a") == "a/"
+    assert relativize("s3://bucket", "s3://bucket/out/") == "out/"
+    assert relativize("s3://bucket/in", "s3://bucket/input") is None
+    assert relativize("s3://bucket/in", "gs://bucket/in/out") is None
+    assert relativize("/a", "/a") is None
 
 
 def test_locations() -> None:
-    assert Location.of("s3://bucket/a//b/") == Location("s3", "bucket", "a//b")
-    assert Location.of("s3://bucket/a?b#c").normal == "s3://bucket/a?b#c"
-    assert Location.of("S3://bucket").normal == "s3://bucket"
-    assert Location.of("file:///a/../b").normal == Location.of("/b/").normal == "/b"
-    assert Location.of("gs://bucket/a/b.txt").split() == (Location("gs", "bucket", "a"), "b.txt")
-    assert Location.of("/b.txt").split() == (Location("", "", "/"), "b.txt")
+    assert Location.parse("s3://bucket/a//b/") == Location("s3", "bucket", "a//b")
+    assert Location.parse("s3://bucket/a?b#c").normalized == "s3://bucket/a?b#c"
+    assert Location.parse("S3://bucket").normalized == "s3://bucket"
+    assert Location.parse("file:///a/../b").normalized == Location.parse("/b/").normalized == "/b"
+    assert Location.parse("gs://bucket/a/b.txt").split() == (Location("gs", "bucket", "a"), "b.txt")
+    assert Location.parse("/b.txt").split() == (Location("", "", "/"), "b.txt")
 
 
 class Bytes:

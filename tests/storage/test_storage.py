@@ -13,7 +13,7 @@ from obstore.store import MemoryStore
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
 from job.storage import Entry, Storage, open_folder, open_source, read_file
-from job.storage.base import everything
+from job.storage.base import keep_all
 from job.storage.gcs_azure import CloudFolder
 from job.storage.local import LocalFolder
 from job.storage.s3 import S3Folder
@@ -84,7 +84,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return open_folder(s3.uri(f"{tmp_path.name}/pool"), patience=BRISK)
 
 
-def listed(store: Storage, prefix: str = "", keep: Callable[[str], bool] = everything) -> dict[str, Entry]:
+def listed(store: Storage, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> dict[str, Entry]:
     return {each.key: each for each in store.list(prefix, keep)}
 
 
@@ -240,7 +240,7 @@ def headers_of_all_reads(endpoint: str, name: str, monkeypatch: pytest.MonkeyPat
     folder = open_folder(f"s3://{BUCKET}/{name}", patience=BRISK)
     assert isinstance(folder, S3Folder)
     assert folder.read("a") == folder._read("a", None) == b"1"
-    assert listed(folder).keys() == {each.key for each in folder._listed("", everything)} == {"a"}
+    assert listed(folder).keys() == {each.key for each in folder._listed("", keep_all)} == {"a"}
     proxy.close()
     agents = [headers["user-agent"].partition("/")[0] for headers in proxy.headers]
     assert agents == ["object_store", "Boto3", "object_store", "Boto3"]
