@@ -1,11 +1,12 @@
-"""Where things are: local paths, URIs of buckets, and URLs, which may hold a secret."""
+"""Local paths, URIs of buckets, and URLs, which may contain a secret."""
 
 import os
 import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-SCHEMES = ("s3", "gs", "az")
+SCHEMES = ("s3", "gs", "az")  # `job.storage.stores` has a record of each
+_PREFIXES = ", ".join(f"{scheme}://" for scheme in SCHEMES[:-1]) + f" or {SCHEMES[-1]}://"
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
@@ -15,7 +16,7 @@ class Location:
 
     Attributes:
         scheme: One of `SCHEMES`; empty for a local path.
-        bucket: Name of the bucket, or of Azure's container; empty for a local path.
+        bucket: Name of the bucket, or of the container on Azure; empty for a local path.
         path: Key without a ``/`` at its end, or local path.
     """
 
@@ -25,18 +26,18 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str) -> "Location":
-        """Takes a URI apart.
+        """Parses a path or a URI.
 
         Raises:
-            ValueError: It is of no known kind, or names no bucket.
+            ValueError: If the scheme is not supported, if the bucket is missing, or if the URI is signed.
         """
-        found = _SCHEME.match(uri)
-        scheme = found[1].lower() if found else ""
-        rest = uri[found.end() :] if found else uri
+        match = _SCHEME.match(uri)
+        scheme = match[1].lower() if match else ""
+        rest = uri[match.end() :] if match else uri
         if scheme in ("", "file"):
             return cls("", "", rest)
         if scheme not in SCHEMES:
-            raise ValueError("must be a path, or begin with s3://, gs:// or az://")
+            raise ValueError(f"must be a path, or begin with {_PREFIXES}")
         bucket, _, path = rest.partition("/")
         if not bucket or "@" in bucket:
             raise ValueError(f"must name a bucket, as in {scheme}://bucket/folder")
@@ -46,29 +47,34 @@ class Location:
 
     @property
     def normalized(self) -> str:
-        """The same text for the same place."""
+        """The location as text, the same for all spellings of one place."""
         if not self.scheme:
-            return os.path.abspath(self.path)  # noqa: PTH100  # without `..`, and without following links
+            return os.path.abspath(self.path)  # noqa: PTH100  # without `..`, but with symbolic links as they are
         return f"{self.scheme}://{self.bucket}" + (f"/{self.path}" if self.path else "")
 
     def split(self) -> tuple["Location", str]:
-        """The folder that a file lies in, and its name."""
+        """Returns the folder that contains a file, and the file's name in it."""
         folder, _, name = (self.path if self.scheme else self.normalized).rpartition("/")
         return Location(self.scheme, self.bucket, folder if self.scheme else folder or "/"), name
 
 
 def normalize(uri: str) -> str:
-    """The same text for the same place."""
+    """Returns the same text for all spellings of one place."""
     return Location.parse(uri).normalized
 
 
-def relativize(folder: str, other: str) -> str | None:
-    """The path of one normal URI below another, with a ``/`` at its end; None if it lies elsewhere."""
+def relativize(folder: str, uri: str) -> str | None:
+    """Returns the path of a folder below another one, with a ``/`` at its end; None if it is not below it.
+
+    Args:
+        folder: Normalized URI of the upper folder.
+        uri: Normalized URI of the lower folder.
+    """
     folder = folder.removesuffix("/") + "/"
-    return other.removesuffix("/").removeprefix(folder) + "/" if other.startswith(folder) else None
+    return uri.removesuffix("/").removeprefix(folder) + "/" if uri.startswith(folder) else None
 
 
-# Parameters of signed URLs of the large stores; they change from day to day while the file stays the same.
+# Parameters of the signed URLs of large stores. They change from day to day, while the file stays the same.
 _SIGNATURE = re.compile(
     r"x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires|token"
     r"|s[vertpi]|sig|sk[a-z]{1,3}|spr",  # the last line: Azure's
@@ -76,15 +82,19 @@ _SIGNATURE = re.compile(
 )
 
 
-# The query of a signed URL; a URI of a bucket has none.
+# The query of a signed URL; the URI of a bucket must not have one.
 SIGNED = re.compile(r"\?([^?]*&)?(x-(amz|goog)-signature|signature|sig)=.*", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """A URL without user, password, query and fragment; a URI of a bucket without the first two; others as they are."""
+    """Removes credentials from a text that may be a URL or a URI.
+
+    A URL loses its user, password, query and fragment, and the URI of a bucket its user, password and signature. Other
+    texts stay unchanged.
+    """
     if "://" not in text:
         return text
-    if not text.lower().startswith("http"):  # in the name of an object, ? and # are letters as any other
+    if not text.lower().startswith("http"):  # in the name of an object, ? and # are ordinary characters
         text = text[: signed.start()] if (signed := SIGNED.search(text)) else text
         return re.sub(r"://[^/]*@", "://", text)
     parts = urlsplit(text)
@@ -92,6 +102,6 @@ def redact(text: str) -> str:
 
 
 def strip_signature(url: str) -> str:
-    """What names the file behind a URL: without credentials, but with a query that is no signature."""
+    """Returns what identifies the file of a URL: the URL without credentials, with the rest of its query."""
     query = [(name, value) for name, value in parse_qsl(urlsplit(url).query) if not _SIGNATURE.fullmatch(name)]
     return redact(url) + ("?" + urlencode(query) if query else "")

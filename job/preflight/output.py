@@ -15,21 +15,10 @@ from job import parts
 from job.errors import AccessDenied, JobError
 from job.preflight.check import Findings, State, Warn
 from job.retry import Patience
-from job.storage import Storage, expect_readable, open_folder
+from job.storage import STORES, Storage, expect_readable, open_folder
 from job.uris import Location
 
 _PATIENCE = Patience(grace=10.0)  # a probe is still removed when the check is asked to stop
-# What each operation is called in the words of a store; S3's own errors say it by themselves.
-_RIGHTS = {
-    "gs": {
-        "written": "storage.objects.create",
-        "listed": "storage.objects.list",
-        "read": "storage.objects.get",
-        "overwritten": "storage.objects.delete",
-        "removed": "storage.objects.delete",
-    },
-    "az": dict.fromkeys(("written", "listed", "read", "overwritten", "removed"), "Storage Blob Data Contributor"),
-}
 _SECONDS_TO_ANSWER = 5
 _SKEW = 5 * 60.0
 
@@ -40,12 +29,12 @@ def output(state: State) -> Findings:
     store = open_folder(state.settings.output, stop=state.stop.requested, patience=_PATIENCE)
     said: set[str] = set()
     with _folders_restored(where), contextlib.closing(_Probe(store)) as probe:
-        for done, operation in probe.operations().items():
+        for right, operation in probe.operations().items():
             try:
                 operation()
             except AccessDenied as error:
                 if str(error) not in said:  # one of the whole store, such as of the credentials, is told once
-                    yield AccessDenied(f"{error}{_fix(where, done, str(error))}")
+                    yield AccessDenied(f"{error}{_fix(where, right, str(error))}")
                 said.add(str(error))
     if not said:
         state.output = store
@@ -60,13 +49,13 @@ class _Probe:
         self._there = False
 
     def operations(self) -> dict[str, Callable[[], None]]:
-        """What is tried, by what may not be done to the output where it fails."""
+        """What is tried, by the field of `job.storage.rights.Rights` that is missing if it fails."""
         return {
-            "written": self.write,
-            "listed": self.list,
+            "write": self.write,
+            "list": self.list,
             "read": self.read,
-            "overwritten": self.overwrite,
-            "removed": self.delete,
+            "overwrite": self.overwrite,
+            "delete": self.delete,
         }
 
     def write(self) -> None:
@@ -117,19 +106,21 @@ def _folders_restored(where: Location) -> Iterator[None]:
                 each.rmdir()
 
 
-def _fix(where: Location, done: str, error: str) -> str:
-    if not where.scheme:
+def _fix(where: Location, right: str, error: str) -> str:
+    rights = STORES[where.scheme].rights
+    if rights is None:
         return f" Let user {os.getuid()} do that there, or name another CORAL_OUTPUT."
     if "permission" not in error:  # then it says itself what to do about the credentials
         return ""
-    right = _RIGHTS.get(where.scheme, {}).get(done)
-    return f" Give it to the job's credentials{f': {right}' if right else ''}."
+    name = getattr(rights, right)
+    return f" Grant the job's credentials this permission{'' if name in error else f': {name}'}."
 
 
 def clock(state: State) -> Findings:
     """Signed requests are refused when they seem to come from another hour."""
     places = {Location.parse(uri) for uri in (state.settings.input, state.settings.output)}
-    for endpoint in sorted({each for place in places if (each := _endpoint(place, state))}):
+    endpoints = {STORES[place.scheme].find_endpoint(state.environment) for place in places}
+    for endpoint in sorted(filter(None, endpoints)):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         try:
             ahead = _seconds_ahead(endpoint)
@@ -143,24 +134,6 @@ def clock(state: State) -> Findings:
                 f"It is {abs(ahead) / 60:.0f} minutes {'ahead of' if ahead > 0 else 'behind'} that of {host}, and "
                 "stores refuse requests from 15 minutes on: set the clock of this machine (NTP)."
             )
-
-
-def _endpoint(place: Location, state: State) -> str | None:
-    """Where a store answers; None for a local folder, or where `output` and `images` will say what is wrong."""
-    if place.scheme == "s3":
-        import boto3
-        import botocore.exceptions
-
-        try:
-            session = boto3.Session(region_name=state.environment.get("AWS_REGION") or None)
-            return str(session.client("s3").meta.endpoint_url)
-        except (botocore.exceptions.BotoCoreError, ValueError):
-            return None
-    if place.scheme == "az":
-        account = state.environment.get("AZURE_STORAGE_ACCOUNT_NAME")
-        of_account = f"https://{account}.blob.core.windows.net" if account else None
-        return state.environment.get("AZURE_STORAGE_ENDPOINT") or of_account
-    return "https://storage.googleapis.com" if place.scheme == "gs" else None
 
 
 def _seconds_ahead(endpoint: str) -> float:

@@ -1,4 +1,4 @@
-"""Where images come from and results go to: local folders, buckets, and lists of files that lie in them."""
+"""The places that images are read from and results are written to: local folders, buckets, and lists of files."""
 
 import contextlib
 import threading
@@ -8,25 +8,26 @@ from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
 from job.storage.base import Entry, Source, Storage
 from job.storage.listing import Listing
-from job.storage.local import LocalFolder
+from job.storage.stores import STORES
 from job.uris import Location, normalize
 
 __all__ = [
-    "Entry", "Listing", "Source", "Storage",
+    "STORES", "Entry", "Listing", "Source", "Storage",
     "expect_readable", "open_folder", "open_location", "open_source", "read_file", "read_required",
 ]  # fmt: skip
 
 
 def open_folder(uri: str, *, stop: threading.Event | None = None, patience: Patience | None = None) -> Storage:
-    """Opens a folder; the libraries for it are loaded only now.
+    """Opens a folder.
 
     Args:
-        uri: A path, or a URI of a bucket.
-        stop: When set, waiting for a bucket ends; None where what was begun must come to its end.
+        uri: A path, or the URI of a bucket or of a folder in it.
+        stop: When set, waiting for the store ends; None to wait until an operation has succeeded or failed.
         patience: How long to try.
 
     Raises:
-        SettingsError: There can be no such place.
+        SettingsError: If the store's own variables or configuration files are wrong, or its library is missing.
+        ValueError: If the URI is invalid.
     """
     return open_location(Location.parse(uri), stop=stop, patience=patience)
 
@@ -34,18 +35,9 @@ def open_folder(uri: str, *, stop: threading.Event | None = None, patience: Pati
 def open_location(
     location: Location, *, stop: threading.Event | None = None, patience: Patience | None = None
 ) -> Storage:
-    """Opens a folder whose URI is taken apart already."""
-    stop, patience = stop or threading.Event(), patience or Patience()
-    if location.scheme == "s3":
-        from job.storage.s3 import S3Folder
-
-        return S3Folder(location.bucket, location.path, stop=stop, patience=patience)
-    if location.scheme:
-        from job.storage.gcs_azure import CloudFolder, store_of
-
-        store = store_of(location.scheme, location.bucket)
-        return CloudFolder(location.normalized, store, location.path, stop=stop, patience=patience)
-    return LocalFolder(location.path)
+    """Opens a folder as `open_folder` does, from a URI that is parsed already."""
+    store = STORES[location.scheme]
+    return store.open(location, stop=stop or threading.Event(), patience=patience or Patience())
 
 
 def open_source(uri: str, stop: threading.Event) -> Source:
@@ -53,10 +45,10 @@ def open_source(uri: str, stop: threading.Event) -> Source:
 
     Args:
         uri: A path, or a URI of a bucket.
-        stop: When set, waiting for a bucket ends.
+        stop: When set, waiting for a store ends.
 
     Raises:
-        SettingsError: There can be no such place, or the list cannot be read.
+        SettingsError: If the folder cannot be opened, or if the list cannot be read or parsed.
     """
     if not uri.endswith((".txt", ".jsonl")):
         return open_folder(uri, stop=stop)
@@ -72,37 +64,47 @@ def open_source(uri: str, stop: threading.Event) -> Source:
 
 
 def read_file(uri: str) -> bytes:
-    """The content of one file, wherever it is.
+    """Reads one file from any store.
+
+    Args:
+        uri: A path, or a URI of a bucket.
+
+    Returns:
+        Content of the file.
 
     Raises:
-        OSError: It cannot be read.
-        AccessDenied: It may not be read.
-        JobError: Its store cannot be used.
+        AccessDenied: If the permission to read the file is missing.
+        OSError: If the file does not exist or cannot be read.
+        JobError: If the store cannot be used.
     """
     folder, name = Location.parse(uri).split()
     try:
         return open_location(folder).read(name)
     except PermissionError as error:
-        raise AccessDenied(f"{normalize(uri)} may not be read: {error.strerror}.") from None
+        raise AccessDenied(f"Cannot read {normalize(uri)}: {error.strerror}.") from None
 
 
 def read_required(storage: Storage, key: str) -> bytes:
-    """The content of a file without which the job cannot go on; raises as `expect_readable` does."""
+    """Reads a file that the job cannot do without; raises what `expect_readable` raises."""
     with expect_readable(storage, key):
         return storage.read(key)
 
 
 @contextlib.contextmanager
 def expect_readable(storage: Storage, key: str) -> Iterator[None]:
-    """Reads of a file without which the job cannot go on.
+    """Ends the job if a read within the context fails.
+
+    Args:
+        storage: Folder that holds the file.
+        key: The file that is read.
 
     Raises:
-        AccessDenied: It may not be read.
-        ServiceUnavailable: It cannot be read.
+        AccessDenied: If the permission to read the file is missing.
+        ServiceUnavailable: If the file does not exist or cannot be read.
     """
     try:
         yield
     except PermissionError as error:
-        raise AccessDenied(f"{storage.uri}/{key} may not be read: {error.strerror}.") from None
+        raise AccessDenied(f"Cannot read {storage.uri}/{key}: {error.strerror}.") from None
     except OSError as error:
-        raise ServiceUnavailable(f"{storage.uri}/{key} cannot be read: {error.strerror}.") from None
+        raise ServiceUnavailable(f"Cannot read {storage.uri}/{key}: {error.strerror}.") from None

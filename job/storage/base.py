@@ -1,8 +1,8 @@
-"""What the job asks of the places that images come from and results go to.
+"""What the job needs from the places that images are read from and results are written to.
 
-Stores report a file that is not there as FileNotFoundError, one that may not be read as PermissionError, and one that
-cannot be had for another reason of its own as OSError: each becomes a row with a reason. What concerns the whole store
-is a `JobError` and ends the job.
+A store raises FileNotFoundError for a file that does not exist, PermissionError if the permission to read it is
+missing, and another OSError if it cannot be read for a reason of its own. Each of these becomes a row with a reason.
+A problem of the whole store is a `JobError` and ends the job.
 """
 
 import re
@@ -17,7 +17,7 @@ class Entry:
 
     Attributes:
         key: Path below the folder, with ``/`` between its elements.
-        etag: Changes when the content does; empty where the file could not be asked for it.
+        etag: Text that changes when the content changes; empty if it could not be read.
         size: Bytes.
     """
 
@@ -26,7 +26,7 @@ class Entry:
     size: int
 
 
-MD5 = re.compile(r"[0-9a-f]{32}")  # what an ETag looks like that is one
+MD5 = re.compile(r"[0-9a-f]{32}")  # the form of an ETag that is an MD5 digest
 
 
 def keep_all(key: str) -> bool:
@@ -38,39 +38,39 @@ class Source(Protocol):
     """Files that can be listed and read.
 
     Attributes:
-        uri: Where they are, in the form in which it is shown.
+        uri: Place of the files, in the form that is shown.
     """
 
     uri: str
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
-        """Yields files in no particular order, and maybe twice.
+        """Yields files in no particular order, and possibly twice.
 
         Args:
-            prefix: A folder below this one to list instead, ending in ``/``; keys still begin with it. It need not
+            prefix: A folder below this one to list instead, ending in ``/``. Keys still begin with it. It need not
                 exist.
-            keep: Says by key which files to yield.
+            keep: Returns whether the file of a key is yielded.
 
         Raises:
-            SettingsError: The folder, or the bucket, does not exist.
-            AccessDenied: It may not be listed.
-            ServiceUnavailable: It cannot be reached.
+            SettingsError: If the folder or the bucket does not exist.
+            AccessDenied: If the permission to list it is missing.
+            ServiceUnavailable: If the store cannot be reached.
         """
         ...
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        """The whole content of a file, checked against what the store knows of it.
+        """Reads a whole file and checks it against what the store knows of it.
 
         Args:
             key: The file.
-            etag: From its listing; content that has changed since is not returned.
+            etag: ETag from the listing; content that has changed since is not returned.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            PermissionError: It may not be read.
-            OSError: It cannot be read, or has changed.
-            AccessDenied: The store does not know the credentials.
-            ServiceUnavailable: The store cannot be reached.
+            FileNotFoundError: If the file does not exist.
+            PermissionError: If the permission to read the file is missing.
+            OSError: If the file cannot be read, or has changed.
+            AccessDenied: If the store does not accept the credentials.
+            ServiceUnavailable: If the store cannot be reached.
         """
         ...
 
@@ -79,32 +79,32 @@ class Storage(Source, Protocol):
     """A folder, local or in a bucket."""
 
     def stat(self, key: str) -> Entry | None:
-        """The entry of one file; None if there is no such file.
+        """Returns the entry of one file, or None if the file does not exist.
 
         Raises:
-            AccessDenied: The store does not tell.
-            ServiceUnavailable: It cannot be reached.
+            AccessDenied: If the permission to look at the file is missing.
+            ServiceUnavailable: If the store cannot be reached.
         """
         ...
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Some bytes of a file that is known to have them; raises as `read` does."""
+        """Reads `length` bytes from `start` on, which the file must have; raises what `read` raises."""
         ...
 
     def write(self, key: str, data: bytes) -> None:
-        """Writes a file whole or not at all: a reader, or a crash, never sees half of it.
+        """Writes a file whole or not at all: a reader never gets half of it, not even after a crash.
 
         Raises:
-            AccessDenied: It may not be written.
-            ServiceUnavailable: The store cannot be reached.
+            AccessDenied: If the permission to write the file is missing.
+            ServiceUnavailable: If the store cannot be reached.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Removes a file; one that is not there is no error.
+        """Deletes a file; does nothing if it does not exist.
 
         Raises:
-            AccessDenied: It may not be removed.
-            ServiceUnavailable: The store cannot be reached.
+            AccessDenied: If the permission to delete the file is missing.
+            ServiceUnavailable: If the store cannot be reached.
         """
         ...

@@ -1,7 +1,7 @@
-"""S3 and whatever speaks its API, by boto3: its credentials, its endpoints, its names for what went wrong.
+"""S3 and other stores with its API, by boto3, which gives credentials, endpoints and error codes.
 
-Variables of the environment: all of boto3's (AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CA_BUNDLE, ...), and as in GDAL and
-other tools AWS_REGION, AWS_REQUEST_PAYER=requester, and AWS_NO_SIGN_REQUEST=YES for public buckets.
+Environment variables: all of boto3's (AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CA_BUNDLE, ...). As in GDAL and other tools,
+also AWS_REGION, AWS_REQUEST_PAYER=requester, and AWS_NO_SIGN_REQUEST=YES for public buckets.
 """
 
 import base64
@@ -24,26 +24,27 @@ from botocore.config import Config
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, keep_all
+from job.storage.rights import S3_RIGHTS
 from job.storage.s3_fast import FastError, FastReader
 
 T = TypeVar("T")
 
-_CONNECTIONS = 64
-# The limit of one request is 5 GB; parts of a larger object become visible together, when the last one is there.
-_ONE_REQUEST = 1 << 30
+_MAX_CONNECTIONS = 64
+# Bytes; S3's own limit is 5 GB. Parts of a larger object become visible together, after the last one.
+_MAX_REQUEST = 1 << 30
 
 _RIGHTS = {
-    "list_objects_v2": "s3:ListBucket",
-    "head_object": "s3:GetObject",
-    "get_object": "s3:GetObject",
-    "put_object": "s3:PutObject",
-    "delete_object": "s3:DeleteObject",
+    "list_objects_v2": S3_RIGHTS.list,
+    "head_object": S3_RIGHTS.read,
+    "get_object": S3_RIGHTS.read,
+    "put_object": S3_RIGHTS.write,
+    "delete_object": S3_RIGHTS.delete,
 }
 _BAD_CREDENTIALS = {
     "AuthFailure", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken",
     "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
 }  # fmt: skip
-_PASSING = {"BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling"}
+_TRANSIENT = {"BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling"}
 _NO_CREDENTIALS = (
     aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.SSOError,
     aws.TokenRetrievalError, aws.RefreshWithMFAUnsupportedError,
@@ -55,19 +56,19 @@ _WRONG_SETTINGS = (
 
 
 class S3Folder:
-    """A folder of an S3 bucket; `job.storage.base.Storage` says what its methods do.
+    """A folder of an S3 bucket; `job.storage.base.Storage` describes the methods.
 
     Args:
         bucket: Name of the bucket.
         folder: Key prefix without the last ``/``; empty for the whole bucket.
-        stop: When set, reading ends.
+        stop: When set, waiting for the store ends.
         patience: How long to try.
 
     Attributes:
-        uri: ``s3://bucket/folder``.
+        uri: URI of the folder, as in ``s3://bucket/folder``.
 
     Raises:
-        SettingsError: AWS's own variables or configuration files are wrong.
+        SettingsError: If AWS's own variables or configuration files are wrong.
     """
 
     def __init__(self, bucket: str, folder: str, *, stop: threading.Event, patience: Patience) -> None:
@@ -76,85 +77,86 @@ class S3Folder:
         self._requests = Requests(patience, stop)
         unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
         payer = os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
-        self._payer = {"RequestPayer": "requester"} if payer else {}  # goes into each request
+        self._payer = {"RequestPayer": "requester"} if payer else {}  # part of each request
         try:
             session = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
-            self._client: Any = session.client("s3", config=_config(unsigned, patience))
+            self._client: Any = session.client("s3", config=_make_config(unsigned, patience))
         except (aws.BotoCoreError, ValueError) as error:
             raise SettingsError(f"{self.uri} cannot be used: {error}.") from None
         self._fast = FastReader(session, self._client, bucket, unsigned=unsigned, payer=payer, seconds=patience.attempt)
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
-        """Yields the objects below the folder; some of them twice when obstore gave up half-way."""
+        """Yields the objects below the folder; some of them twice if obstore gives up halfway."""
         with contextlib.suppress(FastError):
-            for each in self._fast.list(self._prefix + prefix):
-                if keep(key := each.key.removeprefix(self._prefix)):
-                    if not each.size:  # perhaps a folder's empty marker: obstore drops the slash at the end of its name
+            for entry in self._fast.list(self._prefix + prefix):
+                if keep(key := entry.key.removeprefix(self._prefix)):
+                    # Perhaps the empty marker of a folder: obstore drops the slash at the end of its name.
+                    if not entry.size:
                         raise FastError
-                    yield Entry(key, each.etag, each.size)
+                    yield Entry(key, entry.etag, entry.size)
             return
-        yield from self._listed(prefix, keep)
+        yield from self._list_by_boto3(prefix, keep)
 
-    def _listed(self, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
+    def _list_by_boto3(self, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
         arguments: dict[str, Any] = {"Prefix": self._prefix + prefix}
         while True:
             page = self._call("list_objects_v2", **arguments)
-            for each in page.get("Contents", ()):
-                if keep(key := each["Key"].removeprefix(self._prefix)):
-                    yield Entry(key, each.get("ETag", "").strip('"'), each["Size"])
+            for item in page.get("Contents", ()):
+                if keep(key := item["Key"].removeprefix(self._prefix)):
+                    yield Entry(key, item.get("ETag", "").strip('"'), item["Size"])
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def stat(self, key: str) -> Entry | None:
-        """The entry of one object."""
+        """Returns the entry of one object."""
         try:
-            found = self._call("head_object", Key=self._prefix + key)
+            head = self._call("head_object", Key=self._prefix + key)
         except FileNotFoundError:
             return None
-        return Entry(key, found["ETag"].strip('"'), found["ContentLength"])
+        return Entry(key, head["ETag"].strip('"'), head["ContentLength"])
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        """The whole content of an object."""
+        """Reads a whole object."""
         with contextlib.suppress(FastError, TransientError):
             return self._requests.send(lambda attempt: self._fast.read(self._prefix + key, etag), once=True)
-        return self._read(key, etag)
+        return self._read_by_boto3(key, etag)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Some bytes of an object."""
-        return self._read(key, None, Range=f"bytes={start}-{start + length - 1}")
+        """Reads a part of an object."""
+        return self._read_by_boto3(key, None, Range=f"bytes={start}-{start + length - 1}")
 
     def write(self, key: str, data: bytes) -> None:
         """Writes an object."""
         name = self._prefix + key
-        if len(data) <= _ONE_REQUEST:
+        if len(data) <= _MAX_REQUEST:
             digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
             self._call("put_object", len(data), Key=name, Body=data, ContentMD5=digest)
             return
-        config = TransferConfig(multipart_threshold=_ONE_REQUEST, multipart_chunksize=1 << 26)
+        config = TransferConfig(multipart_threshold=_MAX_REQUEST, multipart_chunksize=1 << 26)
 
         def upload(attempt: Attempt) -> None:
             attempt.expect(len(data))
             self._client.upload_fileobj(io.BytesIO(data), self._bucket, name, ExtraArgs=self._payer, Config=config)
 
-        self._ending("put_object", upload)
+        self._send_or_end("put_object", upload)
 
     def delete(self, key: str) -> None:
-        """Removes an object."""
-        with contextlib.suppress(FileNotFoundError):  # Amazon does not mind, but others do
+        """Deletes an object."""
+        with contextlib.suppress(FileNotFoundError):  # from stores other than Amazon's
             self._call("delete_object", Key=self._prefix + key)
 
     def _call(self, method: str, size: int = 0, **arguments: Any) -> Any:
-        """Calls a method of the client that moves so many bytes; failures end the job."""
+        """Calls a method of the client that transfers `size` bytes; failures end the job."""
 
         def call(attempt: Attempt) -> Any:
             attempt.expect(size)
             return getattr(self._client, method)(Bucket=self._bucket, **self._payer, **arguments)
 
-        return self._ending(method, call)
+        return self._send_or_end(method, call)
 
-    def _ending(self, method: str, function: Callable[[Attempt], T]) -> T:
-        """Sends requests whose failure concerns the whole bucket, and so ends the job."""
+    def _send_or_end(self, method: str, function: Callable[[Attempt], T]) -> T:
+        """Sends requests whose failure concerns the whole bucket and therefore ends the job."""
         try:
             return self._send(method, function)
         except TransientError as error:
@@ -162,45 +164,45 @@ class S3Folder:
         except PermissionError as error:
             raise AccessDenied(f"{self.uri}: {error.strerror}.") from None
 
-    def _read(self, key: str, etag: str | None, **arguments: Any) -> bytes:
-        """Reads by boto3; failures concern the object, unless the store does not answer at all."""
+    def _read_by_boto3(self, key: str, etag: str | None, **arguments: Any) -> bytes:
+        """Reads an object. Failures concern this object alone, unless the store does not answer at all."""
 
         def get(attempt: Attempt) -> bytes:
             response = self._client.get_object(
                 Bucket=self._bucket, Key=self._prefix + key, **self._payer, **arguments
             )  # fmt: skip
-            given = response["ETag"].strip('"')
+            current = response["ETag"].strip('"')
             with contextlib.closing(response["Body"]) as body:
-                attempt.give_up = lambda: _cut_off(body)
-                if etag and given != etag:
+                attempt.give_up = lambda: _shut_down(body)
+                if etag and current != etag:
                     raise OSError(errno.ESTALE, "it has changed since the listing")
                 attempt.expect(response["ContentLength"])
                 data: bytes = body.read()  # checks its length, and its checksum if the store has one
-            whole = "Range" not in arguments and _is_md5(given, response)
-            if whole and hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
-                raise CorruptError("the content does not fit the ETag")
+            comparable = "Range" not in arguments and _is_md5(current, response)
+            if comparable and hashlib.md5(data, usedforsecurity=False).hexdigest() != current:
+                raise CorruptError("the content does not match the ETag")
             return data
 
         try:
             return self._send("get_object", get)
         except CorruptError as error:
-            raise OSError(errno.EIO, f"{error}, time and again") from None
+            raise OSError(errno.EIO, f"{error}, repeatedly") from None
         except TransientError as error:
-            # Is it this object, or the whole store? An outage must end the job, or every image would count as failed.
+            # An outage of the whole store must end the job; otherwise every image would count as failed.
             self._call("list_objects_v2", MaxKeys=1, Prefix=self._prefix)
-            raise OSError(errno.EIO, f"the store lists it but does not give it ({error})") from None
+            raise OSError(errno.EIO, f"it is listed but cannot be read ({error})") from None
 
     def _send(self, method: str, function: Callable[[Attempt], T]) -> T:
         def translating(attempt: Attempt) -> T:
             try:
                 return function(attempt)
             except (aws.ClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError) as error:
-                raise self._translated(error, method) from None
+                raise self._translate(error, method) from None
 
         return self._requests.send(translating)
 
-    def _translated(self, error: Exception, method: str) -> Exception:
-        """What an error of boto3 means to the job. Only codes are shown: texts may quote the request."""
+    def _translate(self, error: Exception, method: str) -> Exception:
+        """Converts an error of boto3. Only codes are shown: texts may quote the request."""
         if isinstance(error, _NO_CREDENTIALS):
             return AccessDenied(
                 f"{self.uri}: there are no usable AWS credentials ({type(error).__name__}). Set AWS_ACCESS_KEY_ID and "
@@ -209,59 +211,59 @@ class S3Folder:
         if isinstance(error, _WRONG_SETTINGS):
             return SettingsError(f"{self.uri} cannot be used: {one_line(error)}")
         if isinstance(error, aws.FlexibleChecksumError):
-            return CorruptError("the content does not fit its checksum")
+            return CorruptError("the content does not match its checksum")
         if not isinstance(error, aws.ClientError):
             return TransientError(type(error).__name__)
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return self._of_code(code, status, method)
+        return self._error_of_code(code, status, method)
 
-    def _of_code(self, code: str, status: int, method: str) -> Exception:
-        if status >= 500 or status in (408, 429) or code in _PASSING:
+    def _error_of_code(self, code: str, status: int, method: str) -> Exception:
+        if status >= 500 or status in (408, 429) or code in _TRANSIENT:
             return TransientError(f"{status} {code}")
         if code in _BAD_CREDENTIALS:
-            hint = "set the clock" if code == "RequestTimeTooSkewed" else "renew or correct them"
+            hint = "correct the clock of this machine" if code == "RequestTimeTooSkewed" else "renew or correct them"
             return AccessDenied(f"{self.uri}: the store does not accept the credentials ({code}): {hint}.")
         if code == "NoSuchBucket" or (status == 404 and method == "list_objects_v2"):
             return SettingsError(f"{self.uri}: there is no such bucket.")
         if status == 404:
             return FileNotFoundError(errno.ENOENT, "there is no such object")
         if code == "InvalidObjectState":
-            return OSError(errno.EIO, "it lies in an archive: restore it first")
+            return OSError(errno.EIO, "the object is archived (Glacier): restore it first")
         if status == 403:
             right = _RIGHTS[method]
-            reason = f"the permission {right} is missing (the store answers {status} {code})"
+            reason = f"the permission {right} is missing (the store answered {status} {code})"
             return PermissionError(errno.EACCES, reason)
-        if status == 400 and method == "head_object":  # the answer has no body to tell more
-            return AccessDenied(f"{self.uri}: the store refuses the request (400), as it does with an expired token.")
+        if status == 400 and method == "head_object":  # the answer has no body with a code
+            return AccessDenied(f"{self.uri}: the store refused the request (400): the token may have expired.")
         if status in (301, 307):
-            return SettingsError(f"{self.uri}: the bucket lies in another region: set AWS_REGION.")
+            return SettingsError(f"{self.uri}: the bucket is in another region: set AWS_REGION.")
         if method == "get_object":
-            return OSError(errno.EIO, f"the store answers {status} {code}")
-        return JobError(f"{self.uri}: the store answers {status} {code} to {method}.")
+            return OSError(errno.EIO, f"the store answered {status} {code}")
+        return JobError(f"{self.uri}: the store answered {status} {code} to {method}.")
 
 
-def _config(unsigned: bool, patience: Patience) -> Config:
+def _make_config(unsigned: bool, patience: Patience) -> Config:
     return Config(
-        retries={"mode": "standard", "total_max_attempts": 1},  # `run_with_retries` does it
+        retries={"mode": "standard", "total_max_attempts": 1},  # `run_with_retries` retries
         connect_timeout=min(5.0, patience.attempt),
         read_timeout=patience.attempt,
         tcp_keepalive=True,
-        max_pool_connections=_CONNECTIONS,
-        # Older servers refuse the newer checksums; every one knows Content-MD5, which `write` sends.
+        max_pool_connections=_MAX_CONNECTIONS,
+        # Older servers refuse the newer checksums; all of them accept Content-MD5, which `write` sends.
         request_checksum_calculation="when_required",
         signature_version=UNSIGNED if unsigned else None,
     )
 
 
-def _cut_off(body: Any) -> None:
-    """Ends the waiting for the rest of a body, from another thread."""
-    with contextlib.suppress(Exception):  # it may just have ended by itself
+def _shut_down(body: Any) -> None:
+    """Ends another thread's wait for the rest of a body."""
+    with contextlib.suppress(Exception):  # the body may have just ended
         body._raw_stream.shutdown()
 
 
 def _is_md5(etag: str, response: dict[str, Any]) -> bool:
-    """Whether an ETag is the MD5 of the content; it is not for multipart uploads and for keys of one's own."""
+    """Returns whether an ETag is the MD5 of the content. It is not for multipart uploads and customer keys."""
     by_kms = str(response.get("ServerSideEncryption", "")).startswith("aws:kms")
     encrypted = by_kms or "SSECustomerAlgorithm" in response
     unwanted = os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "").lower() == "when_required"

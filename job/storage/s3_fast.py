@@ -1,7 +1,7 @@
-"""Lists and reads of S3 objects by obstore, which takes a fraction of the processor time that boto3 takes.
+"""Listing and reading S3 objects by obstore, which takes a fraction of the processor time of boto3.
 
-It is an optimist: whatever is not plainly right it leaves to boto3, which knows credentials, redirections, odd keys and
-the names of errors. So this module decides nothing.
+Every result that is not clearly right is left to boto3, which handles all credentials, redirections and keys, and
+explains errors. So no decision is made here.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ from job.storage.base import MD5, Entry
 logger = logging.getLogger(__name__)
 
 _AMAZON = re.compile(r"https://s3\.([a-z0-9-]+\.)?amazonaws\.com(\.cn)?")
-_LONGEST_SECONDS = 10.0  # nothing interrupts it, and a job that is asked to stop has 20
-_FAILURES = 3
+_MAX_SECONDS = 10.0  # nothing interrupts a request, and a job that is asked to stop has 20
+_MAX_FAILURES = 3
 _PAUSE_SECONDS = 30.0
 
 
 class FastError(Exception):
-    """boto3 is to be asked."""
+    """Asks the caller to use boto3."""
 
 
 class FastReader:
-    """Lists objects, and reads those whose ETag proves that what came is what is stored.
+    """Lists objects, and reads those whose ETag proves that the content is right.
 
     Args:
-        session: Gives the credentials.
-        client: boto3's client, which knows the endpoint and the region.
+        session: Source of the credentials.
+        client: boto3's client, for the endpoint and the region.
         bucket: Name of the bucket.
         unsigned: Whether requests are not signed.
         payer: Whether the requester pays.
-        seconds: How long a request may take.
+        seconds: Limit of one request, in seconds; at most 10 are used.
     """
 
     def __init__(
@@ -59,42 +59,42 @@ class FastReader:
         """Yields the objects whose keys begin with a prefix, which ends in ``/`` or is empty.
 
         Raises:
-            FastError: Something is odd; what came until then may be repeated by boto3.
+            FastError: If boto3 must list them instead. Entries may have been yielded before.
         """
         if time.monotonic() < self._paused_until:
             raise FastError
         try:
             for page in obstore.list(self._opened(), prefix=prefix or None, chunk_size=1000):
-                for each in page:
-                    yield Entry(each["path"], str(each["e_tag"] or "").strip('"'), each["size"])
+                for item in page:
+                    yield Entry(item["path"], str(item["e_tag"] or "").strip('"'), item["size"])
         except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
             raise FastError from error
 
     def read(self, key: str, etag: str | None) -> bytes:
-        """The content of an object.
+        """Reads a whole object.
 
         Args:
-            key: Of the object.
-            etag: That it must have, if known.
+            key: Key of the object.
+            etag: ETag that the object must have, if known.
 
         Raises:
-            FastError: It is not there, or not plainly right.
+            FastError: If the object does not exist, or if the content is not clearly right.
         """
         if (etag and not MD5.fullmatch(etag)) or key.endswith("/") or time.monotonic() < self._paused_until:
             raise FastError
         try:
             result = obstore.get(self._opened(), key)
             data = result.bytes().to_bytes()
-            given = (result.meta["e_tag"] or "").strip('"')
+            current = (result.meta["e_tag"] or "").strip('"')
         except (FileNotFoundError, ValueError, PermissionError) as error:  # obstore cannot name every key
             raise FastError from error
         except (BaseError, OSError, botocore.exceptions.BotoCoreError) as error:
-            self._failed(type(error).__name__)
+            self._count_failure(type(error).__name__)
             raise FastError from error
-        if etag and given != etag:
+        if etag and current != etag:
             raise FastError
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() != given:
-            self._failed("the ETag is not the MD5 of the content")
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != current:
+            self._count_failure("the ETag is not the MD5 of the content")
             raise FastError
         self._failures = 0
         return data
@@ -104,40 +104,41 @@ class FastReader:
             self._store = self._build()
         return self._store
 
-    def _failed(self, reason: str) -> None:
-        """Counts; after some in a row the attempts pause, since each costs a request of its own."""
+    def _count_failure(self, reason: str) -> None:
+        """Counts failures in a row. After some, the attempts pause, since each costs a request of its own."""
         self._failures += 1
-        if self._failures >= _FAILURES:
+        if self._failures >= _MAX_FAILURES:
             self._failures = 0
             self._paused_until = time.monotonic() + _PAUSE_SECONDS
-            logger.debug("Reading by boto3 alone for %.0f s: %s.", _PAUSE_SECONDS, reason)
+            logger.debug("Reading only by boto3 for %.0f s: %s.", _PAUSE_SECONDS, reason)
 
     def _build(self) -> S3Store:
         session, client, bucket = self._arguments
         endpoint: str = client.meta.endpoint_url
-        ours: dict[str, Any] = {"request_payer": self._payer, "skip_signature": self._unsigned}
+        arguments: dict[str, Any] = {"request_payer": self._payer, "skip_signature": self._unsigned}
         options: Any = {
-            "timeout": timedelta(seconds=min(self._seconds, _LONGEST_SECONDS)),
+            "timeout": timedelta(seconds=min(self._seconds, _MAX_SECONDS)),
             "connect_timeout": timedelta(seconds=5),
         }
         if _AMAZON.fullmatch(endpoint):
-            ours["region"] = _region(client, bucket)
+            arguments["region"] = _find_region(client, bucket)
         else:
-            ours |= {"endpoint": endpoint, "region": client.meta.region_name, "virtual_hosted_style_request": False}
+            arguments |= {"endpoint": endpoint, "region": client.meta.region_name}
+            arguments["virtual_hosted_style_request"] = False
             options["allow_http"] = endpoint.startswith("http://")
         if bundle := os.environ.get("AWS_CA_BUNDLE"):
             options["root_certificate"] = Path(bundle).read_bytes()
         if not self._unsigned:
-            # botocore renews credentials well ahead of their end; they are asked for often enough to notice.
-            ours["credential_provider"] = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
-        return S3Store(bucket, client_options=options, retry_config={"max_retries": 0}, **ours)
+            # botocore renews credentials well before they expire: every five minutes, the new ones are seen in time.
+            arguments["credential_provider"] = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
+        return S3Store(bucket, client_options=options, retry_config={"max_retries": 0}, **arguments)
 
 
-def _region(client: Any, bucket: str) -> str:
-    """Where a bucket lies; boto3 follows Amazon's redirections, but obstore does not."""
+def _find_region(client: Any, bucket: str) -> str:
+    """Asks for the region of a bucket: boto3 follows Amazon's redirections, but obstore does not."""
     try:
         answer = client.head_bucket(Bucket=bucket)
-    except botocore.exceptions.ClientError as error:  # the answer tells it even where it refuses
+    except botocore.exceptions.ClientError as error:  # a refusal names the region, too
         answer = error.response
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     return str(headers.get("x-amz-bucket-region") or client.meta.region_name)

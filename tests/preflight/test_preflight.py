@@ -294,7 +294,7 @@ def test_each_missing_right_is_named(
         monkeypatch.setenv(name, value)
     said = rights(seaweedfs.uri("rights"))
     assert named(said) == missing
-    assert all("Give it to the job's credentials." in str(each) for each in said)
+    assert all("Grant the job's credentials this permission." in str(each) for each in said)
 
 
 def test_nothing_stays_in_a_bucket(seaweedfs: S3, proxy: FaultProxy) -> None:

@@ -179,7 +179,7 @@ def test_a_missing_permission_is_named(s3_folder: Callable[..., Storage]) -> Non
         lister.read("a.jpg")
     with pytest.raises(AccessDenied, match="s3:GetObject is missing"):
         lister.stat("a.jpg")
-    with pytest.raises(AccessDenied, match=f"s3://{BUCKET}/rights/a.jpg may not be read: .*s3:GetObject is missing"):
+    with pytest.raises(AccessDenied, match=f"Cannot read s3://{BUCKET}/rights/a.jpg: .*s3:GetObject is missing"):
         read_file(f"s3://{BUCKET}/rights/a.jpg")
     with pytest.raises(AccessDenied, match="s3:ListBucket is missing"):
         list(s3_folder(READER, "s3://another-bucket/x").list())
@@ -239,8 +239,8 @@ def headers_of_all_reads(endpoint: str, name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     folder = open_folder(f"s3://{BUCKET}/{name}", patience=BRISK)
     assert isinstance(folder, S3Folder)
-    assert folder.read("a") == folder._read("a", None) == b"1"
-    assert listed(folder).keys() == {each.key for each in folder._listed("", keep_all)} == {"a"}
+    assert folder.read("a") == folder._read_by_boto3("a", None) == b"1"
+    assert listed(folder).keys() == {each.key for each in folder._list_by_boto3("", keep_all)} == {"a"}
     proxy.close()
     agents = [headers["user-agent"].partition("/")[0] for headers in proxy.headers]
     assert agents == ["object_store", "Boto3", "object_store", "Boto3"]
@@ -279,7 +279,7 @@ def test_certificates_of_ones_own(moto: S3, tmp_path: Path, monkeypatch: pytest.
     folder = open_folder(moto.uri(tmp_path.name), patience=BRISK)
     assert isinstance(folder, S3Folder)
     folder.write("a", b"1")
-    assert folder._fast.read(f"{tmp_path.name}/a", None) == folder._read("a", None) == b"1"
+    assert folder._fast.read(f"{tmp_path.name}/a", None) == folder._read_by_boto3("a", None) == b"1"
     proxy.close()
 
 
@@ -312,7 +312,7 @@ def test_a_marker_of_a_folder_that_is_named_like_an_image(moto: S3, tmp_path: Pa
 def test_a_write_larger_than_one_request(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from job.storage import s3
 
-    monkeypatch.setattr(s3, "_ONE_REQUEST", 6 << 20)  # the limit of real ones is 5 GB
+    monkeypatch.setattr(s3, "_MAX_REQUEST", 6 << 20)  # the limit of real ones is 5 GB
     monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
     folder, data = open_folder(moto.uri(tmp_path.name), patience=BRISK), os.urandom(13_000_000)
     folder.write("large", data)
@@ -349,7 +349,7 @@ def test_azure_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc=")
     folder = open_folder(f"az://{BUCKET}/x", patience=BRISK)
     for operation in (lambda: list(folder.list()), lambda: folder.write("a", b"1"), lambda: folder.delete("a")):
-        with pytest.raises(AccessDenied, match=f"az://{BUCKET}/x may not be"):
+        with pytest.raises(AccessDenied, match=f"az://{BUCKET}/x: permission denied"):
             operation()
     with pytest.raises(PermissionError):
         folder.read("a")
@@ -406,10 +406,10 @@ def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
     ("name", "text", "says"),
     [
         ("l.txt", "a.jpg\nhttps://host/b.jpg?X-Amz-Signature=s3cret\n", "entry 2 must be a path, or begin with s3://"),
-        ("l.txt", '"a.jpg\n', "entry 1 is no JSON"),
+        ("l.txt", '"a.jpg\n', "entry 1 is not valid JSON"),
         ("l.jsonl", '"a.jpg"\n{"url": "b"}\n', "entry 2 has no uri"),
         ("l.jsonl", "[1]\n", "entry 1 has no uri"),
-        ("l.jsonl", "a.jpg\n", "entry 1 is no JSON"),
+        ("l.jsonl", "a.jpg\n", "entry 1 is not valid JSON"),
     ],
 )
 def test_a_list_that_is_none(tmp_path: Path, name: str, text: str, says: str) -> None:
