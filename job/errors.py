@@ -1,20 +1,20 @@
-"""Everything that ends the job early, and the exit code that the scheduler sees.
+"""The errors that end the job early, each with the exit code that a scheduler gets.
 
-    JobError                70  a fault of the job itself
+    JobError                70  an internal error: please report it
     ├── SettingsError       64  a setting is wrong: retrying cannot help
     ├── TooManyFailedImages 65  more images than CORAL_MAX_FAILED could not be used
-    ├── ServiceUnavailable  69  something the job needs from outside cannot be reached
+    ├── ServiceUnavailable  69  a service or download that the job needs cannot be reached
     ├── TryAgain            75  a temporary condition: the same command may succeed later
     ├── AccessDenied        77  a permission is missing
-    └── Stopped             143 SIGTERM: finished work is saved, the next start goes on from there
+    └── Stopped             143 SIGTERM: finished work is saved, and the next start resumes from it
 
-The codes follow sysexits.h, and 128 + 15 for SIGTERM. One unusable image is none of these: it is a row with a reason
-(`job.images.ImageError`).
+The codes follow sysexits.h, and 128 + 15 for SIGTERM. One unusable image does not end the job: it becomes a row with a
+reason (`job.images.ImageError`).
 """
 
 
 class JobError(Exception):
-    """A problem that ends the job; its text is shown to the user as it is."""
+    """A problem that ends the job. Its text is shown to the user unchanged."""
 
     exit_code = 70
 
@@ -23,7 +23,7 @@ class SettingsError(JobError):
     """One or more settings are wrong.
 
     Attributes:
-        problems: One sentence for each problem, naming the variable, the bad value and the fix.
+        problems: One sentence per problem, with the variable, the bad value and the fix.
     """
 
     exit_code = 64
@@ -34,7 +34,7 @@ class SettingsError(JobError):
 
 
 class TooManyFailedImages(JobError):
-    """The share of images that could not be used is above the limit."""
+    """The share of images that could not be used exceeds the limit."""
 
     exit_code = 65
 
@@ -46,13 +46,13 @@ class ServiceUnavailable(JobError):
 
 
 class TryAgain(JobError):
-    """A temporary condition; nothing is lost and the same command may succeed later."""
+    """A temporary condition: nothing is lost, and the same command may succeed later."""
 
     exit_code = 75
 
 
 class AccessDenied(JobError):
-    """The job may not read or write what it needs to."""
+    """The permission to read or write something that the job needs is missing."""
 
     exit_code = 77
 
@@ -64,10 +64,10 @@ class Stopped(JobError):
 
 
 def one_line(error: Exception) -> str:
-    """The text of an error on one line, or its kind where it says nothing."""
+    """Returns the text of an error on one line, or its class name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an error's text, where libraries go on with advice and traces of their own."""
+    """Returns the first line of an error's text, since some libraries append advice and traces."""
     return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__

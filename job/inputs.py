@@ -1,4 +1,4 @@
-"""What a run starts from: the images of its shard, and the list of those that have labels."""
+"""The inputs of a run: the images of its shard, and the list of labelled images."""
 
 import logging
 from posixpath import splitext
@@ -12,33 +12,33 @@ from job.uris import normalize, relativize
 
 logger = logging.getLogger(__name__)
 
-_PROBES = 3
+_MAX_PROBES = 3
 
 
 def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
-    """Lists the images of a shard, sorted bytewise by name; results that lie among them are left out.
+    """Lists the images of a shard, sorted bytewise by name. Skips results of the job in folders below the input.
 
     Raises:
-        SettingsError: The input does not exist or holds no image.
+        SettingsError: If the input does not exist or contains no images.
     """
-    results = [relativize(source.uri, normalize(uri)) for uri in (settings.output, settings.previous) if uri]
-    own = tuple(each for each in results if each)
-    files = images_found = 0
+    folders = [relativize(source.uri, normalize(uri)) for uri in (settings.output, settings.previous) if uri]
+    results = tuple(folder for folder in folders if folder)
+    num_files = num_images = 0
 
-    def wanted(key: str) -> bool:
-        nonlocal files, images_found
-        if key.startswith(own):
+    def keep(key: str) -> bool:
+        nonlocal num_files, num_images
+        if key.startswith(results):
             return False
-        files += 1
+        num_files += 1
         if splitext(key)[1].lower() not in images.EXTENSIONS:
             return False
-        images_found += 1
+        num_images += 1
         return shard.owns(key)
 
-    listing = Listing.from_entries(source.list(keep=wanted))
-    if not images_found:
-        kinds = ", ".join(sorted(each[1:] for each in images.EXTENSIONS))
-        raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({kinds}) among its {files} files.")
+    listing = Listing.from_entries(source.list(keep=keep))
+    if not num_images:
+        formats = ", ".join(sorted(extension[1:] for extension in images.EXTENSIONS))
+        raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({formats}) among its {num_files} files.")
     if shard.count > 1:
         logger.info("%d images in %s for shard %d of %d.", len(listing), source.uri, shard.index, shard.count)
     else:
@@ -47,13 +47,13 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
 
 
 def probe(source: Source, listing: Listing) -> None:
-    """Reads some images, to know before the detector is loaded that the permission to read is not missing.
+    """Reads a few images, so that a missing permission is found before the detector is loaded.
 
     Raises:
-        AccessDenied: None of them may be read.
+        AccessDenied: If the permission to read is missing for all of them.
     """
     denied: PermissionError | None = None
-    for entry in listing.sample(_PROBES):
+    for entry in listing.sample(_MAX_PROBES):
         if entry.size > images.MAX_BYTES:
             continue
         try:
@@ -61,34 +61,37 @@ def probe(source: Source, listing: Listing) -> None:
         except PermissionError as error:
             denied = error
         except OSError:
-            return  # another matter, of this image, which its row will tell
+            return  # a problem of this image alone, which its row will report
         else:
             return
     if denied:
-        raise AccessDenied(f"The images of {source.uri} may not be read: {denied.strerror}.")
+        raise AccessDenied(f"Cannot read the images in {source.uri}: {denied.strerror}.")
 
 
 def read_labelled(uri: str, listing: Listing, shard: Shard | None = None, *, complete: bool = True) -> list[str]:
-    """Reads the list of images that have labels.
+    """Reads the list of labelled images.
 
     Args:
-        uri: Where the list is.
-        listing: The images.
-        shard: Which of all images these are.
-        complete: Whether these are all images that there are.
+        uri: Path or URI of the list.
+        listing: The images to compare the list with.
+        shard: Shard of these images; None if they are those of all shards.
+        complete: Whether the listing has all images of that shard. If not, names that it lacks are accepted.
+
+    Returns:
+        All names in the list, sorted bytewise, each once.
 
     Raises:
-        SettingsError: It cannot be read, or names images that are not in the pool.
+        SettingsError: If the list cannot be read, or contains names that are not in the listing.
     """
     try:
         labelled = sorted(set(names.parse(read_file(uri).decode())), key=str.encode)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_LABELLED={uri!r} cannot be read: {reason}.") from None
-    here = [each for each in labelled if shard is None or shard.owns(each)]
-    unknown = listing.find_missing(here) if complete else []
-    if unknown:
-        shown = ", ".join(map(repr, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+    owned = [name for name in labelled if shard is None or shard.owns(name)]
+    missing = listing.find_missing(owned) if complete else []
+    if missing:
+        shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise SettingsError(
             f"CORAL_LABELLED={uri!r} names images that are not in CORAL_INPUT: {shown}. "
             "Names are relative to CORAL_INPUT, as in selected.txt."

@@ -1,4 +1,4 @@
-"""Where log lines go and what they look like."""
+"""Log lines: where they go, and their format."""
 
 import logging
 import sys
@@ -11,13 +11,13 @@ from job.secret import hide_secrets
 
 _LEVELS = {
     **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
-    "torch.fx": logging.ERROR,  # detectron2 asks it a question that it warns about
-    "urllib3": logging.ERROR,  # its warnings hold whole URLs, signatures and all
+    "torch.fx": logging.ERROR,  # detectron2 makes it warn
+    "urllib3": logging.ERROR,  # its warnings contain whole URLs with their signatures
 }
 
 
 class _Handler(logging.Handler):
-    """Writes to standard error, without secrets and without breaking a progress bar."""
+    """Writes to standard error, without secrets, and above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(hide_secrets(self.format(record)), file=sys.stderr)
@@ -30,15 +30,15 @@ class _TextFormatter(logging.Formatter):
 
 
 def is_json(log_format: str) -> bool:
-    """Whether a CORAL_LOG_FORMAT means JSON here."""
+    """Returns whether log lines are JSON: ``auto`` means JSON unless standard error is a terminal."""
     return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
 
 
 def configure(log_format: str) -> None:
-    """Sets up logging for the whole process.
+    """Configures logging for the whole process.
 
     Args:
-        log_format: ``text``, ``json`` or ``auto``.
+        log_format: ``text``, ``json`` or ``auto`` (CORAL_LOG_FORMAT).
     """
     handler = _Handler()
     if is_json(log_format):
@@ -50,5 +50,5 @@ def configure(log_format: str) -> None:
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
     if not sys.warnoptions:
-        # They are about code that the user of the job cannot change; `python -W default` brings them back.
+        # They concern code that a user of the job cannot change; `python -W default` shows them.
         warnings.simplefilter("ignore")

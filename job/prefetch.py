@@ -1,4 +1,4 @@
-"""Work in threads ahead of the one who needs its results."""
+"""Work in threads, ahead of the consumer of its results."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ U = TypeVar("U")
 
 
 def prefetch(
-    pool: ThreadPoolExecutor,
+    executor: ThreadPoolExecutor,
     function: Callable[[T], U],
     items: Iterable[T],
     *,
@@ -21,11 +21,11 @@ def prefetch(
     """Yields ``function(item)`` for each item, in order, computed in threads up to `ahead` items early.
 
     Args:
-        pool: The threads.
-        function: What they do.
-        items: With what.
-        ahead: How many results may wait.
-        idle: Entered while a result is waited for.
+        executor: The threads.
+        function: The work for one item.
+        items: The items.
+        ahead: How many results may wait for their consumer.
+        idle: Context manager that is entered while the consumer waits for a result.
     """
 
     def result(future: Future[U]) -> U:
@@ -37,11 +37,11 @@ def prefetch(
     waiting: deque[Future[U]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(executor.submit(function, item))
             if len(waiting) > ahead:
                 yield result(waiting.popleft())
         while waiting:
             yield result(waiting.popleft())
     finally:
-        for each in waiting:
-            each.cancel()
+        for future in waiting:
+            future.cancel()

@@ -1,4 +1,4 @@
-"""How far the job is: a bar on a terminal, log lines elsewhere. `job.publish.status` writes it to a file."""
+"""Progress of the job: a bar on a terminal, log lines elsewhere. `job.publish.status` writes it to a file."""
 
 import logging
 import sys
@@ -14,12 +14,12 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Now:
-    """What this process is at. It does one job, so there is one of these.
+    """The current state of this process. There is one instance, `now`, since a process runs one job.
 
     Attributes:
-        stage: Name of the stage, as in run.json; of the last one, where none is going on.
-        progress: Of this stage, where it counts something.
-        failures: Images, so far, that cannot be used.
+        stage: Name of the current stage, as in run.json. Between stages, name of the last one.
+        progress: Progress of the stage; None if the stage counts nothing.
+        failures: Number of images so far that cannot be used.
         changed: Set when a stage begins, begins to count, or ends.
     """
 
@@ -27,19 +27,19 @@ class Now:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets an earlier job, and whoever may still wait for it."""
+        """Forgets an earlier job of this process, and the threads that may still wait for its changes."""
         self.changed = threading.Event()
         self.stage: str | None = None
         self.progress: Progress | None = None
         self.failures = 0
 
     def enter(self, stage: str) -> None:
-        """A stage begins."""
+        """Begins a stage."""
         self.stage, self.progress = stage, None
         self.changed.set()
 
     def leave(self, outer: str | None) -> None:
-        """The stage ends, and the one that it lies in, if any, goes on."""
+        """Ends a stage, and returns to the stage around it, if any."""
         if outer:
             self.enter(outer)
         self.changed.set()
@@ -49,9 +49,9 @@ class Progress:
     """Counts the items of one stage; a context manager.
 
     Args:
-        label: What is being done, for people.
+        label: Name of the work, as it is shown.
         total: Number of items.
-        unit: What the items are.
+        unit: Name of one item, such as ``image``.
     """
 
     def __init__(self, label: str, total: int, unit: str) -> None:
@@ -75,21 +75,27 @@ class Progress:
         self._bar.close()
 
     def add(self, count: int = 1) -> None:
-        """Counts finished items."""
+        """Adds finished items."""
         self._done += count
         self._bar.update(count)
-        at = time.monotonic()
-        if self._bar.disable and (at - self._last >= _SECONDS_BETWEEN_LINES or self._done == self._total):
-            self._last = at
+        time_now = time.monotonic()
+        if self._bar.disable and (time_now - self._last >= _SECONDS_BETWEEN_LINES or self._done == self._total):
+            self._last = time_now
             counts = self.counts()
             logger.info(
                 "%s: %d of %d %ss, %.1f %ss/s, %.0f s left",
-                *(self._label, self._done, self._total, self._unit, counts["rate"], self._unit, counts["eta_s"]),
+                self._label,
+                self._done,
+                self._total,
+                self._unit,
+                counts["rate"],
+                self._unit,
+                counts["eta_s"],
                 extra={"stage": now.stage or self._label, **counts},
             )
 
     def counts(self) -> dict[str, float | None]:
-        """Done, total, rate (a second) and eta_s (seconds left), by the names that log lines and status.json have."""
+        """Returns done, total, rate (items per second) and eta_s (seconds left), as in log lines and status.json."""
         rate = self._done / max((self._end or time.monotonic()) - self._start, 1e-9)
         left = max(0, self._total - self._done) / rate if rate else None
         return {"done": self._done, "total": self._total, "rate": rate, "eta_s": left}

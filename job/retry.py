@@ -1,8 +1,7 @@
-"""Requests over a network: each attempt has a deadline, and what may pass is tried again.
+"""Requests over a network: each attempt has a deadline, and transient failures are retried.
 
-Clients of object stores, and of Lightly, retry some failures and not others (a body that ends early, a wrong checksum),
-and none of them limits how long a body may take that comes in drips. So they are all told to try once, and the retrying
-is done here.
+Clients of object stores and of Lightly retry some failures, but not others (a truncated body, a wrong checksum). None
+limits the time of a body that arrives very slowly. So all of them make only one attempt, and the retries happen here.
 """
 
 import itertools
@@ -24,15 +23,15 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
-_TOLD_ONE_BY_ONE = 10
+_MAX_LOGGED_RETRIES = 10  # after these, only every hundredth is logged
 _retries = itertools.count(1)
 
 
 class TransientError(Exception):
-    """A failure that may pass; its text says what it was.
+    """A failure that may be temporary; its text describes it.
 
     Attributes:
-        wait: Seconds that the other side asks to wait.
+        wait: Seconds that the server asks to wait.
     """
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
@@ -41,7 +40,7 @@ class TransientError(Exception):
 
 
 class CorruptError(TransientError):
-    """What came is not what the store holds."""
+    """The received content differs from what the store holds."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,14 @@ class Patience:
     """How long to try.
 
     Attributes:
-        attempt: Seconds for one attempt, and in addition
-        bytes_per_second: the time that its data takes at this rate.
-        total: Seconds after which no other attempt is made.
-        first_wait: Upper limit, in seconds, of the random wait after the first attempt; it doubles each time.
-        longest_wait: Where that ends, in seconds.
-        longest_asked: The most, in seconds, that is waited because the other side asks for it.
-        corrupt: Attempts until data that does not fit its checksum is given up.
-        grace: Seconds to go on once the job is asked to stop.
+        attempt: Seconds for one attempt, without the time for its data.
+        bytes_per_second: Lowest rate of a transfer; it adds the time for the data to an attempt.
+        total: Seconds after which no further attempt begins.
+        first_wait: Upper limit, in seconds, of the random wait after the first attempt. It doubles each time.
+        longest_wait: Seconds at which the doubling of that limit ends.
+        longest_asked: Upper limit, in seconds, of a wait that the server asks for.
+        corrupt: Number of attempts for data that does not match its checksum.
+        grace: Seconds to continue after the job is asked to stop.
     """
 
     attempt: float = 15.0
@@ -73,9 +72,9 @@ class Attempt:
     """One attempt at an operation.
 
     Attributes:
-        number: 1 for the first.
-        seconds: That it may take.
-        give_up: Called when they are over, to end what it waits for.
+        number: 1 for the first attempt.
+        seconds: Seconds that the attempt may take.
+        give_up: Called at a timeout, to end what the attempt waits for.
     """
 
     def __init__(self, number: int, patience: Patience) -> None:
@@ -85,59 +84,59 @@ class Attempt:
         self._rate = patience.bytes_per_second
 
     def expect(self, size: int) -> None:
-        """Allows the time that so many bytes take."""
+        """Adds the time that the transfer of `size` bytes may take."""
         self.seconds += size / self._rate
 
 
 def run_with_retries(
     operation: Callable[[Attempt], T], *, patience: Patience, stop: threading.Event, total: float
 ) -> T:
-    """Tries an operation until it succeeds, fails for good, or patience ends.
+    """Tries an operation until it succeeds, fails permanently, or patience ends.
 
     Args:
-        operation: Raises TransientError for what is worth another attempt.
+        operation: The operation; it raises a TransientError if another attempt may succeed.
         patience: How long to try.
-        stop: When set, the waiting ends, at once or after `Patience.grace`.
-        total: Seconds after which no other attempt is made.
+        stop: When set, the attempts end, at once or after `Patience.grace`.
+        total: Seconds after which no further attempt begins.
 
     Raises:
-        TransientError: The last one, when patience ended.
-        Stopped: `stop` was set, and there is no grace.
+        TransientError: If patience ended; it is that of the last attempt.
+        Stopped: If `stop` was set and there is no grace.
     """
     numbers = itertools.count(1)
-    late = tenacity.stop_after_delay(total)
+    is_late = tenacity.stop_after_delay(total)
     stopped_at = float("inf")
 
-    def stopped() -> bool:
+    def is_stopped() -> bool:
         nonlocal stopped_at
         if stop.is_set():
             stopped_at = min(stopped_at, time.monotonic())
         return time.monotonic() - stopped_at >= patience.grace
 
-    def over(state: tenacity.RetryCallState) -> bool:
+    def is_over(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        corrupt = isinstance(error, CorruptError) and state.attempt_number >= patience.corrupt
-        return corrupt or stopped() or late(state)
+        is_corrupt = isinstance(error, CorruptError) and state.attempt_number >= patience.corrupt
+        return is_corrupt or is_stopped() or is_late(state)
 
     backoff = tenacity.wait_random_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.wait if isinstance(error, TransientError) else 0.0
-        return max(backoff(state), min(asked, patience.longest_asked))
+        asked_wait = error.wait if isinstance(error, TransientError) else 0.0
+        return max(backoff(state), min(asked_wait, patience.longest_asked))
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
-        stop=over,
+        stop=is_over,
         wait=wait,
         sleep=lambda seconds: time.sleep(min(seconds, _POLL_SECONDS)) if stop.wait(seconds) else None,
-        before_sleep=_tell,
+        before_sleep=_log_retry,
         reraise=True,
     )
     try:
-        return retrying(lambda: _within(Attempt(next(numbers), patience), stopped, operation))
+        return retrying(lambda: _run_attempt(Attempt(next(numbers), patience), is_stopped, operation))
     except TransientError:
-        if stopped() and not patience.grace:
+        if is_stopped() and not patience.grace:
             raise Stopped(MESSAGE) from None
         raise
 
@@ -147,7 +146,7 @@ class Requests:
 
     Args:
         patience: How long to try.
-        stop: When set, the waiting ends.
+        stop: When set, requests end as in `run_with_retries`.
 
     Attributes:
         patience: How long to try.
@@ -159,9 +158,14 @@ class Requests:
         self._answered = False
 
     def send(self, operation: Callable[[Attempt], T], *, once: bool = False) -> T:
-        """Does an operation by `run_with_retries`, or tries it once.
+        """Runs an operation with `run_with_retries`, or once.
 
-        Before its first answer, a store that cannot be reached is more likely a mistyped one: then patience is shorter.
+        Until a store has answered for the first time, only a quarter of the time is spent: if it cannot be reached, a
+        typo in its name is then more likely than an outage.
+
+        Args:
+            operation: The operation; it raises a TransientError if another attempt may succeed.
+            once: Whether to make only one attempt.
         """
         total = self.patience.total if self._answered else self.patience.total / 4
         result = run_with_retries(operation, patience=self.patience, stop=self._stop, total=0 if once else total)
@@ -169,11 +173,11 @@ class Requests:
         return result
 
 
-def _within(attempt: Attempt, stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:
-    """Runs an operation in a thread that is left behind when its time is over, or when the job is asked to stop.
+def _run_attempt(attempt: Attempt, is_stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:
+    """Runs an operation in a thread, which is abandoned at a timeout or when the job is asked to stop.
 
-    Nothing else ends a request that keeps sending a byte now and then. The thread ends when `Attempt.give_up` takes
-    away what it waits for, or by the client's own timeout.
+    There is no other way to end a request whose answer keeps arriving byte by byte. The thread ends when
+    `Attempt.give_up` closes what it waits for, or by the client's own timeout.
     """
     result: Future[T] = Future()
 
@@ -191,16 +195,16 @@ def _within(attempt: Attempt, stopped: Callable[[], bool], operation: Callable[[
         try:
             return result.result(timeout=min(left, _POLL_SECONDS))
         except TimeoutError:
-            if result.done():  # just now, or the error is the operation's own
+            if result.done():  # finished just now, or the operation itself raised the TimeoutError
                 return result.result()
-            if stopped():
+            if is_stopped():
                 break
     attempt.give_up()
-    raise TransientError("it took too long")
+    raise TransientError("timed out")
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
+def _log_retry(state: tenacity.RetryCallState) -> None:
     count = next(_retries)
-    if count <= _TOLD_ONE_BY_ONE or count % 100 == 0:
+    if count <= _MAX_LOGGED_RETRIES or count % 100 == 0:
         error = state.outcome.exception() if state.outcome else None
-        logger.warning("A request failed and is tried again: %s (retry %d of this run).", error, count)
+        logger.warning("Request failed, retrying: %s (retry %d of this run).", error, count)

@@ -1,24 +1,24 @@
-"""A text that must not be seen."""
+"""Texts that must not be shown, such as tokens and keys."""
 
 import json
 from urllib.parse import quote, quote_plus
 
-_SHORTEST = 6  # to look for shorter ones in a text would only garble it
+_MIN_LENGTH = 6  # replacing shorter secrets would garble ordinary text
 _seen: set[str] = set()
 
 
 class Secret:
-    """Holds a token or key; every way to print it gives ``***``.
+    """A token or key that prints as ``***``.
 
     Attributes:
-        value: The text itself, for the one call that needs it.
+        value: The text itself, only for the call that needs it.
     """
 
     __slots__ = ("value",)
 
     def __init__(self, value: str) -> None:
         self.value = value
-        if len(value) >= _SHORTEST:
+        if len(value) >= _MIN_LENGTH:
             _seen.update((value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
 
     def __repr__(self) -> str:
@@ -33,11 +33,11 @@ class Secret:
         return hash(self.value)
 
     def __reduce__(self) -> str:
-        raise TypeError("a Secret is not to be pickled")
+        raise TypeError("a Secret must not be pickled")
 
 
 def hide_secrets(text: str) -> str:
-    """A text with ``***`` in place of every secret that this process knows, however it got in there."""
-    for each in sorted(_seen, key=len, reverse=True):
-        text = text.replace(each, "***")
+    """Replaces every secret of this process in a text by ``***``, in its encoded forms, too."""
+    for secret in sorted(_seen, key=len, reverse=True):
+        text = text.replace(secret, "***")
     return text

@@ -1,10 +1,11 @@
-"""Which share of the images this process does.
+"""Shards: which images this process works on.
 
-The platform says so in variables of its own: Kubernetes, AWS Batch, Google Cloud Batch, Cloud Run and Slurm are known.
-The explicit pair CORAL_SHARD_INDEX and CORAL_SHARD_COUNT wins over them. Without any of them there is one shard.
+Schedulers give the index of a process in variables of their own: Kubernetes, AWS Batch, Google Cloud Batch, Cloud Run
+and Slurm are supported. CORAL_SHARD_INDEX together with CORAL_SHARD_COUNT overrides them. Without any of these
+variables there is one shard.
 
-An image belongs to the shard that a hash of its name gives. So all processes agree, whatever they see in their
-listings, and an image that comes or goes moves no other.
+A hash of its name decides which shard an image belongs to. So all processes agree, even if their listings differ, and
+an image that is added or deleted moves no other image.
 """
 
 import hashlib
@@ -19,28 +20,28 @@ class Shard:
     """One of `count` shards.
 
     Attributes:
-        index: From 0 to count - 1.
-        count: How many there are.
+        index: Index of the shard, from 0 to count - 1.
+        count: Number of shards.
     """
 
     index: int = 0
     count: int = 1
 
     def owns(self, key: str) -> bool:
-        """Whether an image belongs to this shard."""
+        """Returns whether an image belongs to this shard."""
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """The variables in which a platform numbers its processes.
+    """The variables in which a scheduler numbers its processes.
 
     Attributes:
-        name: Of the platform.
-        index: Variable of the process's number.
-        count: Variable of how many there are; None where the platform does not say.
-        first: Variable of the lowest number; None where it is 0.
+        name: Name of the scheduler.
+        index: Variable with the index of the process.
+        count: Variable with the number of processes; None if the scheduler does not set one.
+        first: Variable with the lowest index; None if the lowest index is 0.
     """
 
     name: str
@@ -59,57 +60,60 @@ SCHEDULERS = (
 
 
 def detect(environment: Mapping[str, str], index: int | None = None, count: int | None = None) -> Shard:
-    """Finds out which shard this process is.
+    """Determines which shard this process is.
 
     Args:
         environment: The environment variables.
         index: CORAL_SHARD_INDEX.
-        count: CORAL_SHARD_COUNT; alone it completes a platform that gives only an index.
+        count: CORAL_SHARD_COUNT; alone, it completes a scheduler that gives only an index.
 
     Raises:
-        SettingsError: The variables are incomplete, contradictory or no numbers.
+        SettingsError: If the variables are incomplete, contradictory or not numbers.
     """
     if index is not None:
         if count is None:
             raise SettingsError(f"CORAL_SHARD_INDEX={index} is set without CORAL_SHARD_COUNT: set both.")
-        return _checked(index, count, "CORAL_SHARD_INDEX", "CORAL_SHARD_COUNT")
-    present = [each for each in SCHEDULERS if environment.get(each.index)]
+        return _check(index, count, "CORAL_SHARD_INDEX", "CORAL_SHARD_COUNT")
+    present = [scheduler for scheduler in SCHEDULERS if environment.get(scheduler.index)]
     if len(present) > 1:
-        names = " and ".join(f"{each.name} ({each.index})" for each in present)
-        raise SettingsError(f"Two platforms number this process, {names}: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.")
+        names = " and ".join(f"{scheduler.name} ({scheduler.index})" for scheduler in present)
+        raise SettingsError(
+            f"Several schedulers number this process, {names}: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT."
+        )
     if not present:
         if count not in (None, 1):
             raise SettingsError(f"CORAL_SHARD_COUNT={count} is set without CORAL_SHARD_INDEX: set both.")
         return Shard()
-    platform = present[0]
-    first = _number(environment, platform.first) if platform.first and environment.get(platform.first) else 0
-    number = _number(environment, platform.index) - first
-    theirs = environment.get(platform.count) if platform.count else None
-    if count is not None and theirs in (None, "", str(count)):
-        return _checked(number, count, platform.index, "CORAL_SHARD_COUNT")
-    # One task of an array that is run again, alone, no longer knows where its array began.
+    scheduler = present[0]
+    first = _parse_number(environment, scheduler.first) if scheduler.first and environment.get(scheduler.first) else 0
+    number = _parse_number(environment, scheduler.index) - first
+    size = environment.get(scheduler.count) if scheduler.count else None
+    if count is not None and size in (None, "", str(count)):
+        return _check(number, count, scheduler.index, "CORAL_SHARD_COUNT")
+    # If one task of an array is run again, alone, its variables no longer give the first index of the array.
     if count is not None or first > 1:
         raise SettingsError(
-            f"{platform.name} runs a part of an array: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT as in the whole one."
+            f"{scheduler.name} runs only a part of an array: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT to the values "
+            "in the whole array."
         )
-    if platform.count is None or not theirs:
+    if scheduler.count is None or not size:
         raise SettingsError(
-            f"{platform.index}={environment[platform.index]} ({platform.name}) is set, but not how many shards there "
-            "are: set CORAL_SHARD_COUNT."
+            f"{scheduler.index}={environment[scheduler.index]} ({scheduler.name}) is set, but the number of shards is "
+            "not: set CORAL_SHARD_COUNT."
         )
-    return _checked(number, _number(environment, platform.count), platform.index, platform.count)
+    return _check(number, _parse_number(environment, scheduler.count), scheduler.index, scheduler.count)
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def _parse_number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not text.isdecimal():
         raise SettingsError(f"{name}={text!r} is not a number: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.")
     return int(text)
 
 
-def _checked(index: int, count: int, index_name: str, count_name: str) -> Shard:
+def _check(index: int, count: int, index_name: str, count_name: str) -> Shard:
     if not 0 <= index < count:
         raise SettingsError(
-            f"{index_name} says shard {index} where {count_name} says {count}: it must be from 0 to {count - 1}."
+            f"{index_name} gives index {index}, but {count_name} is {count}: the index must be from 0 to {count - 1}."
         )
     return Shard(index, count)

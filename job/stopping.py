@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish what is at hand, save it, and go."""
+"""SIGTERM and SIGINT: finish the current work, save it, and exit."""
 
 import contextlib
 import signal
@@ -8,17 +8,17 @@ from types import FrameType
 
 from job.errors import Stopped
 
-MESSAGE = "Stopped as asked: what is done is saved, and the same command goes on from there."
+MESSAGE = "Stopped on request: finished work is saved. Run the same command again to resume."
 
 
 class Stop:
     """A request to stop.
 
-    Everywhere but in `deferred` it ends the job at once, which loses nothing that a new start does not make again
-    quickly, since files are written whole or not at all.
+    Outside `defer`, it ends the job at once. Little is lost: files are written whole or not at all, and a new start
+    quickly repeats the rest.
 
     Attributes:
-        requested: Set once the request has come.
+        requested: Set when a signal has arrived.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,17 @@ class Stop:
         self._deferred = False
 
     def listen(self) -> None:
-        """Installs the signal handlers; a second Ctrl-C interrupts whatever runs."""
+        """Installs the signal handlers; a second Ctrl-C interrupts the job anywhere."""
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
     @contextlib.contextmanager
     def defer(self) -> Iterator[threading.Event]:
-        """A stretch of work that looks at `requested` itself."""
+        """Lets the work within the context end by itself once `requested` is set.
+
+        Raises:
+            Stopped: If a request has arrived; raised at the end of the context.
+        """
         self._deferred = True
         try:
             yield self.requested
@@ -45,6 +49,6 @@ class Stop:
         already = self.requested.is_set()
         self.requested.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Only once: a second request would break into the leaving that the first one began.
+        # Only once: a second request would interrupt the exit that the first one began.
         if not (self._deferred or already):
             raise Stopped(MESSAGE)

@@ -424,7 +424,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def claiming(name: str, width: int, height: int) -> bytes:
-    """A small file whose header tells of another size."""
+    """A small file whose header claims another size."""
     data = FILES[name]
     if name == "jpeg":
         at, size = data.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width)
@@ -469,7 +469,7 @@ JPEG_12_BIT = bytes.fromhex(
         (cv2.imencode(".tiff", np.zeros((9, 9, 3), np.float64))[1].tobytes(), "floating point"),
         (cv2.imencode(".tiff", np.zeros((9, 9), np.float32))[1].tobytes(), "floating point.* save it as 8 or 16 bit"),
         (encoded(PIL.Image.new("I", (9, 9)), "TIFF"), "32-bit.* save it as 8 or 16 bit"),
-        (encoded(RGB, "TIFF", compression="lzma"), "save it anew"),
+        (encoded(RGB, "TIFF", compression="lzma"), "re-encode it"),
         (JPEG_12_BIT, "12 bits"),
         (FILES["avif"][: len(FILES["avif"]) // 2], "AVIF.* damaged"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\1\0meta" + bytes(500), "HEIC.* convert it to JPEG"),

@@ -1,4 +1,4 @@
-"""Which shard a process is, what it does, and when all are through."""
+"""Shards: which one a process is, which images it owns, and when all have finished."""
 
 import random
 from pathlib import Path
@@ -56,13 +56,18 @@ def test_the_platform_says_which_shard(
         ({"JOB_COMPLETION_INDEX": "0"}, 1, None, "without CORAL_SHARD_COUNT"),
         ({"BATCH_TASK_INDEX": "6", "BATCH_TASK_COUNT": "6"}, None, None, "must be from 0 to 5"),
         ({"BATCH_TASK_INDEX": "x", "BATCH_TASK_COUNT": "6"}, None, None, "'x' is not a number"),
-        ({"AWS_BATCH_JOB_ARRAY_INDEX": "1"}, None, None, "how many shards there are"),
-        ({"JOB_COMPLETION_INDEX": "0", "BATCH_TASK_INDEX": "0", "BATCH_TASK_COUNT": "1"}, None, 1, "Two platforms"),
+        ({"AWS_BATCH_JOB_ARRAY_INDEX": "1"}, None, None, "the number of shards is not"),
+        (
+            {"JOB_COMPLETION_INDEX": "0", "BATCH_TASK_INDEX": "0", "BATCH_TASK_COUNT": "1"},
+            None,
+            1,
+            "Several schedulers",
+        ),
         (
             {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "2"},
             None,
             None,
-            "runs a part of an array",
+            "runs only a part of an array",
         ),
         # one task of seven that is run again
         (
@@ -71,7 +76,7 @@ def test_the_platform_says_which_shard(
             7,
             "of an array",
         ),
-        ({"BATCH_TASK_INDEX": "1", "BATCH_TASK_COUNT": "2"}, None, 3, "runs a part of an array"),
+        ({"BATCH_TASK_INDEX": "1", "BATCH_TASK_COUNT": "2"}, None, 3, "runs only a part of an array"),
         # `sbatch --array=0-9:3` leaves gaps, which no hash can fill
         ({"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_COUNT": "4"}, None, None, "must be from 0 to 3"),
     ],

@@ -1,24 +1,24 @@
-"""status.json: how far a run is, and how it ended, for programs that watch the output.
+"""status.json: the progress of a run and how it ended, for programs that watch the output.
 
-It is written when the run begins and ends, when a stage begins and ends, and every 30 seconds in between. Of several
-shards each has a file of its own, status-<index>-of-<count>.json; `select` writes status.json. A run that was killed
-still says ``running``, but its ``updated`` grows old.
+It is written when the run or a stage begins or ends, and every 30 seconds in between. If there are several shards, each
+has its own file, status-<index>-of-<count>.json, and `select` writes status.json. The file of a killed run still says
+``running``, but its ``updated`` no longer changes.
 
 | field | in status.json | in JSON log lines | meaning |
 |---|---|---|---|
-| ``time``, ``level``, ``logger``, ``message`` | | all | of the line |
+| ``time``, ``level``, ``logger``, ``message`` | | all | those of the line |
 | ``state`` | yes | | ``running``, ``done``, ``failed`` or ``stopped`` |
-| ``stage`` | yes | of progress | as in run.json's ``seconds``; the last one, once the run is over |
-| ``done``, ``total`` | yes | of progress | images (bytes of weights, epochs of training); null where none are counted |
-| ``rate`` | yes | of progress | of these a second, since the stage began |
-| ``eta_s`` | yes | of progress | seconds until this stage is through at that rate; null before the first |
-| ``failures`` | yes | | images that cannot be used: those that this process met, from ``score`` on those of the run |
+| ``stage`` | yes | of progress | as in run.json's ``seconds``; after the run, the last one |
+| ``done``, ``total`` | yes | of progress | images (bytes of weights, epochs of training); null if none are counted |
+| ``rate`` | yes | of progress | of these per second, since the stage began |
+| ``eta_s`` | yes | of progress | seconds until this stage is finished at that rate; null before the first item |
+| ``failures`` | yes | | unusable images: so far in this process; from stage ``score`` on, in the whole run |
 | ``started``, ``updated`` | yes | | UTC, ISO 8601 |
-| ``shard_index``, ``shard_count`` | yes | | which shard this is; 0 of 1 without shards |
-| ``exit_code`` | yes | | null while it runs; 143 where ``stopped`` |
-| ``message`` | yes | all | in status.json, why a run failed or stopped, on one line; else null |
-| ``selected``, ``output`` | | of the last line | how many picks, and where they are |
-| ``check``, ``outcome`` | | of `check` | what was tried; ``ok``, ``warning`` or ``failed`` |
+| ``shard_index``, ``shard_count`` | yes | | the shard of this process; 0 of 1 without shards |
+| ``exit_code`` | yes | | null while the run lasts; 143 if ``stopped`` |
+| ``message`` | yes | all | in status.json, why the run failed or stopped, on one line; null otherwise |
+| ``selected``, ``output`` | | of the last line | number of picks, and folder of the results |
+| ``check``, ``outcome`` | | of `check` | name of the check; ``ok``, ``warning`` or ``failed`` |
 """
 
 import json
@@ -37,30 +37,31 @@ from job.storage import Storage
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_WRITES = 30.0
-# How long the last write may hold up the end of the job: a store that takes longer does not learn of it.
+# Limit of the last write, which delays the end of the job. A slower store does not get the final status.
 _SECONDS_AT_THE_END = 5.0
 _NO_COUNTS = dict.fromkeys(("done", "total", "rate", "eta_s"))
 _INTERRUPTED = 130
 
 
 def file_name(shard: Shard) -> str:
-    """The file of a shard."""
+    """Returns the name of a shard's status file."""
     return "status.json" if shard.count == 1 else f"status-{shard.index}-of-{shard.count}.json"
 
 
 class Status:
-    """Keeps the file of a shard up to date while the run lasts; a context manager.
+    """Keeps the status file of a shard up to date while the run lasts; a context manager.
 
-    It is written in a thread of its own, so that the run does not wait for it, and its failures are none of the run.
+    The file is written in a thread of its own, so that the run does not wait for it. A failure to write it does not end
+    the run.
 
     Args:
         output: Folder of the results.
-        shard: Which shard this process is.
+        shard: Shard of this process.
     """
 
     def __init__(self, output: Storage, shard: Shard) -> None:
         self._output, self._shard = output, shard
-        self._started = _utc()
+        self._started = _format_now()
         self._ending: dict[str, Any] = {"state": "running", "exit_code": None, "message": None}
         self._over = self._warned = False
         self._changed = now.changed
@@ -86,17 +87,17 @@ class Status:
         while not over:
             self._changed.wait(_SECONDS_BETWEEN_WRITES)
             self._changed.clear()
-            over = self._over  # before the content is put together, which then is the last
+            over = self._over  # read before the content is made, so that the last content is the final one
             self._write()
 
     def _write(self) -> None:
         name = file_name(self._shard)
         try:
             self._output.write(name, (json.dumps(self._content(), indent=2, ensure_ascii=False) + "\n").encode())
-        except Exception as error:  # whatever it is, the run goes on
+        except Exception as error:  # no failure to write the status may end the run
             if not self._warned:
                 reason = one_line(error) if isinstance(error, JobError) else type(error).__name__
-                logger.warning("%s cannot be written, and the run goes on without it: %s", name, reason)
+                logger.warning("Cannot write %s; the run continues without it: %s", name, reason)
             self._warned = True
 
     def _content(self) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class Status:
             **(now.progress.counts() if now.progress else _NO_COUNTS),
             "failures": now.failures,
             "started": self._started,
-            "updated": _utc(),
+            "updated": _format_now(),
             "shard_index": self._shard.index,
             "shard_count": self._shard.count,
             "exit_code": self._ending["exit_code"],
@@ -115,17 +116,17 @@ class Status:
 
 
 def _ending(error: BaseException | None) -> dict[str, Any]:
-    """How a run has ended; the texts of errors that are not ours may hold anything, and stay in the log."""
+    """Describes how a run ended. Errors of libraries may contain secrets, so that their texts stay in the log."""
     if error is None:
         return {"state": "done", "exit_code": 0, "message": None}
     if isinstance(error, JobError):
         state = "stopped" if isinstance(error, Stopped) else "failed"
         return {"state": state, "exit_code": error.exit_code, "message": hide_secrets(one_line(error))}
     if isinstance(error, Exception):
-        message = f"A fault of the job itself ({type(error).__name__}): the log says more."
+        message = f"Internal error ({type(error).__name__}): see the log."
         return {"state": "failed", "exit_code": JobError.exit_code, "message": message}
     return {"state": "stopped", "exit_code": _INTERRUPTED, "message": "Interrupted."}
 
 
-def _utc() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

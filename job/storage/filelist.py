@@ -1,4 +1,4 @@
-"""A list of files as the input: each line of it names one, in any place."""
+"""A list of files as the input: each line names one file, in any store."""
 
 import json
 import threading
@@ -12,23 +12,26 @@ from job.prefetch import prefetch
 from job.storage.base import Entry, Storage, keep_all
 from job.uris import Location
 
-_SIMULTANEOUS = 32
+_MAX_SIMULTANEOUS = 32
 
 
 class FileList:
-    """Files named one by one; `job.storage.base.Source` says what its methods do.
+    """Files that are named one by one; `job.storage.base.Source` describes the methods.
 
-    The key of a file is its URI as it stands in the list.
+    The key of a file is its path or URI as the list gives it.
 
     Args:
-        uri: Of the list, as it is shown.
-        text: Content of the list: a path or URI a line. In a ``.jsonl`` a line is a JSON string, or an object whose
-            ``uri`` is one; when it has an ``etag`` and a ``size``, the store is not asked for them.
-        base: Folder that relative paths in it start from.
+        uri: Path or URI of the list, in the form that is shown.
+        text: Content of the list: a path or URI per line. In a ``.jsonl``, a line is a JSON string, or an object with
+            the string ``uri``. If the object also has ``etag`` and ``size``, the store is not asked for them.
+        base: Folder that relative paths start from.
         open_location: Opens a folder.
 
+    Attributes:
+        uri: Path or URI of the list.
+
     Raises:
-        SettingsError: A line is none of these.
+        SettingsError: If a line has another form.
     """
 
     def __init__(self, uri: str, text: str, base: Location, open_location: Callable[[Location], Storage]) -> None:
@@ -36,45 +39,45 @@ class FileList:
         self._base, self._open = base, open_location
         self._folders: dict[Location, Storage] = {}
         self._lock = threading.Lock()
-        self._known: dict[str, Entry | None] = {}
+        self._entries: dict[str, Entry | None] = {}  # None if the store must be asked
         try:
             for line in _lines(text, json_lines=uri.endswith(".jsonl")):
                 key = line["uri"]
                 self._locate(key)
-                whole = isinstance(line.get("etag"), str) and isinstance(line.get("size"), int)
-                self._known[key] = Entry(key, line["etag"].strip('"'), line["size"]) if whole else None
+                complete = isinstance(line.get("etag"), str) and isinstance(line.get("size"), int)
+                self._entries[key] = Entry(key, line["etag"].strip('"'), line["size"]) if complete else None
         except (ValueError, KeyError, TypeError) as error:
-            count = len(self._known) + 1
+            count = len(self._entries) + 1
             raise SettingsError(
                 f"CORAL_INPUT={uri!r} is not a list of files: entry {count} {_reason(error)}. "
-                "Give one path or URI a line."
+                "Write one path or URI per line."
             ) from None
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
-        """Yields the files of the list; those of which it says no more are asked for in their stores."""
-        wanted = [key for key in self._known if key.startswith(prefix) and keep(key)]
-        with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="stat") as pool:
-            yield from prefetch(pool, self._entry, wanted, ahead=4 * _SIMULTANEOUS)
+        """Yields the files of the list; asks the stores for the entries that the list does not give."""
+        wanted = [key for key in self._entries if key.startswith(prefix) and keep(key)]
+        with ThreadPoolExecutor(_MAX_SIMULTANEOUS, thread_name_prefix="stat") as executor:
+            yield from prefetch(executor, self._entry, wanted, ahead=4 * _MAX_SIMULTANEOUS)
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        """The whole content of a file."""
+        """Reads a whole file."""
         folder, name = self._find(key)
         return folder.read(name, etag)
 
     def _entry(self, key: str) -> Entry:
-        if (known := self._known[key]) is not None:
-            return known
+        if (entry := self._entries[key]) is not None:
+            return entry
         folder, name = self._find(key)
-        # One that is not there, or may not be looked at, is listed and fails when it is read: it must not vanish.
+        # A file that does not exist, or that cannot be looked at, must not vanish: it is listed, and its read fails.
         try:
-            found = folder.stat(name)
+            status = folder.stat(name)
         except AccessDenied:
-            found = None
-        return Entry(key, found.etag, found.size) if found else Entry(key, "", 0)
+            status = None
+        return Entry(key, status.etag, status.size) if status else Entry(key, "", 0)
 
     def _find(self, key: str) -> tuple[Storage, str]:
         location = self._locate(key)
-        # One client for a bucket, however many folders of it are named.
+        # One client per bucket, however many of its folders the list names.
         root = Location(location.scheme, location.bucket, "" if location.scheme else "/")
         with self._lock:
             if root not in self._folders:
@@ -91,7 +94,7 @@ class FileList:
 
 def _lines(text: str, *, json_lines: bool) -> Iterator[dict[str, Any]]:
     if not json_lines:
-        yield from ({"uri": each} for each in names.parse(text))
+        yield from ({"uri": name} for name in names.parse(text))
         return
     for line in text.split("\n"):
         if line.strip():
@@ -101,5 +104,5 @@ def _lines(text: str, *, json_lines: bool) -> Iterator[dict[str, Any]]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return "is no JSON"
+        return "is not valid JSON"
     return str(error) if type(error) is ValueError else "has no uri"

@@ -1,4 +1,4 @@
-"""A listing of many files in little memory: 1,000,000 entries take some 70 MB, where objects would take 400."""
+"""A listing of many files in little memory: 1,000,000 entries take about 70 MB, instead of 400 MB as objects."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from job.storage.base import MD5, Entry
 
 _CHUNK = 10_000
-# Arrow's own pool keeps half as much again for arrays of this size.
+# Arrow's default pool keeps half as much memory again for arrays of this size.
 _POOL = pa.system_memory_pool()
 _SCHEMA = pa.schema(
     [
@@ -24,7 +24,7 @@ class Listing:
     """Entries sorted bytewise by key, each key once.
 
     Attributes:
-        table: Their columns ``key``, ``etag`` (packed) and ``byte_size``.
+        table: The entries, with the columns ``key``, ``etag`` (packed) and ``byte_size``.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -32,7 +32,7 @@ class Listing:
 
     @classmethod
     def from_entries(cls, entries: Iterable[Entry]) -> "Listing":
-        """Collects, sorts and takes out repetitions; of entries with the same key the last one counts."""
+        """Collects entries and sorts them; of entries with the same key, the last one counts."""
         chunks: list[pa.RecordBatch] = []
         keys: list[str] = []
         etags: list[bytes] = []
@@ -42,22 +42,22 @@ class Listing:
             columns = zip((keys, etags, sizes), _SCHEMA.types, strict=True)
             arrays = [pa.array(values, kind, memory_pool=_POOL) for values, kind in columns]
             chunks.append(pa.record_batch(arrays, schema=_SCHEMA))
-            for each in (keys, etags, sizes):
-                each.clear()
+            for column in (keys, etags, sizes):
+                column.clear()
 
         for entry in entries:
             keys.append(entry.key)
-            etags.append(_packed(entry.etag))
+            etags.append(_pack(entry.etag))
             sizes.append(entry.size)
             if len(keys) == _CHUNK:
                 close()
         close()
-        return cls(_sorted(pa.Table.from_batches(chunks, _SCHEMA)))
+        return cls(_sort(pa.Table.from_batches(chunks, _SCHEMA)))
 
     @classmethod
     def merge(cls, listings: Iterable["Listing"]) -> "Listing":
-        """All entries of several listings."""
-        return cls(_sorted(pa.concat_tables([_SCHEMA.empty_table(), *(each.table for each in listings)])))
+        """Joins several listings; of entries with the same key, the last one counts."""
+        return cls(_sort(pa.concat_tables([_SCHEMA.empty_table(), *(listing.table for listing in listings)])))
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -65,31 +65,31 @@ class Listing:
     def __iter__(self) -> Iterator[Entry]:
         for batch in self.table.to_batches(max_chunksize=_CHUNK):
             columns = (column.to_pylist() for column in batch.columns)
-            yield from (Entry(key, _unpacked(etag), size) for key, etag, size in zip(*columns, strict=True))
+            yield from (Entry(key, _unpack(etag), size) for key, etag, size in zip(*columns, strict=True))
 
     def sample(self, count: int) -> list[Entry]:
-        """Some entries from all over the listing."""
+        """Returns up to `count` entries, evenly spread over the listing."""
         count = min(count, len(self))
         rows = [len(self) * number // count for number in range(count)]
         return list(Listing(self.table.take(np.array(rows, np.int64))))
 
     def find_missing(self, keys: list[str]) -> list[str]:
-        """Those of some keys that are not in the listing."""
-        found = pc.is_in(pa.array(keys, pa.large_string()), value_set=self.table["key"])
-        return [key for key, known in zip(keys, found.to_pylist(), strict=True) if not known]
+        """Returns the keys that are not in the listing, in their order."""
+        is_listed = pc.is_in(pa.array(keys, pa.large_string()), value_set=self.table["key"])
+        return [key for key, listed in zip(keys, is_listed.to_pylist(), strict=True) if not listed]
 
 
-def _packed(etag: str) -> bytes:
-    """An ETag in half the bytes, if it is an MD5, as most are."""
+def _pack(etag: str) -> bytes:
+    """Stores an ETag that is an MD5, as most are, in half the bytes."""
     return b"x" + bytes.fromhex(etag) if MD5.fullmatch(etag) else b"=" + etag.encode()
 
 
-def _unpacked(etag: bytes) -> str:
+def _unpack(etag: bytes) -> str:
     return etag[1:].hex() if etag.startswith(b"x") else etag[1:].decode()
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    """Sorts by key. Most stores list in order, and then nothing is copied."""
+def _sort(table: pa.Table) -> pa.Table:
+    """Sorts a table by key and removes repeated keys. Most stores list in order; then nothing is copied."""
     if table.num_rows < 2:
         return table
     keys = table["key"]

@@ -1,4 +1,4 @@
-"""Folders of this machine."""
+"""Folders on this machine."""
 
 import contextlib
 import errno
@@ -13,21 +13,21 @@ from job.storage.base import Entry, keep_all
 
 
 class LocalFolder:
-    """A local folder; `job.storage.base.Storage` says what its methods do.
+    """A local folder; `job.storage.base.Storage` describes the methods.
 
     Attributes:
         uri: Absolute path of the folder.
     """
 
     def __init__(self, path: str) -> None:
-        self._root = Path(os.path.abspath(path))  # noqa: PTH100  # without `..`, and without following links
+        self._root = Path(os.path.abspath(path))  # noqa: PTH100  # without `..`, but with symbolic links as they are
         self.uri = str(self._root)
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the files below the folder; symbolic links are followed."""
         if not self._root.is_dir():
             raise SettingsError(f"{self._root} is not a folder.")
-        seen: set[tuple[int, int]] = set()  # a link to a folder above would never end
+        seen: set[tuple[int, int]] = set()  # without it, a link to a parent folder would never end
         pending = [self._root / prefix]
         while pending:
             folder = pending.pop()
@@ -37,37 +37,37 @@ class LocalFolder:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
-                    for each in entries:
-                        if _is_folder(each):
-                            pending.append(Path(each.path))
-                        elif keep(key := self._key(each)) and (entry := _entry(key, each)):
+                    for item in entries:
+                        if _is_folder(item):
+                            pending.append(Path(item.path))
+                        elif keep(key := self._key(item)) and (entry := _entry(key, item)):
                             yield entry
             except PermissionError as error:
-                raise AccessDenied(f"{folder} may not be read: {error.strerror}.") from None
-            except (FileNotFoundError, NotADirectoryError):  # gone since its parent was read
+                raise AccessDenied(f"Cannot read {folder}: {error.strerror}.") from None
+            except (FileNotFoundError, NotADirectoryError):  # deleted since its parent was read
                 continue
 
-    def _key(self, each: os.DirEntry[str]) -> str:
-        # A name that is not UTF-8 fits into no table; escaped it does, and the image fails when it is read.
-        return Path(each.path).relative_to(self._root).as_posix().encode("utf-8", "backslashreplace").decode()
+    def _key(self, item: os.DirEntry[str]) -> str:
+        # No table can hold a name that is not UTF-8. Escaped it can, and the image fails when it is read.
+        return Path(item.path).relative_to(self._root).as_posix().encode("utf-8", "backslashreplace").decode()
 
     def _path(self, key: str) -> Path:
-        if "\0" in key:  # which Python refuses in another way
+        if "\0" in key:  # Python would raise a ValueError
             raise FileNotFoundError(errno.ENOENT, "no file can have such a name")
         return self._root / key
 
     def stat(self, key: str) -> Entry | None:
-        """The entry of one file."""
+        """Returns the entry of one file."""
         try:
             status = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise AccessDenied(f"{self._root / key} cannot be looked at: {error.strerror}.") from None
+            raise AccessDenied(f"Cannot read {self._root / key}: {error.strerror}.") from None
         return Entry(key, _etag(status), status.st_size) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, key: str, etag: str | None = None) -> bytes:
-        """The whole content of a file."""
+        """Reads a whole file."""
         with self._path(key).open("rb") as file:
             data = file.read()
             if etag and _etag(os.fstat(file.fileno())) != etag:
@@ -75,7 +75,7 @@ class LocalFolder:
             return data
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Some bytes of a file."""
+        """Reads a part of a file."""
         with (self._root / key).open("rb") as file:
             file.seek(start)
             return file.read(length)
@@ -83,7 +83,7 @@ class LocalFolder:
     def write(self, key: str, data: bytes) -> None:
         """Writes a file whole or not at all."""
         path = self._root / key
-        # Another process may be writing the same file; each has a temporary file of its own.
+        # Another process may write the same file at the same time: each has its own temporary file.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,34 +93,34 @@ class LocalFolder:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)
-            raise AccessDenied(f"{path} cannot be written: {error.strerror}.") from error
+            raise AccessDenied(f"Cannot write {path}: {error.strerror}.") from error
 
     def delete(self, key: str) -> None:
-        """Removes a file."""
+        """Deletes a file."""
         try:
             (self._root / key).unlink(missing_ok=True)
         except OSError as error:
-            raise AccessDenied(f"{self._root / key} cannot be removed: {error.strerror}.") from error
+            raise AccessDenied(f"Cannot delete {self._root / key}: {error.strerror}.") from error
 
 
-def _is_folder(each: os.DirEntry[str]) -> bool:
+def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
-        return each.is_dir()
-    except OSError:  # a link that leads round in a circle
+        return item.is_dir()
+    except OSError:  # a circle of symbolic links
         return False
 
 
-def _entry(key: str, each: os.DirEntry[str]) -> Entry | None:
-    """The entry of a file; None for what is no file, or is gone since the folder was read."""
+def _entry(key: str, item: os.DirEntry[str]) -> Entry | None:
+    """Returns the entry of a file; None if it is not a file, or was deleted since the folder was read."""
     try:
-        status = each.stat()
+        status = item.stat()
     except OSError:
-        if not each.is_symlink():
+        if not item.is_symlink():
             return None
         try:
-            status = each.stat(follow_symlinks=False)  # a link to nowhere is listed, and fails when it is read
+            status = item.stat(follow_symlinks=False)  # a broken link is listed, and fails when it is read
         except OSError:
             return None
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):

@@ -1,4 +1,4 @@
-"""A file in a store as a file object, for readers that need only some stretches of it."""
+"""A file in a store as a file object, for readers that need only some ranges of it."""
 
 import io
 from typing import Any
@@ -7,12 +7,12 @@ from job.storage import Storage, expect_readable
 
 
 class RangeFile(io.RawIOBase):
-    """Reads what is asked for, with one request for each read.
+    """Sends one request per read, for exactly the bytes of that read.
 
     Args:
-        storage: Where the file lies.
+        storage: Folder that holds the file.
         key: The file.
-        size: Its bytes.
+        size: Size of the file in bytes.
     """
 
     def __init__(self, storage: Storage, key: str, size: int) -> None:
@@ -20,24 +20,24 @@ class RangeFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves, as every file does."""
+        """Changes the position, as `io.IOBase.seek` does."""
         self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """Returns the position in bytes."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fills a buffer as far as the file goes."""
+        """Fills a buffer, or as much of it as the rest of the file; returns the number of bytes."""
         length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0

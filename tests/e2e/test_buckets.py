@@ -1,4 +1,4 @@
-"""The whole job on a real S3 server: the same answer as on a disk, in shards, after kills, beside itself."""
+"""The whole job on a real S3 server: the same results as on a disk, in shards, after kills, and twice at once."""
 
 import json
 import shutil
@@ -196,7 +196,11 @@ def test_a_missing_permission_ends_the_job_before_the_detector_is_loaded(
 ) -> None:
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         (READER, {}, "s3://images/out: the permission s3:PutObject is missing"),
-        (LISTER, {"CORAL_OUTPUT": tmp_path / "out"}, "may not be read: the permission s3:GetObject is missing"),
+        (
+            LISTER,
+            {"CORAL_OUTPUT": tmp_path / "out"},
+            f"Cannot read the images in {pool['CORAL_INPUT']}: the permission s3:GetObject is missing",
+        ),
         (LISTER, {"CORAL_OUTPUT": tmp_path / "out", "CORAL_INPUT": "s3://other/x"}, "s3:ListBucket is missing"),
     ]
     for identity, changed, says in cases:
@@ -236,7 +240,7 @@ def test_faults_on_the_way_change_nothing(
     ran = job(**pool | {"CORAL_OUTPUT": bucket.uri(out)})
     assert ran.returncode == 0, ran.stderr
     assert {kind for kind, _ in proxied.hits} == set(kinds.values())
-    assert "A request failed and is tried again" in ran.stderr
+    assert "Request failed, retrying" in ran.stderr
     assert bucket.results(out) == local["results"]
 
 
@@ -253,7 +257,7 @@ def test_asked_to_stop_while_the_store_stalls(
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=20)
-    assert process.returncode == 143 and "Stopped as asked" in text, text
+    assert process.returncode == 143 and "Stopped on request" in text, text
     proxied.faults = []
     again = job(**variables)
     assert again.returncode == 0 and "images are already finished." in again.stderr

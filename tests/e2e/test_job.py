@@ -173,7 +173,7 @@ def test_sigterm_saves_what_is_done(done: dict[str, Any], job: Job, tmp_path: Pa
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=20)
     assert process.returncode == 143, text
-    assert "Stopped as asked" in text and not (output / "selected.txt").exists()
+    assert "Stopped on request" in text and not (output / "selected.txt").exists()
     saved = sum(pq.read_metadata(path).num_rows for path in (output / "parts").glob("part-*.parquet"))
     assert 9 <= saved < 23
     again = job(**variables)
@@ -326,7 +326,7 @@ def test_what_is_wrong_is_one_sentence_and_the_right_exit_code(few_frames: Path,
     cases: list[tuple[dict[str, Any], int, str]] = [
         ({"CORAL_INPUT": tmp_path / "empty"}, 64, "holds no images"),
         ({"CORAL_INPUT": tmp_path / "nowhere"}, 64, "is not a folder"),
-        ({"CORAL_OUTPUT": tmp_path / "file" / "out"}, 77, "cannot be written"),
+        ({"CORAL_OUTPUT": tmp_path / "file" / "out"}, 77, "Cannot write"),
         ({"CORAL_MODEL": "COCO-Detection/faster_rcn_R_50_FPN_3x.yaml"}, 64, "did you mean"),
         ({"CORAL_LABELLED": tmp_path / "labelled.txt"}, 64, "names images that are not in CORAL_INPUT: 'nowhere.jpg'"),
         ({"CORAL_WEIGHTS": "https://127.0.0.1:9/model.pth?X-Signature=s3cret"}, 69, "could not be downloaded"),

@@ -1,4 +1,4 @@
-"""status.json: what a program that watches the output can tell of a run."""
+"""status.json: the progress of a run, for programs that watch the output."""
 
 import json
 import logging
@@ -48,78 +48,80 @@ def wait_for(condition: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
-class Told:
-    """An output of which one sees what is said in its status file, one after the other."""
+class Recorder:
+    """An output that records every content of its status file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = LocalFolder(str(folder))
-        self.said: list[dict[str, Any]] = []
+        self.contents: list[dict[str, Any]] = []
 
     def write(self, key: str, data: bytes) -> None:
         self.folder.write(key, data)
-        self.said.append(json.loads(data))
+        self.contents.append(json.loads(data))
 
     def states(self, *names: str) -> list[tuple[Any, ...]]:
-        return [tuple(each[name] for name in names) for each in self.said]
+        return [tuple(each[name] for name in names) for each in self.contents]
 
     def wait(self, **values: Any) -> None:
-        """Until this was said."""
-        wait_for(lambda: any(values.items() <= each.items() for each in self.said))
+        """Waits until a content has these values."""
+        wait_for(lambda: any(values.items() <= each.items() for each in self.contents))
 
 
-def told_in(told: Told, shard: Shard | None = None) -> Status:
-    return Status(told, shard or Shard())  # type: ignore[arg-type]
+def status_in(recorder: Recorder, shard: Shard | None = None) -> Status:
+    return Status(recorder, shard or Shard())  # type: ignore[arg-type]
 
 
 def test_it_is_written_when_stages_begin_and_end(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    job = Run(settings(), Stop(), told.folder)
-    with told_in(told):
-        told.wait(state="running", stage=None, exit_code=None)
+    recorder = Recorder(tmp_path)
+    job = Run(settings(), Stop(), recorder.folder)
+    with status_in(recorder):
+        recorder.wait(state="running", stage=None, exit_code=None)
         with job.stage("list"):
-            told.wait(stage="list", done=None, failures=0)
+            recorder.wait(stage="list", done=None, failures=0)
         with job.stage("detect"), Progress("Detecting", 4, "image") as progress:
-            told.wait(stage="detect", total=4, done=0, eta_s=None)
+            recorder.wait(stage="detect", total=4, done=0, eta_s=None)
             progress.add(3)
             now.failures += 1
-        told.wait(stage="detect", done=3, failures=1)
-    assert told.said[-1].items() >= {"state": "done", "exit_code": 0, "message": None, "stage": "detect"}.items()
-    assert read(tmp_path) == told.said[-1]
-    assert len(told.said) < 12
-    start, end = (datetime.fromisoformat(told.said[-1][name]) for name in ("started", "updated"))
+        recorder.wait(stage="detect", done=3, failures=1)
+    assert (
+        recorder.contents[-1].items() >= {"state": "done", "exit_code": 0, "message": None, "stage": "detect"}.items()
+    )
+    assert read(tmp_path) == recorder.contents[-1]
+    assert len(recorder.contents) < 12
+    start, end = (datetime.fromisoformat(recorder.contents[-1][name]) for name in ("started", "updated"))
     assert start.tzinfo and end >= start
-    rate, left = told.said[-1]["rate"], told.said[-1]["eta_s"]
+    rate, left = recorder.contents[-1]["rate"], recorder.contents[-1]["eta_s"]
     assert rate > 0 and left == pytest.approx(1 / rate)
 
 
 def test_a_stage_within_another_gives_way_to_it(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    job = Run(settings(), Stop(), told.folder)
-    with told_in(told), job.stage("embed"):
+    recorder = Recorder(tmp_path)
+    job = Run(settings(), Stop(), recorder.folder)
+    with status_in(recorder), job.stage("embed"):
         with job.stage("load the detector"), Progress("Downloading the weights", 9, "byte"):
-            told.wait(stage="load the detector", total=9)
+            recorder.wait(stage="load the detector", total=9)
         assert (now.stage, now.progress) == ("embed", None)
         with Progress("Training the embedding", 2, "epoch"):
             pass
-    assert told.said[-1]["stage"] == "embed" and told.said[-1]["total"] == 2
+    assert recorder.contents[-1]["stage"] == "embed" and recorder.contents[-1]["total"] == 2
 
 
 def test_between_stages_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_SECONDS_BETWEEN_WRITES", 0.05)
-    told = Told(tmp_path)
-    job = Run(settings(), Stop(), told.folder)
-    with told_in(told), job.stage("detect"), Progress("Detecting", 10, "image") as progress:
+    recorder = Recorder(tmp_path)
+    job = Run(settings(), Stop(), recorder.folder)
+    with status_in(recorder), job.stage("detect"), Progress("Detecting", 10, "image") as progress:
         for count in range(1, 4):
             progress.add()
-            told.wait(stage="detect", done=count)
+            recorder.wait(stage="detect", done=count)
     monkeypatch.setattr(status, "_SECONDS_BETWEEN_WRITES", 30.0)
-    told = Told(tmp_path)
-    with told_in(told):
-        told.wait(state="running")
+    recorder = Recorder(tmp_path)
+    with status_in(recorder):
+        recorder.wait(state="running")
         for _ in range(100):
             now.failures += 1
             time.sleep(0.002)
-    assert told.states("state", "failures") == [("running", 0), ("done", 100)]
+    assert recorder.states("state", "failures") == [("running", 0), ("done", 100)]
 
 
 @pytest.mark.parametrize(
@@ -129,44 +131,46 @@ def test_between_stages_it_is_written_now_and_then(tmp_path: Path, monkeypatch: 
         (SettingsError("One.", "Two."), "failed", 64, "One. Two."),
         (SettingsError(f"The token {'t0ken' * 3} is wrong."), "failed", 64, "The token *** is wrong."),
         (Stopped(MESSAGE), "stopped", 143, MESSAGE),
-        (KeyError("https://u:s3cret@host"), "failed", 70, "A fault of the job itself (KeyError): the log says more."),
+        (KeyError("https://u:s3cret@host"), "failed", 70, "Internal error (KeyError): see the log."),
         (KeyboardInterrupt(), "stopped", 130, "Interrupted."),
     ],
 )
 def test_how_a_run_has_ended(tmp_path: Path, error: BaseException, state: str, code: int, message: str) -> None:
     assert Secret("t0ken" * 3)
-    told = Told(tmp_path)
-    job = Run(settings(), Stop(), told.folder)
-    with pytest.raises(type(error)), told_in(told), job.stage("score"):
+    recorder = Recorder(tmp_path)
+    job = Run(settings(), Stop(), recorder.folder)
+    with pytest.raises(type(error)), status_in(recorder), job.stage("score"):
         raise error
-    assert told.states("state", "exit_code", "message", "stage")[-1] == (state, code, message, "score")
+    assert recorder.states("state", "exit_code", "message", "stage")[-1] == (state, code, message, "score")
 
 
 def test_each_shard_has_its_own(tmp_path: Path) -> None:
-    with told_in(Told(tmp_path), Shard(1, 3)):
+    with status_in(Recorder(tmp_path), Shard(1, 3)):
         pass
     assert {each.name for each in tmp_path.iterdir()} == {"status-1-of-3.json"}
-    said = read(tmp_path, file_name(Shard(1, 3)))
-    assert (said["shard_index"], said["shard_count"]) == (1, 3)
+    content = read(tmp_path, file_name(Shard(1, 3)))
+    assert (content["shard_index"], content["shard_count"]) == (1, 3)
 
 
-class Broken(Told):
+class Broken(Recorder):
     """A store that fails in a way of its own, which must not be seen."""
 
     def write(self, key: str, data: bytes) -> None:
-        self.said.append(json.loads(data))
+        self.contents.append(json.loads(data))
         raise ValueError("https://u:s3cret@host")
 
 
-def test_a_fault_of_the_store_is_told_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told = Broken(tmp_path)
-    job = Run(settings(), Stop(), told.folder)
-    with told_in(told):
+def test_a_fault_of_the_store_is_reported_once_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Broken(tmp_path)
+    job = Run(settings(), Stop(), recorder.folder)
+    with status_in(recorder):
         for name in ("list", "detect", "score"):
             with job.stage(name):
-                told.wait(stage=name)
+                recorder.wait(stage=name)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert caplog.messages == ["status.json cannot be written, and the run goes on without it: ValueError"]
+    assert caplog.messages == ["Cannot write status.json; the run continues without it: ValueError"]
 
 
 def test_a_store_that_stalls_holds_nothing_up(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +216,7 @@ def watched(process: subprocess.Popen[str], path: Path) -> list[dict[str, Any]]:
     return seen
 
 
-def test_a_run_is_told_from_its_beginning_to_its_end(pool: dict[str, Any]) -> None:
+def test_a_run_is_reported_from_beginning_to_end(pool: dict[str, Any]) -> None:
     process = start_job(**pool)
     out = Path(pool["CORAL_OUTPUT"])
     seen = watched(process, out / "status.json")
@@ -236,12 +240,12 @@ def test_a_run_is_told_from_its_beginning_to_its_end(pool: dict[str, Any]) -> No
 def test_a_run_that_fails_says_why(pool: dict[str, Any], job: Job) -> None:
     ran = job(**pool | {"CORAL_MAX_FAILED": 0})
     assert ran.returncode == 65
-    said = read(Path(pool["CORAL_OUTPUT"]))
-    assert (said["state"], said["exit_code"], said["failures"], said["stage"]) == ("failed", 65, 1, "score")
-    assert said["message"] == json.loads(ran.stderr.splitlines()[-1])["message"]
+    content = read(Path(pool["CORAL_OUTPUT"]))
+    assert (content["state"], content["exit_code"], content["failures"], content["stage"]) == ("failed", 65, 1, "score")
+    assert content["message"] == json.loads(ran.stderr.splitlines()[-1])["message"]
     ran = job("select", **pool | {"CORAL_OUTPUT": Path(pool["CORAL_OUTPUT"]) / "new"})
-    said = read(Path(pool["CORAL_OUTPUT"]) / "new")
-    assert ran.returncode == said["exit_code"] == 75 and "No shard has finished yet" in said["message"]
+    content = read(Path(pool["CORAL_OUTPUT"]) / "new")
+    assert ran.returncode == content["exit_code"] == 75 and "No shard has finished yet" in content["message"]
 
 
 def test_a_run_that_is_stopped_says_so(frames: list[Path], tmp_path: Path) -> None:
@@ -252,12 +256,17 @@ def test_a_run_that_is_stopped_says_so(frames: list[Path], tmp_path: Path) -> No
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 143, text
-    said = read(output)
-    assert (said["state"], said["exit_code"], said["stage"], said["message"]) == ("stopped", 143, "detect", MESSAGE)
-    assert 5 <= said["done"] < said["total"] == len(frames)
+    content = read(output)
+    assert (content["state"], content["exit_code"], content["stage"], content["message"]) == (
+        "stopped",
+        143,
+        "detect",
+        MESSAGE,
+    )
+    assert 5 <= content["done"] < content["total"] == len(frames)
 
 
-def test_shards_are_told_apart(pool: dict[str, Any], job: Job) -> None:
+def test_each_shard_has_its_own_progress(pool: dict[str, Any], job: Job) -> None:
     out = Path(pool["CORAL_OUTPUT"])
     for index in range(2):
         assert job("predict", CORAL_SHARD_INDEX=index, CORAL_SHARD_COUNT=2, **pool).returncode == 0

@@ -36,7 +36,7 @@ def test_links_and_files_that_vanish(tmp_path: Path) -> None:
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
     (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    # Links to nowhere are listed, so that they become rows with a reason; a pipe is no file.
+    # Broken links are listed, so that they become rows with a reason; a pipe is not a file.
     folder = LocalFolder(str(tmp_path))
     assert {each.key for each in folder.list()} == {"a.jpg", "nowhere.jpg", "circle.jpg"}
     for number in range(40):
