@@ -1,4 +1,4 @@
-"""The CloudFormation template as it is with some parameters, and moto's Batch with what it describes."""
+"""The CloudFormation template, evaluated with some parameters, and its resources in moto's Batch."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ PARAMETERS: dict[str, Any] = {
 
 
 class Template:
-    """The CloudFormation template, as it is with some parameters."""
+    """The CloudFormation template, evaluated with some parameters."""
 
     def __init__(self, **parameters: Any) -> None:
         self._raw, problems = decode(str(TEMPLATE))
@@ -87,7 +87,7 @@ class Template:
 
 
 def as_request(node: Any) -> Any:
-    """CloudFormation's names as the API has them."""
+    """Converts the names of CloudFormation to those of the API."""
     if isinstance(node, list):
         return [as_request(each) for each in node]
     if isinstance(node, dict):
@@ -96,7 +96,7 @@ def as_request(node: Any) -> Any:
 
 
 def register(client: Any, template: Template) -> None:
-    """Makes what the template describes."""
+    """Creates the resources of the template."""
     role = boto3.client("iam").create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     ec2 = boto3.client("ec2")
     machines = as_request(template.properties("Machines"))
@@ -110,7 +110,7 @@ def register(client: Any, template: Template) -> None:
     made = client.create_compute_environment(computeEnvironmentName="machines", serviceRole=role, **machines)
     queue = as_request(template.properties("Queue"))
     queue["computeEnvironmentOrder"][0]["computeEnvironment"] = made["computeEnvironmentArn"]
-    client.create_job_queue(state="ENABLED", **queue)  # AWS takes that for granted
+    client.create_job_queue(state="ENABLED", **queue)  # the default on AWS
     client.register_job_definition(**as_request(template.properties("Definition")))
 
 

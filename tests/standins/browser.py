@@ -1,4 +1,4 @@
-"""The browser that is there; a module of its own, since LightlyStudio's tests run in another environment."""
+"""The installed browser. It has a module of its own, since the tests of LightlyStudio run in another environment."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 
 def launched() -> Iterator[Browser]:
-    """Starts it; without one, the test is skipped and says so."""
+    """Starts the browser; skips the test, with the reason, if none is installed."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not program:
         pytest.skip("There is no browser: apt-get install chromium.")

@@ -1,7 +1,7 @@
-"""A stand-in for a Kubernetes API server, which no package offers: as much of it as kubectl needs to run Jobs.
+"""A stand-in for a Kubernetes API server, since no package has one: the part that kubectl needs to run Jobs.
 
-It keeps objects, applies merge patches, streams what changes, and gives each Job that is not suspended to a function
-that says how it ends. It checks nothing: the manifests are held to the real schemas elsewhere.
+It keeps objects, applies merge patches and streams changes. A function decides how each Job that is not suspended ends.
+It checks nothing: other tests check the manifests against the real schemas.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _VERBS = ["create", "delete", "get", "list", "patch", "watch"]
 
 
 class KubernetesServer:
-    """Objects, and what becomes of the Jobs among them.
+    """Objects, and the outcomes of the Jobs among them.
 
     Attributes:
         objects: By namespace, resource and name.
@@ -29,7 +29,7 @@ class KubernetesServer:
     """
 
     def __init__(self, outcome: Callable[[Object], str | None]) -> None:
-        """Takes a function that carries a Job out, and returns why it has failed, if it has."""
+        """Takes a function that runs a Job and returns the reason if it failed."""
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.hiccups = 0
         self.started: list[Object] = []
@@ -57,7 +57,7 @@ class KubernetesServer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["KubernetesServer"]:
-        """Serves meanwhile."""
+        """Serves within the context."""
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         try:
             yield self
@@ -169,7 +169,7 @@ def _status(code: int, message: str) -> Object:
 
 
 def _discovery(path: str) -> Object | None:
-    """What kubectl asks first: which kinds there are, and that the server itself checks what is applied."""
+    """Answers kubectl's first requests: which kinds exist, and that the server itself validates objects."""
     core = [each for each in _KINDS if each != "jobs"]
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}

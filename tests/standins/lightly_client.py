@@ -1,4 +1,4 @@
-"""An upload in this process, and what the server holds after it."""
+"""An upload in this process, and the content of the server after it."""
 
 import json
 import threading
@@ -52,7 +52,7 @@ def send(
 
 
 def state(dataset: Dataset) -> dict[str, Any]:
-    """All that a dataset holds, by name, whatever its ids and its order."""
+    """The whole content of a dataset by name, without its ids and its order."""
     names = {tag["id"]: tag["name"] for tag in dataset.tags}
     return {
         "samples": sorted(

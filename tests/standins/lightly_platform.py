@@ -1,7 +1,7 @@
-"""What the stand-in for the Lightly platform keeps, and what its calls do.
+"""The data of the stand-in for the Lightly platform, and its calls.
 
-On top of what the models of the client say come the rules that these do not hold: names that must be new, masks and
-scores that must fit, embeddings that must follow the server's own order.
+It adds the rules that the client's models do not express: names must be new, masks and scores must have the right
+length, and embeddings must follow the server's own order.
 """
 
 import csv
@@ -54,7 +54,7 @@ class Embedding:
 
 @dataclass
 class Dataset:
-    """All of one dataset; `samples` is in the server's own order."""
+    """One dataset; `samples` is in the server's own order."""
 
     id: str
     name: str
@@ -101,11 +101,11 @@ def _now() -> int:
 
 
 class Platform:
-    """All datasets, and the calls: each takes the query, the body and what the path names, and returns an answer.
+    """All datasets, and the calls. A call takes the query, the body and the names in the path, and returns an answer.
 
     Args:
-        quota: Samples that a dataset may have.
-        selects: Whether the deprecated selection is still there.
+        quota: Maximum number of samples of a dataset.
+        selects: Whether the deprecated selection still exists.
     """
 
     url = ""
@@ -120,12 +120,12 @@ class Platform:
         self._random = random.Random(0)
 
     def dataset(self, name: str) -> Dataset:
-        """The one dataset of a name."""
+        """Returns the dataset of a name."""
         (found,) = [each for each in self.datasets.values() if each.name == name]
         return found
 
     def add_dataset(self, name: str, file_names: tuple[str, ...] = ()) -> Dataset:
-        """A dataset that somebody else has made."""
+        """Creates a dataset as another user."""
         made = Dataset(_id(), name, _now())
         for each in file_names:
             made.samples.append(Sample(_id(), {"fileName": each}))
@@ -169,9 +169,9 @@ class Platform:
             raise Refusal(400, "BAD_REQUEST", "mode")
         wanted = query.get("fileName")
         found = [{"id": each.id, "fileName": each.body["fileName"]} for each in dataset.samples]
-        # Whether the filter is exact is not documented: here it is a prefix, so that clients must look for themselves.
+        # The documentation does not say whether the filter is exact. It is a prefix here, so that clients must check.
         found = [each for each in found if wanted is None or each["fileName"].startswith(wanted)]
-        return 200, self._page(found[::-1], query, LONGEST_PAGE)  # another order than the mappings
+        return 200, self._page(found[::-1], query, LONGEST_PAGE)  # not the order of the mappings
 
     def list_mappings(self, query: Query, body: Any, dataset: Dataset) -> Answer:
         if query.get("field") != "fileName":
@@ -191,7 +191,7 @@ class Platform:
         if len(dataset.samples) >= self.quota:
             raise Refusal(403, "DATASET_AT_MAX_CAPACITY")
         made = Sample(_id(), body)
-        # An order of its own, which tags fix for the samples that they know.
+        # The server has an order of its own, which a tag fixes for the samples it covers.
         fixed = max((tag["totSize"] for tag in dataset.tags), default=0)
         dataset.samples.insert(self._random.randint(fixed, len(dataset.samples)), made)
         return made
@@ -272,7 +272,7 @@ class Platform:
             raise Refusal(400, "TAG_NAME_EXISTS")
 
     def _read(self, embedding: Embedding) -> bool:
-        """Whether the platform has read embeddings, which takes a while after their jobs have begun."""
+        """Returns whether the platform has read embeddings, which takes some polls after their jobs have begun."""
         if embedding.maps and not embedding.processed:
             embedding.polls += 1
             embedding.processed = embedding.polls > self.polls_until_read
@@ -382,7 +382,7 @@ class Platform:
         if scores is None:
             raise Refusal(400, "TAG_NO_SCORES_AVAILABLE")
         before = dataset.in_tag(dataset.tag(body["preselectedTagId"])) if "preselectedTagId" in body else []
-        # Any selection will do, so long as it is not the job's own: the lowest scores.
+        # Any selection that differs from the job's own: the lowest scores.
         ranked = sorted(zip(scores, dataset.in_tag(pool), strict=True))
         fresh = [name for _, name in ranked if name not in before]
         count = int(body["config"]["stoppingCondition"]["nSamples"]) - len(before)
@@ -410,7 +410,7 @@ class Platform:
         return 200, content
 
     def _advance(self) -> None:
-        """Lets all jobs come nearer to their ends, whoever looks."""
+        """Brings all jobs closer to their ends, on every request."""
         for job in self.jobs.values():
             job["polls"] += 1
             if job["state"] not in ("WAITING", "RUNNING") or job["polls"] <= self.polls_until_done:

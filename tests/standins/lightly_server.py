@@ -1,7 +1,7 @@
 """A local server that speaks the API of the Lightly platform, as strictly as the models in its client describe it.
 
-It is a stand-in: the platform itself cannot be had in a test. Every request is checked against the client's own models
-(unknown fields, types, patterns, lengths), and every answer too. `tests.standins.lightly_platform` has what calls do.
+It is a stand-in, since tests cannot use the platform itself. Every request and every answer is checked against the
+client's own models (unknown fields, types, patterns, lengths). `tests.standins.lightly_platform` has the calls.
 
 It can also fail on purpose: see `Fault`.
 """
@@ -28,12 +28,12 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 
 @dataclass
 class Fault:
-    """What goes wrong with a call.
+    """A failure of a call.
 
     Attributes:
-        kind: ``reset`` (before anything is done), ``lost`` (done, but the answer is cut), or a status of HTTP.
-        times: How often.
-        code: The platform's own word, for a status.
+        kind: ``reset`` (before the call is processed), ``lost`` (processed, but the answer is lost), or an HTTP status.
+        times: How many calls fail.
+        code: Error code of the platform, for an HTTP status.
     """
 
     kind: str | int
@@ -47,7 +47,7 @@ class LightlyServer(Platform):
     Args:
         latency: Seconds that each answer takes.
         checks: Whether bodies and answers are checked.
-        options: Of the platform.
+        options: Arguments of `Platform`.
     """
 
     def __init__(self, *, latency: float = 0.0, checks: bool = True, **options: Any) -> None:
@@ -77,11 +77,11 @@ class LightlyServer(Platform):
         self._http.serve_forever()
 
     def unexpected(self) -> list[str]:
-        """What the server has refused, other than what it was made to fail, or what was not there."""
+        """The requests that the server refused, without injected faults and missing objects."""
         return [each for each in self.refusals if "made to fail" not in each]
 
     def fail(self, call: str, *faults: Fault) -> None:
-        """Lets the next calls of a name fail."""
+        """Makes the next calls of a name fail."""
         self.faults.setdefault(call, []).extend(faults)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -119,7 +119,7 @@ class LightlyServer(Platform):
         return Handler
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, dict[str, str], bytes] | None:
-        """The answer to a request; None where the connection breaks."""
+        """Returns the answer to a request; None if the connection breaks."""
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
         for route in ROUTES:

@@ -1,4 +1,4 @@
-"""What schedulers are told of the job's exit codes, for the tests of all of them; and settings to submit."""
+"""Exit codes of the job and how schedulers must treat them, for the tests of all schedulers; settings to submit."""
 
 import re
 import shlex
@@ -11,14 +11,14 @@ CLOUD = ROOT / "cloud"
 PAIRS = ("CORAL_INPUT=s3://in-bucket/frames", "CORAL_OUTPUT=s3://out-bucket/picks", "CORAL_N_SAMPLES=5")
 ENVIRONMENT = dict(pair.split("=", 1) for pair in PAIRS)
 
-# What trying again can help against, and what not: every error of the job is one of the two.
+# Errors that a retry can help against, and those that it cannot: every error of the job is one of the two.
 AGAIN: set[type[JobError]] = {errors.JobError, errors.ServiceUnavailable, errors.TryAgain, errors.Stopped}
 NEVER: set[type[JobError]] = {errors.SettingsError, errors.TooManyFailedImages, errors.AccessDenied}
 KILLED = 137
 
 
 def error_classes() -> set[type[JobError]]:
-    """All errors of the job."""
+    """Returns all errors of the job."""
     found = {JobError}
     while more := {each for cls in found for each in cls.__subclasses__()} - found:
         found |= more
@@ -26,6 +26,6 @@ def error_classes() -> set[type[JobError]]:
 
 
 def readme_commands(program: str) -> list[list[str]]:
-    """The arguments of a program where the page shows how to call it."""
+    """Returns the arguments of each call of a program in cloud/README.md."""
     text = (CLOUD / "README.md").read_text().replace("\\\n", " ")
     return [shlex.split(found) for found in re.findall(rf"^ +\.venv/bin/python -m {program} (.*)$", text, re.MULTILINE)]

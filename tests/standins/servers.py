@@ -42,7 +42,7 @@ _SECONDS_TO_START = 60
 
 
 def client(endpoint: str, identity: dict[str, str] | None = None) -> Any:
-    """boto3's client, for what the tests themselves do."""
+    """Returns a boto3 client for the tests themselves."""
     identity = identity or ADMIN
     return boto3.client(
         "s3", endpoint_url=endpoint, region_name="us-east-1",
@@ -52,7 +52,7 @@ def client(endpoint: str, identity: dict[str, str] | None = None) -> Any:
 
 
 def make_certificates(authority: Path, certificate: Path, key: Path, host: str = "localhost") -> None:
-    """Makes an authority of our own, and a certificate of it for 127.0.0.1 and a host."""
+    """Makes a certificate authority, and its certificate for 127.0.0.1 and a host."""
     secrets = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("authority", "server")]
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
@@ -71,9 +71,9 @@ def make_certificates(authority: Path, certificate: Path, key: Path, host: str =
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports below those of outgoing connections, since a server must get them back when it starts again."""
+    """Returns ports below those of outgoing connections, since a server needs the same ports after a restart."""
     found: list[int] = []
-    start = 15_000 + os.getpid() * 100 % 10_000  # tests in processes side by side do not look in the same place
+    start = 15_000 + os.getpid() * 100 % 10_000  # parallel test processes use different ports
     for port in range(start, start + 2_000):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("127.0.0.1", port))
@@ -84,7 +84,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class SeaweedFS:
-    """A SeaweedFS server on a folder, with an administrator, a reader and one who may only list."""
+    """A SeaweedFS server on a folder, with an administrator, a reader, and a user who may only list."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ class SeaweedFS:
         self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
 
     def start(self) -> None:
-        """Starts it and waits until it takes objects."""
+        """Starts the server and waits until it accepts objects."""
         folder = self._folder
         (folder / "data").mkdir(parents=True, exist_ok=True)
         identities = {
@@ -119,7 +119,7 @@ class SeaweedFS:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
         ours = client(self.endpoint)
         for _ in range(_SECONDS_TO_START * 5):
-            with contextlib.suppress(Exception):  # it refuses, then it knows no bucket, then it has no volume
+            with contextlib.suppress(Exception):  # first no connection, then no bucket, then no volume
                 if BUCKET not in [each["Name"] for each in ours.list_buckets()["Buckets"]]:
                     ours.create_bucket(Bucket=BUCKET)
                 ours.put_object(Bucket=BUCKET, Key="started", Body=b"1")
@@ -129,12 +129,12 @@ class SeaweedFS:
         raise RuntimeError(f"SeaweedFS does not start: {(folder / 'log').read_text()[-2000:]}")
 
     def kill(self) -> None:
-        """Kills it, as a machine that goes away would."""
+        """Kills the server, as a machine failure would."""
         if self._process:
             self._process.kill()
             self._process.wait()
             for port in self._ports.values():
-                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # its own choice of a place
+                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # SeaweedFS chooses this place
                     socket_file.unlink(missing_ok=True)
 
 
@@ -154,7 +154,7 @@ def moto() -> Iterator[str]:
 
 @contextlib.contextmanager
 def aws_batch(*, use_docker: bool) -> Iterator[None]:
-    """moto's AWS Batch, for clients in this process; its S3 server keeps what it holds."""
+    """moto's AWS Batch, for clients in this process; its S3 server keeps its objects."""
     from moto import mock_aws
     from moto.backends import get_backend
 
@@ -172,7 +172,7 @@ def aws_batch(*, use_docker: bool) -> Iterator[None]:
 
 
 class Azurite:
-    """Microsoft's emulator of Azure's blobs, if npm has installed it."""
+    """Microsoft's emulator of Azure Blob Storage, if npm has installed it."""
 
     ACCOUNT = "testaccount"
     PROGRAM = Path(__file__).parents[2] / ".cache" / "azurite" / "node_modules" / "azurite" / "dist/src/blob/main.js"
@@ -196,7 +196,7 @@ class Azurite:
         raise RuntimeError("Azurite does not start")
 
     def _create_container(self) -> None:
-        """obstore makes none; this is Azure's signature scheme with a shared key."""
+        """Creates a container, which obstore cannot, by Azure's signature scheme with a shared key."""
         headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
         text = "PUT" + "\n" * 12 + "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()))
         text += f"/{self.ACCOUNT}/{self.ACCOUNT}/{BUCKET}\nrestype:container"
@@ -206,25 +206,25 @@ class Azurite:
         requests.put(url, headers=headers, timeout=5).raise_for_status()
 
     def environment(self) -> dict[str, str]:
-        """The variables that lead to it."""
+        """Returns the environment variables for this server."""
         names = {"ACCOUNT_NAME": self.ACCOUNT, "ACCOUNT_KEY": self._key, "ENDPOINT": self.endpoint}
         return {f"AZURE_STORAGE_{name}": value for name, value in names.items()}
 
     def kill(self) -> None:
-        """Ends it."""
+        """Ends the server."""
         self._process.kill()
         self._process.wait()
 
 
 @dataclass
 class Fault:
-    """What the proxy does to the next requests of a kind.
+    """A fault that the proxy applies to the next matching requests.
 
     Attributes:
-        kind: ``503``, ``500``, ``403``, ``404``, ``reset``, ``stall``, ``drip``, ``truncate`` or ``corrupt``; the last
-            two befall what is written, or else the answer.
+        kind: ``503``, ``500``, ``403``, ``404``, ``reset``, ``stall``, ``drip``, ``truncate`` or ``corrupt``. The last
+            two change the body of a PUT, and otherwise the answer.
         match: Regular expression for ``METHOD path``.
-        times: To how many; -1 to all.
+        times: Number of requests; -1 for all.
     """
 
     kind: str
@@ -243,9 +243,9 @@ class FaultProxy:
     """Stands between a client and an S3 server. The Host header passes unchanged, so signatures hold.
 
     Attributes:
-        faults: The first that matches a request is applied to it.
-        hits: What was done to which request.
-        headers: Of all requests, with names in lower case.
+        faults: Faults; the first that matches a request is applied.
+        hits: Kind of fault and request, for each fault that was applied.
+        headers: Headers of all requests, with names in lower case.
         endpoint: Where it listens.
     """
 
@@ -283,7 +283,7 @@ class FaultProxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the server."""
         self._done.set()
         self._server.shutdown()
         self._server.server_close()
