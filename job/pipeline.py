@@ -93,7 +93,7 @@ def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = T
     Raises:
         JobError: If one of them cannot be used.
     """
-    state = State(settings, stop, uses_device=uses_device, shard=shard)
+    state = State(settings, stop, is_run=True, uses_device=uses_device, shard=shard)
     preflight.verify(state, preflight.SETUP)
     output = require(state.output)
     with Status(output, shard):
@@ -113,7 +113,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
     settings, output = run.settings, run.output
     if settings.predictions:
         raise SettingsError("CORAL_PREDICTIONS provides the detections, so there is nothing to detect: use `select`.")
-    state = State(settings, run.stop, shard=shard, platform=run.platform)
+    state = State(settings, run.stop, is_run=True, shard=shard, platform=run.platform)
     with run.stage("list"):
         preflight.verify(state, preflight.INPUTS)
     state.detector = detector = run.need_detector()

@@ -120,10 +120,10 @@ def _open(
         if parent.stat(name) is not None:
             data = read_required(parent, name)
             update_digest(data)
-            return _read_file(data, location.normal, classes)
+            return _read_file(data, location.normalized, classes)
     folder = open_location(location, stop=stop)
     if (task_folder := lightly.find_task_folder(folder, stop)) is None:
-        raise _unsupported(location.normal, _describe(location.normal, folder))
+        raise _unsupported(location.normalized, _describe(location.normalized, folder))
     return lightly.read(task_folder, classes, stop, update_digest)
 
 

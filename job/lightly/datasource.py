@@ -61,7 +61,7 @@ def configs(settings: Settings) -> dict[str, dict[str, Any]]:
     access = _access(settings, session)
     uris = {"INPUT": settings.input, "LIGHTLY": settings.output}
     return {
-        purpose: {"purpose": purpose, "fullPath": Location.parse(uri).normal, "s3Region": region, **access}
+        purpose: {"purpose": purpose, "fullPath": Location.parse(uri).normalized, "s3Region": region, **access}
         for purpose, uri in uris.items()
         if Location.parse(uri).scheme == "s3"
     }

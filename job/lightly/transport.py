@@ -55,7 +55,7 @@ class Refused(ServiceUnavailable):
     def __init__(self, action: str, status: int, code: str, message: str) -> None:
         self.status = status
         self.code = code
-        text = hidden(f"Lightly refused the request to {action}: {message} ({status} {code})")
+        text = hide_secrets(f"Lightly refused the request to {action}: {message} ({status} {code})")
         super().__init__(text.rstrip() + ".")
 
 
@@ -136,7 +136,7 @@ class Transport:
         except JobError:
             raise
         except Exception as error:
-            failure = JobError(hidden(f"Cannot {action}: {type(error).__name__} in Lightly's client: {error}"))
+            failure = JobError(hide_secrets(f"Cannot {action}: {type(error).__name__} in Lightly's client: {error}"))
         raise failure
 
 
@@ -164,7 +164,7 @@ def _failure(action: str, status: int | None, reason: str | None, body: Any, hea
     message = message or reason or "no reason given"
     if status == 401 or (status == 403 and _TOKEN_CODES.fullmatch(code)):
         denied = f"Lightly does not accept this token for the request to {action}: {message} ({status} {code})."
-        return AccessDenied(hidden(f"{denied} Check LIGHTLY_TOKEN."))
+        return AccessDenied(hide_secrets(f"{denied} Check LIGHTLY_TOKEN."))
     if _is_transient(status) or code == _NOT_READY or (status == 409 and not code.endswith("_EXISTS")):
         return TransientError(f"{status} {code or reason}", wait=_retry_after(headers))
     return Refused(action, status, code, message)

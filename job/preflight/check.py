@@ -39,6 +39,7 @@ class State:
         settings: The settings of the run.
         stop: Whether the job was asked to stop.
         environment: The environment variables.
+        is_run: Whether a run makes the checks; it keeps the folders that they create.
         uses_device: Whether the run needs the device that the settings name.
         device: Device for the detector; None for the CPU, also if the device that was asked for is missing.
         shard: Shard that this process runs.
@@ -54,6 +55,7 @@ class State:
     settings: Settings
     stop: Stop
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    is_run: bool = False
     uses_device: bool = True
     device: "torch.device | None" = None
     shard: Shard = Shard()

@@ -1,4 +1,4 @@
-"""What the output must allow, and whether our clock is that of the stores."""
+"""Checks of the output: permissions, and the clock."""
 
 import contextlib
 import os
@@ -18,38 +18,40 @@ from job.retry import Patience
 from job.storage import STORES, Storage, expect_readable, open_folder
 from job.uris import Location
 
-_PATIENCE = Patience(grace=10.0)  # a probe is still removed when the check is asked to stop
-_SECONDS_TO_ANSWER = 5
-_SKEW = 5 * 60.0
+# After SIGTERM a run still has this time to save its work, and a check to delete its probe.
+PATIENCE = Patience(grace=10.0)
+_MAX_SECONDS_TO_ANSWER = 5
+_MAX_SKEW_SECONDS = 5 * 60.0
 
 
 def output(state: State) -> Findings:
-    """Every right that a run needs on the output, by a probe that is removed again."""
-    where = Location.parse(state.settings.output)
-    store = open_folder(state.settings.output, stop=state.stop.requested, patience=_PATIENCE)
-    said: set[str] = set()
-    with _folders_restored(where), contextlib.closing(_Probe(store)) as probe:
+    """Every permission that a run needs on the output, tested with a small file that is deleted again."""
+    location = Location.parse(state.settings.output)
+    store = open_folder(state.settings.output, stop=state.stop.requested, patience=PATIENCE)
+    restored = contextlib.nullcontext() if state.is_run else _restore_folders(location)
+    problems: set[str] = set()
+    with restored, contextlib.closing(_Probe(store)) as probe:
         for right, operation in probe.operations().items():
             try:
                 operation()
             except AccessDenied as error:
-                if str(error) not in said:  # one of the whole store, such as of the credentials, is told once
-                    yield AccessDenied(f"{error}{_fix(where, right, str(error))}")
-                said.add(str(error))
-    if not said:
+                if str(error) not in problems:  # a problem of the whole store is reported once
+                    yield AccessDenied(f"{error}{_suggest_fix(location, right, str(error))}")
+                problems.add(str(error))
+    if not problems:
         state.output = store
-        yield f"{store.uri} can be listed, read, written and overwritten, and files in it removed"
+        yield f"{store.uri} allows listing, reading, writing, overwriting and deleting"
 
 
 class _Probe:
-    """A small file in the output; a file of its name is there only between `write` and `delete`."""
+    """A small file in the output; a file of its name exists only between `write` and `delete`."""
 
     def __init__(self, store: Storage) -> None:
         self._store, self._key = store, f"{parts.FOLDER}.probe-{uuid.uuid4().hex}"
-        self._there = False
+        self._exists = False
 
     def operations(self) -> dict[str, Callable[[], None]]:
-        """What is tried, by the field of `job.storage.rights.Rights` that is missing if it fails."""
+        """The operations, by the field of `job.storage.rights.Rights` that is missing if one of them fails."""
         return {
             "write": self.write,
             "list": self.list,
@@ -59,87 +61,87 @@ class _Probe:
         }
 
     def write(self) -> None:
-        """Also to the end that there is something to read."""
+        """Writes the file, so that there is one to read."""
         self._store.write(self._key, b"probe")
-        self._there = True
+        self._exists = True
 
     def list(self) -> None:
-        """The folder of the parts, as a run does."""
+        """Lists the folder of the parts, as a run does."""
         next(self._store.list(parts.FOLDER), None)
 
     def read(self) -> None:
-        """Where nothing could be written, a store that would let us read says that there is no such file."""
+        """Reads the file. If it could not be written, a store that permits reading answers that it does not exist."""
         with expect_readable(self._store, self._key), contextlib.suppress(FileNotFoundError):
             self._store.read(self._key)
 
     def overwrite(self) -> None:
-        """Parts, and all results, are written again by a run that goes on; some stores ask another right for that."""
-        if self._there:
+        """Writes the file again, as a run does that resumes; some stores require another permission for that."""
+        if self._exists:
             self._store.write(self._key, b"again")
 
     def delete(self) -> None:
-        """Results that no longer hold are taken away when a run begins."""
-        there, self._there = self._there, False
+        """Deletes the file, as a run does with results that are no longer valid."""
+        existed, self._exists = self._exists, False
         try:
             self._store.delete(self._key)
         except AccessDenied as error:
-            stays = f" {self._key} stays behind." if there else ""
-            raise AccessDenied(f"{error}{stays}") from None
+            remains = f" {self._key} remains in the output." if existed else ""
+            raise AccessDenied(f"{error}{remains}") from None
 
     def close(self) -> None:
-        """Removes what is left of it when a check ends early."""
-        if self._there:
-            with contextlib.suppress(JobError):  # what ended the check is the one to tell
+        """Deletes the file if a check ends early."""
+        if self._exists:
+            with contextlib.suppress(JobError):  # the error that ended the check is the one to report
                 self.delete()
 
 
 @contextlib.contextmanager
-def _folders_restored(where: Location) -> Iterator[None]:
-    """Takes away the local folders that probes made."""
-    folder = Path(where.path or "/").absolute() / parts.FOLDER
-    new = [each for each in (folder, *folder.parents) if not each.exists()] if not where.scheme else []
+def _restore_folders(location: Location) -> Iterator[None]:
+    """Removes the local folders that a probe created, so that `check` leaves nothing behind."""
+    folder = Path(location.path or "/").absolute() / parts.FOLDER
+    created = [path for path in (folder, *folder.parents) if not path.exists()] if not location.scheme else []
     try:
         yield
     finally:
-        for each in new:
-            with contextlib.suppress(OSError):  # it was not made, or is somebody's by now
-                each.rmdir()
+        for path in created:
+            with contextlib.suppress(OSError):  # the probe did not create it, or another process uses it by now
+                path.rmdir()
 
 
-def _fix(where: Location, right: str, error: str) -> str:
-    rights = STORES[where.scheme].rights
+def _suggest_fix(location: Location, right: str, error: str) -> str:
+    rights = STORES[location.scheme].rights
     if rights is None:
-        return f" Let user {os.getuid()} do that there, or name another CORAL_OUTPUT."
-    if "permission" not in error:  # then it says itself what to do about the credentials
+        return f" Allow user {os.getuid()} to do that, or set CORAL_OUTPUT to another folder."
+    if "permission" not in error:  # the error says itself what to do about the credentials
         return ""
     name = getattr(rights, right)
     return f" Grant the job's credentials this permission{'' if name in error else f': {name}'}."
 
 
 def clock(state: State) -> Findings:
-    """Signed requests are refused when they seem to come from another hour."""
-    places = {Location.parse(uri) for uri in (state.settings.input, state.settings.output)}
-    endpoints = {STORES[place.scheme].find_endpoint(state.environment) for place in places}
+    """The clock of this machine: stores refuse signed requests whose time differs too much from theirs."""
+    locations = {Location.parse(uri) for uri in (state.settings.input, state.settings.output)}
+    endpoints = {STORES[location.scheme].find_endpoint(state.environment) for location in locations}
     for endpoint in sorted(filter(None, endpoints)):
         host = urlsplit(endpoint).netloc.rpartition("@")[2]
         try:
-            ahead = _seconds_ahead(endpoint)
+            skew = _measure_skew(endpoint)
         except (requests.RequestException, KeyError, ValueError) as error:
-            yield Warn(f"{host} does not tell the time ({type(error).__name__}), so ours is not compared with it.")
+            yield Warn(f"{host} sent no Date header ({type(error).__name__}), so the clock skew is not checked.")
             continue
-        if abs(ahead) <= _SKEW:
-            yield f"that of {host}"
+        if abs(skew) <= _MAX_SKEW_SECONDS:
+            yield f"it agrees with the clock of {host}"
         else:
             yield Warn(
-                f"It is {abs(ahead) / 60:.0f} minutes {'ahead of' if ahead > 0 else 'behind'} that of {host}, and "
-                "stores refuse requests from 15 minutes on: set the clock of this machine (NTP)."
+                f"The clock is {abs(skew) / 60:.0f} minutes {'ahead of' if skew > 0 else 'behind'} that of {host}. "
+                "Stores refuse requests from a skew of 15 minutes on: set the clock of this machine (NTP)."
             )
 
 
-def _seconds_ahead(endpoint: str) -> float:
-    """How far our clock is ahead of a server's, which tells its own in each answer, even of a refusal."""
+def _measure_skew(endpoint: str) -> float:
+    """Seconds that this machine's clock is ahead of a server's, which every response states, even a refusal."""
     before = time.time()
     bundle = os.environ.get("AWS_CA_BUNDLE") or True
-    answer = requests.head(endpoint, timeout=_SECONDS_TO_ANSWER, allow_redirects=False, verify=bundle)
-    theirs = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    return (before + time.time()) / 2 - theirs
+    response = requests.head(endpoint, timeout=_MAX_SECONDS_TO_ANSWER, allow_redirects=False, verify=bundle)
+    server_time = parsedate_to_datetime(response.headers["Date"]).timestamp()
+    return (before + time.time()) / 2 - server_time

@@ -122,7 +122,7 @@ def test_what_the_schemas_do_not_see(rendered: dict[str, list[Object]]) -> None:
         assert spec["activeDeadlineSeconds"] >= 3600, name
         # A JobSet would make a Job again that has cleaned itself up.
         assert ("ttlSecondsAfterFinished" in spec) is not name.startswith("jobset"), name
-        assert pod["terminationGracePeriodSeconds"] > 2 * output._PATIENCE.grace, name
+        assert pod["terminationGracePeriodSeconds"] > 2 * output.PATIENCE.grace, name
         for limit in ("backoffLimit", "backoffLimitPerIndex"):
             assert spec.get(limit, 0) >= 0, name
         if indexed:

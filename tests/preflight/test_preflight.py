@@ -71,7 +71,7 @@ def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: P
         f"device: ok, the CPU with {os.cpu_count()} cores",
         "memory: ok, ",
         "temporary files: ok, ",
-        f"output: ok, {tmp_path}/new/out can be listed, read, written and overwritten, and files in it removed.",
+        f"output: ok, {tmp_path}/new/out allows listing, reading, writing, overwriting and deleting.",
         "shard: ok, this process runs all images.",
         "images: ok, 12 images, ",
         "detector: ok, 80 classes, class probabilities: native, fp32.",
@@ -300,7 +300,7 @@ def test_each_missing_right_is_named(
 def test_nothing_stays_in_a_bucket(seaweedfs: S3, proxy: FaultProxy) -> None:
     what = known(settings(output=seaweedfs.uri("rights")))
     assert only(stores.output, what) == (
-        f"s3://{BUCKET}/rights can be listed, read, written and overwritten, and files in it removed"
+        f"s3://{BUCKET}/rights allows listing, reading, writing, overwriting and deleting"
     )
     assert what.output is not None and list(what.output.list()) == []
     proxy.faults = [Fault("403", r"GET /\w+\?")]
@@ -313,7 +313,7 @@ def test_nothing_stays_in_a_bucket(seaweedfs: S3, proxy: FaultProxy) -> None:
     assert named([said]) == ["s3:DeleteObject"]
     proxy.faults = []
     (left,) = what.output.list()
-    assert f"{left.key} stays behind." in str(said)
+    assert f"{left.key} remains in the output." in str(said)
     what.output.delete(left.key)
 
 
@@ -326,7 +326,7 @@ def test_what_concerns_the_whole_store_is_told_once(
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint)
     (said,) = rights("s3://nowhere/rights")
     assert type(said) is SettingsError and "there is no such bucket" in str(said)
-    monkeypatch.setattr(stores, "_PATIENCE", Patience(attempt=0.5, total=1))
+    monkeypatch.setattr(stores, "PATIENCE", Patience(attempt=0.5, total=1))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     (said,) = rights("s3://nowhere/rights")
     assert type(said) is ServiceUnavailable
@@ -339,7 +339,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
         Path(folder).mkdir(mode=0o500)
     said = rights(folder)
     assert type(said[0]) is AccessDenied
-    assert f"{folder}" in str(said[0]) and f"Let user {os.getuid()} do that there" in str(said[0])
+    assert f"{folder}" in str(said[0]) and f"Allow user {os.getuid()} to do that" in str(said[0])
 
 
 # The clock
@@ -348,20 +348,23 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
 def test_the_clock_is_compared(seaweedfs: S3, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = settings(input=seaweedfs.uri("in"), output=seaweedfs.uri("out"))
     host = proxy.endpoint.removeprefix("http://")
-    assert only(stores.clock, known(ours)) == f"that of {host}"
-    for minutes, said in ((-20, f"It is 20 minutes ahead of that of {host}"), (6, "It is 6 minutes behind that of")):
+    assert only(stores.clock, known(ours)) == f"it agrees with the clock of {host}"
+    for minutes, said in (
+        (-20, f"The clock is 20 minutes ahead of that of {host}"),
+        (6, "The clock is 6 minutes behind that of"),
+    ):
         shown = formatdate(time.time() + 60 * minutes, usegmt=True)
         monkeypatch.setattr(proxy._server.RequestHandlerClass, "date_time_string", lambda _, text=shown: text)
         assert said in only(stores.clock, known(ours), Warn)
     monkeypatch.setattr(proxy._server.RequestHandlerClass, "date_time_string", lambda _: "noon")
-    assert "does not tell the time (ValueError)" in only(stores.clock, known(ours), Warn)
+    assert "sent no Date header (ValueError)" in only(stores.clock, known(ours), Warn)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "127.0.0.1:9 does not tell the time (ConnectionError)" in only(stores.clock, known(ours), Warn)
+    assert "127.0.0.1:9 sent no Date header (ConnectionError)" in only(stores.clock, known(ours), Warn)
     assert tried(stores.clock, known(settings())) == []
 
 
 def test_where_stores_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_seconds_ahead", lambda _: 0.0)
+    monkeypatch.setattr(stores, "_measure_skew", lambda _: 0.0)
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
 
@@ -369,10 +372,17 @@ def test_where_stores_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         return tried(stores.clock, known(settings(input=source, output=output), environment))
 
     assert hosts("s3://a/b", "gs://a/b", AWS_REGION="eu-west-1") == [
-        *("that of s3.eu-west-1.amazonaws.com", "that of storage.googleapis.com")
+        *(
+            "it agrees with the clock of s3.eu-west-1.amazonaws.com",
+            "it agrees with the clock of storage.googleapis.com",
+        )
     ]
-    assert hosts("az://a/b", "/out", AZURE_STORAGE_ACCOUNT_NAME="me") == ["that of me.blob.core.windows.net"]
-    assert hosts("az://a/b", "/out", AZURE_STORAGE_ENDPOINT="http://u:p@127.0.0.1:1/me") == ["that of 127.0.0.1:1"]
+    assert hosts("az://a/b", "/out", AZURE_STORAGE_ACCOUNT_NAME="me") == [
+        "it agrees with the clock of me.blob.core.windows.net"
+    ]
+    assert hosts("az://a/b", "/out", AZURE_STORAGE_ENDPOINT="http://u:p@127.0.0.1:1/me") == [
+        "it agrees with the clock of 127.0.0.1:1"
+    ]
     assert hosts("az://a/b", "/out") == []
     monkeypatch.setenv("AWS_PROFILE", "of-nobody")
     assert hosts("s3://a/b", "/out") == []
