@@ -96,9 +96,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             return real(self, key, etag)
 
         monkeypatch.setattr(LocalFolder, "read", refused)
-        with pytest.raises(expected, match=r"/predictions.json .*: not today"):
+        with pytest.raises(expected, match=r"/predictions.json: not today"):
             read(path)
-        with pytest.raises(expected, match=r"/task/a.json .*: not today"):
+        with pytest.raises(expected, match=r"/task/a.json: not today"):
             read(folder)
 
 

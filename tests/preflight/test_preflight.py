@@ -363,6 +363,9 @@ def test_the_clock_is_compared(seaweedfs: S3, proxy: FaultProxy, monkeypatch: py
     assert tried(stores.clock, known(settings())) == []
 
 
+AGREES = "it agrees with the clock of "
+
+
 def test_where_stores_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_measure_skew", lambda _: 0.0)
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
@@ -542,7 +545,7 @@ def test_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
             plan.lightly, known(ours(LIGHTLY_TOKEN="f" * 32)), AccessDenied
         )
         unknown = ours(CORAL_LIGHTLY_DATASET="0" * 24)
-        assert "no dataset of this id" in only(plan.lightly, known(unknown), SettingsError)
+        assert "no access to a dataset with this id" in only(plan.lightly, known(unknown), SettingsError)
     assert "The upload comes last" in only(
         plan.lightly, known(ours(LIGHTLY_SERVER_LOCATION="http://127.0.0.1:9")), Warn
     )
