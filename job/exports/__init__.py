@@ -1,10 +1,19 @@
-"""The picks with their detections as pre-labels, in the formats of labelling tools; see `job.exports.writing`.
+"""The picks with their detections as pre-labels, in the formats of labelling tools; see `job.exports.table`.
 
-All boxes are in the image after its EXIF orientation: a tool that ignores EXIF shows them in the wrong place.
+All boxes are in the image after its EXIF orientation. A tool that ignores EXIF shows them in the wrong place.
 """
 
 from job.exports.copies import copy_selected
-from job.exports.uris import of_input
-from job.exports.writing import ALL, FORMATS, write, write_all_coco
+from job.exports.table import FORMATS, markdown_table
+from job.exports.uris import make_uri_builder
+from job.exports.writing import ALL_IMAGES, write, write_all_images
 
-__all__ = ["ALL", "FORMATS", "copy_selected", "of_input", "write", "write_all_coco"]
+__all__ = [
+    "ALL_IMAGES",
+    "FORMATS",
+    "copy_selected",
+    "make_uri_builder",
+    "markdown_table",
+    "write",
+    "write_all_images",
+]

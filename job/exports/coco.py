@@ -3,8 +3,8 @@
     exports/coco.json       the picks, best first
     predictions/coco.json   all usable images
 
-Annotations have a ``score``; an image without any is one on which nothing was detected. ``coco_url`` says where the
-image is, and width and height are missing where they are not known. CORAL_PREDICTIONS takes such a file.
+Annotations have a ``score``. An image without annotations is an image without detections. ``coco_url`` says where the
+image is. Width and height are missing if they are unknown. CORAL_PREDICTIONS accepts such a file.
 """
 
 import io
@@ -13,27 +13,30 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from job.exports.detected import ORIENTATION, DetectedImage, Export
+from job.exports.format import Format
 
+_FILE = "coco.json"
 # labelformat's writer has no place for URIs, areas and ids of annotations, and needs every image's size.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps makes a new one for each annotation
 
 
-def files(export: Export) -> Iterator[tuple[str, bytes]]:
-    """The file of the picks."""
-    entries = (entry(each.number, each.name, each.uri, each.width, each.height) for each in export.images)
-    yield "coco.json", document(export.class_names, export.model, entries, export.images)
+def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
+    entries = (
+        make_entry(image.number, image.file_name, image.uri, image.width, image.height) for image in export.images
+    )
+    yield _FILE, render(export.class_names, export.model, entries, export.images)
 
 
-def document(
+def render(
     class_names: Iterable[str], model: str, entries: Iterable[dict[str, Any]], images: Iterable[DetectedImage]
 ) -> bytes:
-    """A whole file, one image or annotation a line.
+    """Renders a whole file, with one image or annotation per line.
 
     Args:
-        class_names: By class index.
-        model: Names the detector.
-        entries: Of the images, by `entry`.
-        images: With their annotations; they are asked for one after the other, and not kept.
+        class_names: Class names by class index.
+        model: Name of the detector.
+        entries: Entries of the images, made by `make_entry`.
+        images: The images with their boxes. They are consumed one by one and not kept.
     """
     info = {"description": f"Detections as pre-labels. {ORIENTATION}", "contributor": f"coralpick, {model}"}
     categories = ({"id": number, "name": name} for number, name in enumerate(class_names, start=1))
@@ -48,22 +51,22 @@ def document(
     return buffer.getvalue()
 
 
-def entry(number: int, name: str, uri: str, width: int, height: int) -> dict[str, Any]:
-    """What stands in ``images`` for one of them."""
+def make_entry(number: int, file_name: str, uri: str, width: int, height: int) -> dict[str, Any]:
+    """Makes the entry of one image in ``images``; the arguments are as in `DetectedImage`."""
     size = {"width": width, "height": height} if width > 0 and height > 0 else {}
-    return {"id": number, "file_name": name, "coco_url": uri} | size
+    return {"id": number, "file_name": file_name, "coco_url": uri} | size
 
 
 def _annotations(images: Iterable[DetectedImage]) -> Iterator[dict[str, Any]]:
     number = 0
     for image in images:
-        columns = (image.boxes[:, :2], image.sizes, image.scores, image.classes)
-        for corner, size, score, kind in zip(*(each.tolist() for each in columns), strict=True):
+        columns = (image.boxes[:, :2], image.box_sizes, image.scores, image.classes)
+        for corner, size, score, class_index in zip(*(column.tolist() for column in columns), strict=True):
             number += 1
             yield {
                 "id": number,
                 "image_id": image.number,
-                "category_id": kind + 1,
+                "category_id": class_index + 1,
                 "bbox": [*corner, *size],
                 "area": round(size[0] * size[1], 3),
                 "segmentation": [],  # Datumaro, and so CVAT, skips annotations that have none
@@ -74,3 +77,15 @@ def _annotations(images: Iterable[DetectedImage]) -> Iterator[dict[str, Any]]:
 
 def _json(content: Any) -> bytes:
     return _ENCODER.encode(content).encode()
+
+
+FORMAT = Format(
+    name="coco",
+    title="COCO",
+    render=_render_files,
+    unsized="kept",
+    is_xml=False,
+    files=(_FILE,),
+    image_files=None,
+    summary="Each annotation has its `score`, and each image its URI as `coco_url`.",
+)

@@ -1,57 +1,72 @@
-"""CVAT for images 1.1: one XML file, to be uploaded as annotations of a task that has these images.
+"""CVAT for images 1.1: one XML file, to be uploaded as the annotations of a task that has these images.
 
     exports/cvat.xml
 
-CVAT finds an image by its name without the extension, or else by its id, its place in the task. Ids are places in the
-order of names, which is CVAT's own: so boxes find their images even in a task of the picks that calls them otherwise.
-Scores are an attribute of the boxes, ``score``; CVAT passes it over unless the labels of the task have it, as those in
-``meta`` do. Images of unknown size are left out, and so are those whose names XML cannot hold.
+CVAT finds an image by its name without the extension, or else by its id, its position in the task. CVAT orders images
+by name, and so do the ids here. So boxes find their images even in a task of the picks with other image names.
+Scores are the attribute ``score`` of the boxes. CVAT ignores it unless the labels of the task have this attribute, as
+those in ``meta`` do. Images of unknown size, and images whose names XML cannot represent, are left out.
 """
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 from job.exports.detected import ORIENTATION, DetectedImage, Export
-from job.exports.xml import can_hold, child, document, held
+from job.exports.format import Format
+from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
+
+_FILE = "cvat.xml"
+
 
 # labelformat's writer has no place for scores and ids, and writes to local folders only.
-
-
-def files(export: Export) -> Iterator[tuple[str, bytes]]:
-    """The file."""
+def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
     root = ET.Element("annotations")
-    child(root, "version", "1.1")
+    add_child(root, "version", "1.1")
     root.append(_meta(export))
-    for number, image in enumerate(sorted(export.images, key=lambda each: each.name.encode())):
-        if image.has_size and can_hold(image.name):
+    for number, image in enumerate(sorted(export.images, key=lambda image: image.file_name.encode())):
+        if image.has_size and can_represent(image.file_name):
             root.append(_image(number, image, export.class_names))
-    yield "cvat.xml", document(root)
+    yield _FILE, serialize(root)
 
 
 def _meta(export: Export) -> ET.Element:
     meta = ET.Element("meta")
-    task = child(meta, "task")
-    child(task, "name", export.model)
-    child(task, "size", len(export.images))
-    child(task, "mode", "annotation")
-    labels = child(task, "labels")
+    task = add_child(meta, "task")
+    add_child(task, "name", export.model)
+    add_child(task, "size", len(export.images))
+    add_child(task, "mode", "annotation")
+    labels = add_child(task, "labels")
     for name in export.class_names:
-        label = child(labels, "label")
-        child(label, "name", held(name))
-        score = child(child(label, "attributes"), "attribute")
+        label = add_child(labels, "label")
+        add_child(label, "name", replace_forbidden(name))
+        score = add_child(add_child(label, "attributes"), "attribute")
         for tag, value in (("name", "score"), ("mutable", False), ("input_type", "text")):
-            child(score, tag, value)
-        child(score, "default_value")
-        child(score, "values")
-    child(meta, "note", ORIENTATION)
+            add_child(score, tag, value)
+        add_child(score, "default_value")
+        add_child(score, "values")
+    add_child(meta, "note", ORIENTATION)
     return meta
 
 
 def _image(number: int, image: DetectedImage, class_names: tuple[str, ...]) -> ET.Element:
     size = {"width": str(image.width), "height": str(image.height)}
-    root = ET.Element("image", {"id": str(number), "name": image.name, **size})
-    for box, score, kind in zip(image.boxes.tolist(), image.scores.tolist(), image.classes.tolist(), strict=True):
+    root = ET.Element("image", {"id": str(number), "name": image.file_name, **size})
+    columns = (image.boxes, image.scores, image.classes)
+    for box, score, class_index in zip(*(column.tolist() for column in columns), strict=True):
+        label = replace_forbidden(class_names[class_index])
         corners = dict(zip(("xtl", "ytl", "xbr", "ybr"), map(str, box), strict=True))
-        about = {"label": held(class_names[kind]), "source": "auto", "occluded": "0", **corners, "z_order": "0"}
-        child(ET.SubElement(root, "box", about), "attribute", score).set("name", "score")
+        attributes = {"label": label, "source": "auto", "occluded": "0", **corners, "z_order": "0"}
+        add_child(ET.SubElement(root, "box", attributes), "attribute", score).set("name", "score")
     return root
+
+
+FORMAT = Format(
+    name="cvat",
+    title="CVAT for images 1.1",
+    render=_render_files,
+    unsized="left out",
+    is_xml=True,
+    files=(_FILE,),
+    image_files=None,
+    summary="Upload the file as annotations of a task with these images.",
+)

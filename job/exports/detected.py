@@ -1,4 +1,4 @@
-"""Images with their boxes, as every format gets them."""
+"""Images with their boxes, in the form that every export format receives."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,18 @@ class DetectedImage:
     """An image with its boxes.
 
     Attributes:
-        number: From 1, in the order of the pool; the same in every file of a run.
-        name: File name.
-        uri: Where it is.
-        width: Pixels, after the EXIF orientation; 0 where it is not known.
-        height: Likewise.
-        boxes: (n, 4) left, top, right, bottom in pixels, within the image, none of them empty.
-        scores: (n,) in [0, 1].
+        number: Number of the image in the pool, from 1; the same in every file of a run.
+        file_name: File name.
+        uri: URI or absolute path of the image.
+        width: Width in pixels after the EXIF orientation; 0 if unknown.
+        height: Height in pixels after the EXIF orientation; 0 if unknown.
+        boxes: (n, 4) left, top, right, bottom in pixels, within the image; no box is empty.
+        scores: (n,) detection confidences in [0, 1].
         classes: (n,) indices into the class names.
     """
 
     number: int
-    name: str
+    file_name: str
     uri: str
     width: int
     height: int
@@ -41,20 +41,20 @@ class DetectedImage:
         return self.width > 0 and self.height > 0
 
     @property
-    def sizes(self) -> npt.NDArray[np.float64]:
-        """(n, 2) width and height of the boxes."""
+    def box_sizes(self) -> npt.NDArray[np.float64]:
+        """(n, 2) width and height of the boxes in pixels."""
         result: npt.NDArray[np.float64] = (self.boxes[:, 2:] - self.boxes[:, :2]).round(_DECIMALS)
         return result
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported.
+    """What every format writes.
 
     Attributes:
         images: The picks, best first.
-        class_names: By class index.
-        model: Names the detector.
+        class_names: Class names by class index.
+        model: Name of the detector.
     """
 
     images: list[DetectedImage]
@@ -62,20 +62,34 @@ class Export:
     model: str
 
     @property
-    def sized(self) -> list[DetectedImage]:
+    def sized_images(self) -> list[DetectedImage]:
         """The images whose width and height are known."""
-        return [each for each in self.images if each.has_size]
+        return [image for image in self.images if image.has_size]
 
 
-def detected(pool: Pool, row: int, uri: str, found: Detections) -> DetectedImage:
-    """Puts an image and what was detected on it together.
+def make_detected_image(pool: Pool, row: int, uri: str, detections: Detections) -> DetectedImage:
+    """Combines an image of the pool with its detections.
 
-    Boxes are cut at the borders of the image, which tools insist on; those of which nothing is left are dropped.
+    Boxes are clipped to the image, because tools insist on it. Boxes that are empty after clipping are dropped.
+
+    Args:
+        pool: The images.
+        row: Row of the image in the pool.
+        uri: URI or absolute path of the image.
+        detections: Detections on the image.
     """
     width, height = pool.size[row].tolist()
     limits = [width, height] * 2 if width > 0 and height > 0 else [np.inf] * 4
-    boxes = np.clip(found.boxes.astype(np.float64), 0, limits).round(_DECIMALS)
+    boxes = np.clip(detections.boxes.astype(np.float64), 0, limits).round(_DECIMALS)
     kept = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    scores = np.clip(found.scores.astype(np.float64), 0, 1).round(_SCORE_DECIMALS)
-    of_image = (row + 1, pool.file_names[row], uri, width, height)
-    return DetectedImage(*of_image, boxes[kept], scores[kept], found.classes[kept])
+    scores = np.clip(detections.scores.astype(np.float64), 0, 1).round(_SCORE_DECIMALS)
+    return DetectedImage(
+        number=row + 1,
+        file_name=pool.file_names[row],
+        uri=uri,
+        width=width,
+        height=height,
+        boxes=boxes[kept],
+        scores=scores[kept],
+        classes=detections.classes[kept],
+    )

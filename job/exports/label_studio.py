@@ -1,12 +1,12 @@
-"""Label Studio: tasks with predictions, and the labelling configuration that they go with.
+"""Label Studio: tasks with predictions, and the labelling configuration for them.
 
     exports/label_studio.json
     exports/label_studio.xml
 
-``image`` is where the image is. Label Studio opens s3:// and gs:// where the project has the bucket as its source
-storage, and local files only by ``/data/local-files/?d=<path below its document root>``. Boxes are percents of the
-image's size; where that is not known there is no prediction. The score of a prediction, by which tasks can be sorted,
-is the mean of its boxes' scores.
+``image`` is the URI of the image. Label Studio opens s3:// and gs:// if the bucket is a source storage of the project,
+and local files only as ``/data/local-files/?d=<path below its document root>``. Boxes are percentages of the image
+size. An image of unknown size has no prediction. The score of a prediction, by which tasks can be sorted, is the mean
+score of its boxes.
 """
 
 import json
@@ -15,17 +15,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from job.exports.detected import DetectedImage, Export
-from job.exports.xml import document, held
+from job.exports.format import Format
+from job.exports.xml import replace_forbidden, serialize
 
+_TASKS, _CONFIGURATION = "label_studio.json", "label_studio.xml"
 _CONTROL, _OBJECT = "label", "image"
 _DECIMALS = 6
 
 
-def files(export: Export) -> Iterator[tuple[str, bytes]]:
-    """The tasks and the configuration."""
-    tasks = [_task(each, export) for each in export.images]
-    yield "label_studio.json", (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
-    yield "label_studio.xml", document(_configuration(export.class_names))
+def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
+    tasks = [_task(image, export) for image in export.images]
+    yield _TASKS, (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
+    yield _CONFIGURATION, serialize(_configuration(export.class_names))
 
 
 def _configuration(class_names: tuple[str, ...]) -> ET.Element:
@@ -33,12 +34,12 @@ def _configuration(class_names: tuple[str, ...]) -> ET.Element:
     ET.SubElement(view, "Image", {"name": _OBJECT, "value": "$image"})
     labels = ET.SubElement(view, "RectangleLabels", {"name": _CONTROL, "toName": _OBJECT})
     for name in class_names:
-        ET.SubElement(labels, "Label", {"value": held(name)})
+        ET.SubElement(labels, "Label", {"value": replace_forbidden(name)})
     return view
 
 
 def _task(image: DetectedImage, export: Export) -> dict[str, Any]:
-    task: dict[str, Any] = {"data": {"image": image.uri, "file_name": image.name}}
+    task: dict[str, Any] = {"data": {"image": image.uri, "file_name": image.file_name}}
     if not image.has_size:
         return task
     prediction: dict[str, Any] = {"model_version": export.model, "result": _regions(image, export.class_names)}
@@ -48,8 +49,8 @@ def _task(image: DetectedImage, export: Export) -> dict[str, Any]:
 
 
 def _regions(image: DetectedImage, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-    whole = (image.width, image.height)
-    corners, sizes = ((100 * each / whole).round(_DECIMALS) for each in (image.boxes[:, :2], image.sizes))
+    image_size = (image.width, image.height)
+    corners, sizes = ((100 * pixels / image_size).round(_DECIMALS) for pixels in (image.boxes[:, :2], image.box_sizes))
     columns = (corners, sizes, image.scores, image.classes)
     return [
         {
@@ -63,11 +64,23 @@ def _regions(image: DetectedImage, class_names: tuple[str, ...]) -> list[dict[st
             "value": {
                 **dict(zip(("x", "y", "width", "height"), (*corner, *size), strict=True)),
                 "rotation": 0,
-                "rectanglelabels": [held(class_names[kind])],
+                "rectanglelabels": [replace_forbidden(class_names[class_index])],
             },
             "score": score,
         }
-        for number, (corner, size, score, kind) in enumerate(
-            zip(*(each.tolist() for each in columns), strict=True), start=1
+        for number, (corner, size, score, class_index) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
         )
     ]
+
+
+FORMAT = Format(
+    name="label_studio",
+    title="Label Studio",
+    render=_render_files,
+    unsized="without boxes",
+    is_xml=False,
+    files=(_TASKS, _CONFIGURATION),
+    image_files=None,
+    summary="The JSON has the tasks with predictions, the XML the labelling configuration.",
+)

@@ -1,4 +1,4 @@
-"""Names for files that belong to images: inside their folder, usable in every store, and no two alike."""
+"""Paths for files that belong to images: inside their folder, usable in every store, and all distinct."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -9,91 +9,92 @@ from job.names import is_one_line
 
 _EXTENSION = re.compile(r"(?<=[^/])\.[A-Za-z0-9]{1,10}\Z")
 _SCHEME = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://")
-# Below the limits of file systems (255) and of S3 (1024), with room for the folders before and for temporary names.
-_LONGEST_ELEMENT, _LONGEST_PATH = 200, 800
+# Below the limits of file systems (255) and S3 (1024), with room for parent folders and for names of temporary files.
+_MAX_ELEMENT_BYTES, _MAX_PATH_BYTES = 200, 800
 
 
-def of_files(names: Iterable[str]) -> dict[str, str]:
-    """Where a copy of each image goes: its file name, or a digest of that where no file should have such a name."""
+def assign_copies(file_names: Iterable[str]) -> dict[str, str]:
+    """Assigns each image the path of its copy: its file name, or a digest of it if no file should have such a name."""
 
-    def candidates(name: str) -> Iterator[str]:
-        yield _relative(name)
-        yield from (digest + extension(name) for digest in _digests(name))
+    def candidates(file_name: str) -> Iterator[str]:
+        yield _relative(file_name)
+        yield from (digest + find_extension(file_name) for digest in _digests(file_name))
 
-    return _assign(names, candidates)
+    return _assign(file_names, candidates)
 
 
-def of_labels(names: Iterable[str], suffix: str, without: str | None = None) -> dict[str, str]:
-    """Where the labels of each image go: its file name with its extension replaced, or else with all of it.
+def assign_labels(file_names: Iterable[str], suffix: str, without: str | None = None) -> dict[str, str]:
+    """Assigns each image the path of its labels: its file name with the extension replaced, or else the suffix added.
 
     Args:
-        names: File names of images.
-        suffix: What replaces the extension.
-        without: Folders of this name are left out of the paths.
+        file_names: File names of images.
+        suffix: Suffix that replaces the extension.
+        without: Name of folders that are left out of the paths.
     """
 
-    def candidates(name: str) -> Iterator[str]:
-        if path := _relative(name, without):
-            yield path.removesuffix(extension(path)) + suffix
+    def candidates(file_name: str) -> Iterator[str]:
+        if path := _relative(file_name, without):
+            yield path.removesuffix(find_extension(path)) + suffix
             yield path + suffix
-        yield from (digest + suffix for digest in _digests(name))
+        yield from (digest + suffix for digest in _digests(file_name))
 
-    return _assign(names, candidates)
+    return _assign(file_names, candidates)
 
 
-def extension(name: str) -> str:
-    """The extension of a file name with its dot; empty where it has none, or none that looks like one."""
-    found = _EXTENSION.search(name)
-    return found[0] if found else ""
+def find_extension(file_name: str) -> str:
+    """The extension of a file name with its dot; empty if the name has none, or none that looks like one."""
+    match = _EXTENSION.search(file_name)
+    return match[0] if match else ""
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a path is one that `of_files` may give, below a folder."""
-    return path.startswith(folder) and _usable(path)
+    """Whether a path is below a folder and is one that `assign_copies` can return."""
+    return path.startswith(folder) and _is_usable(path)
 
 
-def _assign(names: Iterable[str], candidates: Callable[[str], Iterator[str]]) -> dict[str, str]:
-    """Gives each name its first candidate that is free; the same for the same names, in whatever order."""
+def _assign(file_names: Iterable[str], candidates: Callable[[str], Iterator[str]]) -> dict[str, str]:
+    """Assigns each name its first free candidate. The result does not depend on the order of the names."""
     files: set[str] = set()
     folders: set[str] = set()
 
     def is_free(path: str) -> bool:
-        return path not in files and path not in folders and files.isdisjoint(_folders(path))
+        return path not in files and path not in folders and files.isdisjoint(_parents(path))
 
     result = {}
-    for name in sorted(names, key=str.encode):
-        path = next(each for each in candidates(name) if _usable(each) and is_free(each))
+    for file_name in sorted(file_names, key=str.encode):
+        path = next(candidate for candidate in candidates(file_name) if _is_usable(candidate) and is_free(candidate))
         files.add(path)
-        folders.update(_folders(path))
-        result[name] = path
+        folders.update(_parents(path))
+        result[file_name] = path
     return result
 
 
-def _relative(name: str, without: str | None = None) -> str:
-    """A file name, or a whole path or URI, as a path that starts from a folder and stays in it."""
-    *folders, last = [each for each in _SCHEME.sub("", name).split("/") if each not in ("", ".", "..")] or [""]
-    return "/".join([*(each for each in folders if each != without), last])
+def _relative(file_name: str, without: str | None = None) -> str:
+    """Converts a file name, a whole path or a URI to a relative path that does not leave its folder."""
+    elements = [element for element in _SCHEME.sub("", file_name).split("/") if element not in ("", ".", "..")]
+    *folders, last = elements or [""]
+    return "/".join([*(folder for folder in folders if folder != without), last])
 
 
-def _digests(name: str) -> Iterator[str]:
-    """Ever other ones: another image may have the digest of this one's name for its own name."""
+def _digests(file_name: str) -> Iterator[str]:
+    """Yields new digests without end, because another image may have a digest of this name as its own name."""
     while True:
-        name = sha256(name.encode()).hexdigest()
-        yield name
+        file_name = sha256(file_name.encode()).hexdigest()
+        yield file_name
 
 
-def _folders(path: str) -> list[str]:
+def _parents(path: str) -> list[str]:
     *folders, _ = path.split("/")
-    return list(accumulate(folders, lambda above, each: f"{above}/{each}"))
+    return list(accumulate(folders, lambda parent, folder: f"{parent}/{folder}"))
 
 
-def _usable(path: str) -> bool:
-    """Whether a path can be a file in every store, and on Windows does not become another one."""
+def _is_usable(path: str) -> bool:
+    """Whether a path can be a file in every store, and Windows does not turn it into another path."""
     elements = path.split("/")
     return (
-        len(path.encode()) <= _LONGEST_PATH
+        len(path.encode()) <= _MAX_PATH_BYTES
         and is_one_line(path)
         and "\\" not in path
-        and all(each and each == each.strip().rstrip(".") for each in elements)
-        and all(len(each.encode()) <= _LONGEST_ELEMENT for each in elements)
+        and all(element and element == element.strip().rstrip(".") for element in elements)
+        and all(len(element.encode()) <= _MAX_ELEMENT_BYTES for element in elements)
     )

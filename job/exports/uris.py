@@ -1,4 +1,4 @@
-"""Where each image is."""
+"""The URI of each image of the input."""
 
 from collections.abc import Callable
 
@@ -7,21 +7,21 @@ from job.uris import Location, normalize
 _LISTS = (".txt", ".jsonl")
 
 
-def of_input(uri: str) -> Callable[[str], str]:
-    """From the key of an image to its URI, or its absolute path.
+def make_uri_builder(input_uri: str) -> Callable[[str], str]:
+    """Makes a function that converts the file name of an image to its URI or absolute path.
 
     Args:
-        uri: CORAL_INPUT: a folder, or a list of files, whose keys are paths and URIs already.
+        input_uri: CORAL_INPUT: a folder, or a list of files. In a list, the file names are paths and URIs already.
     """
-    if uri.endswith(_LISTS):
-        base, _ = Location.parse(uri).split()
-        return lambda key: _of_list(base, key)
-    folder = normalize(uri).removesuffix("/")
-    return lambda key: f"{folder}/{key}"
+    if input_uri.endswith(_LISTS):
+        base, _ = Location.parse(input_uri).split()
+        return lambda file_name: _resolve(base, file_name)
+    folder = normalize(input_uri).removesuffix("/")
+    return lambda file_name: f"{folder}/{file_name}"
 
 
-def _of_list(base: Location, key: str) -> str:
-    location = Location.parse(key)
+def _resolve(base: Location, file_name: str) -> str:
+    location = Location.parse(file_name)
     if location.scheme or location.path.startswith("/"):
         return location.normalized
     path = f"{base.path.removesuffix('/')}/{location.path}" if base.path else location.path

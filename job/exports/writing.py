@@ -1,13 +1,14 @@
-"""Exports in the output: ``exports/`` for the picks, ``predictions/coco.json`` for all images."""
+"""Writes the exports to the output: ``exports/`` for the picks, ``predictions/coco.json`` for all images."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from job.exports import coco, cvat, fiftyone, label_studio, voc, yolo
-from job.exports.detected import DetectedImage, Export, detected
+from job.exports import coco, table
+from job.exports.detected import DetectedImage, Export, make_detected_image
+from job.exports.format import Format
 from job.exports.lightly import task_name
-from job.exports.xml import can_hold
+from job.exports.xml import can_represent
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
@@ -16,26 +17,8 @@ from job.storage import Storage
 logger = logging.getLogger(__name__)
 
 FOLDER = "exports/"
-ALL = "predictions/coco.json"
-_FORMATS: dict[str, Callable[[Export], Iterator[tuple[str, bytes]]]] = {
-    "coco": coco.files,
-    "yolo": yolo.files,
-    "voc": voc.files,
-    "label_studio": label_studio.files,
-    "cvat": cvat.files,
-    "fiftyone": fiftyone.files,
-}
-FORMATS = tuple(_FORMATS)
-_NEED_SIZES = ("yolo", "voc", "cvat", "fiftyone")
-_WITHOUT_BOXES = ("label_studio",)
-_ARE_XML = ("voc", "cvat")
-# All that a run can leave. Nothing else in the folder is touched: it may be an annotator's work, or a link to images.
-_SINGLE_FILES = (
-    *("coco.json", "label_studio.json", "label_studio.xml", "cvat.xml", "fiftyone/labels.json", "fiftyone/data.json"),
-    *("yolo/data.yaml", "yolo/train.txt", "yolo/images.jsonl"),
-)
-_FILES_BY_IMAGE = {"yolo/labels/": ".txt", "voc/": ".xml"}
-_SIMULTANEOUS = 32
+ALL_IMAGES = "predictions/coco.json"
+_MAX_THREADS = 32
 
 
 def write(
@@ -44,67 +27,88 @@ def write(
     picks: Sequence[str],
     uri_of: Callable[[str], str],
     detections: Mapping[str, Detections],
-    formats: Sequence[str],
+    formats: Collection[str],
 ) -> None:
-    """Writes the picks in some formats, and removes what an earlier run has left of these and all others.
+    """Writes the picks in some formats, and removes outdated files of an earlier run in any format.
 
     Args:
         output: Folder of the results.
         pool: The images.
-        picks: File names, best first.
-        uri_of: From a file name to where the image is; see `job.exports.uris`.
-        detections: On the picks, by file name.
-        formats: Some of `FORMATS`.
+        picks: File names of the picks, best first.
+        uri_of: Converts a file name to the URI of the image; see `job.exports.uris`.
+        detections: Detections on the picks, by file name.
+        formats: Names in `job.exports.table.FORMATS`.
 
     Raises:
-        JobError: The output cannot be used.
+        JobError: If the output cannot be used.
     """
-    row = {key: number for number, key in enumerate(pool.file_names)}
-    images = [detected(pool, row[name], uri_of(name), detections[name]) for name in picks]
-    _warn(images, formats)
+    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
+    images = [make_detected_image(pool, row[name], uri_of(name), detections[name]) for name in picks]
+    requested = [table.FORMATS[name] for name in formats]
+    _warn(images, requested)
     export = Export(images, pool.provenance.class_names, task_name(pool.provenance))
-    files = {FOLDER + key: content for name in formats for key, content in _FORMATS[name](export)}
-    with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="exports") as executor:
-        for _ in prefetch(executor, output.delete, _stale(output, set(files)), ahead=4 * _SIMULTANEOUS):
+    files = {FOLDER + path: content for entry in requested for path, content in entry.render(export)}
+    with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="exports") as executor:
+        for _ in prefetch(executor, output.delete, _stale_files(output, set(files)), ahead=4 * _MAX_THREADS):
             pass
-        for _ in prefetch(executor, lambda item: output.write(*item), files.items(), ahead=4 * _SIMULTANEOUS):
+        for _ in prefetch(executor, lambda item: output.write(*item), files.items(), ahead=4 * _MAX_THREADS):
             pass
 
 
-def write_all_coco(output: Storage, pool: Pool, uri_of: Callable[[str], str]) -> None:
+def write_all_images(output: Storage, pool: Pool, uri_of: Callable[[str], str]) -> None:
     """Writes the detections on all usable images in COCO's format, in the order of the pool.
 
-    Parts are read one after the other; of them all, boxes and the text of the file are held in memory.
+    Parts are read one by one. Only the boxes of all images and the text of the file are held in memory.
+
+    Args:
+        output: Folder of the results.
+        pool: The images.
+        uri_of: Converts a file name to the URI of the image; see `job.exports.uris`.
 
     Raises:
-        JobError: A part cannot be read, or the file cannot be written.
+        JobError: If a part cannot be read, or the file cannot be written.
     """
-    row = {key: number for number, key in enumerate(pool.file_names)}
-    parts = pools.detections_by_part(output, pool, range(len(pool.file_names)))
-    images = [detected(pool, row[name], "", found) for _, here in parts for name, found in here.items()]
-    images.sort(key=lambda each: each.number)  # parts are cut, and ordered, in other ways from run to run
+    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
+    images = [
+        make_detected_image(pool, row[file_name], "", detections)
+        for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names)))
+        for file_name, detections in by_file_name.items()
+    ]
+    images.sort(key=lambda image: image.number)  # how parts are cut and ordered varies from run to run
     entries = (
-        coco.entry(number, name, uri_of(name), width, height)
-        for number, (name, (width, height)) in enumerate(zip(pool.file_names, pool.size.tolist(), strict=True), start=1)
+        coco.make_entry(number, file_name, uri_of(file_name), width, height)
+        for number, (file_name, (width, height)) in enumerate(
+            zip(pool.file_names, pool.size.tolist(), strict=True), start=1
+        )
     )
     model = task_name(pool.provenance)
-    output.write(ALL, coco.document(pool.provenance.class_names, model, entries, images))
+    output.write(ALL_IMAGES, coco.render(pool.provenance.class_names, model, entries, images))
 
 
-def _warn(images: list[DetectedImage], formats: Sequence[str]) -> None:
-    unsized = sum(not each.has_size for each in images)
-    unnamed = sum(not can_hold(each.name, each.uri) for each in images)
-    for count, concerned, problem in (
-        (unsized, _NEED_SIZES, "have no known width and height: they are left out of"),
-        (unsized, _WITHOUT_BOXES, "have no known width and height: they have no boxes in"),
-        (unnamed, _ARE_XML, "have names that XML cannot hold: they are left out of"),
+def _warn(images: list[DetectedImage], formats: Sequence[Format]) -> None:
+    unsized = sum(not image.has_size for image in images)
+    unnamed = sum(not can_represent(image.file_name, image.uri) for image in images)
+    left_out = [entry.name for entry in formats if entry.unsized == "left out"]
+    without_boxes = [entry.name for entry in formats if entry.unsized == "without boxes"]
+    xml = [entry.name for entry in formats if entry.is_xml]
+    for count, names, problem in (
+        (unsized, left_out, "have unknown width and height and are left out of"),
+        (unsized, without_boxes, "have unknown width and height and have no boxes in"),
+        (unnamed, xml, "have names that XML cannot represent and are left out of"),
     ):
-        if count and (names := [name for name in formats if name in concerned]):
+        if count and names:
             logger.warning("%d of %d picks %s %s.", count, len(images), problem, ", ".join(names))
 
 
-def _stale(output: Storage, expected: set[str]) -> list[str]:
-    found = [FOLDER + name for name in _SINGLE_FILES]
-    for folder, suffix in _FILES_BY_IMAGE.items():
-        found += {each.key for each in output.list(FOLDER + folder) if each.key.endswith(suffix)}
-    return [key for key in found if key not in expected]
+def _stale_files(output: Storage, expected: set[str]) -> list[str]:
+    """The files that the formats can have written and that this run does not write.
+
+    Nothing else in the folder is touched: it may be an annotator's work, or a link to images.
+    """
+    keys: list[str] = []
+    for entry in table.FORMATS.values():
+        keys += [FOLDER + path for path in entry.files]
+        if pattern := entry.image_files:
+            listing = output.list(FOLDER + pattern.folder)
+            keys += {file.key for file in listing if file.key.endswith(pattern.suffix)}
+    return [key for key in keys if key not in expected]

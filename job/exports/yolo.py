@@ -3,15 +3,16 @@
     exports/yolo/data.yaml
     exports/yolo/labels/<file name of the image, with its extension replaced>.txt
     exports/yolo/train.txt      ./images/<path> of each image
-    exports/yolo/images.jsonl   image, label, file_name and uri of each
+    exports/yolo/images.jsonl   image, label, file_name and uri of each image
 
-Ultralytics finds the labels of an image by its path, with the last ``images`` folder in it replaced by ``labels`` and
-the extension by ``.txt``. So images go to ``images/``, or are linked there, by the paths in train.txt. These are file
-names, but longer where two differ in their extension alone, without folders called ``images``, and digests of names
-that no file should have.
+Ultralytics finds the labels of an image by its path: it replaces the last folder ``images`` by ``labels`` and the
+extension by ``.txt``. So copy or link the images into ``images/``, with the paths in train.txt. These paths are file
+names, with three exceptions: they are longer if two names differ in their extension alone, they have no folders called
+``images``, and they are digests of names that no file should have.
 
-A line is class index, center, width and height, as shares of the image's; there is no place for the score. An image
-without detections has an empty file, which makes it a negative example. Images of unknown size are left out.
+A line has the class index, and the center, width and height as fractions of the image size. The format has no place for
+the score. An image without detections has an empty file, which makes it a negative example. Images of unknown size are
+left out.
 """
 
 import json
@@ -21,31 +22,48 @@ import yaml
 
 from job.exports import paths
 from job.exports.detected import DetectedImage, Export
+from job.exports.format import Format, ImageFiles
 
-# labelformat's writer lets a.jpg and a.png share a file, and follows `..` out of its folder.
+_DATA, _TRAIN, _IMAGES = "yolo/data.yaml", "yolo/train.txt", "yolo/images.jsonl"
+_IMAGE_FILES = ImageFiles("yolo/labels/", ".txt")
 
 
-def files(export: Export) -> Iterator[tuple[str, bytes]]:
-    """The configuration, the lists, and the labels of each image."""
-    path = paths.of_labels((each.name for each in export.sized), ".txt", without="images")
-    # Ultralytics insists on `val`, and nothing of the picks is held out.
+# labelformat's writer gives a.jpg and a.png the same file, and follows `..` out of its folder.
+def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
+    images, suffix = export.sized_images, _IMAGE_FILES.suffix
+    path = paths.assign_labels((image.file_name for image in images), suffix, without="images")
+    # Ultralytics insists on `val`, and no pick is held out.
     content = {"train": "train.txt", "val": "train.txt", "names": dict(enumerate(export.class_names))}
-    yield "yolo/data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
-    listed = []
-    for image in export.sized:
-        label = path[image.name]
-        there = f"images/{label.removesuffix('.txt')}{paths.extension(image.name)}"
-        listed.append({"image": there, "label": f"labels/{label}", "file_name": image.name, "uri": image.uri})
-        yield f"yolo/labels/{label}", _lines(image)
-    yield "yolo/train.txt", "".join(f"./{each['image']}\n" for each in listed).encode()
-    yield "yolo/images.jsonl", "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in listed).encode()
+    yield _DATA, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+    entries = []
+    for image in images:
+        label = path[image.file_name]
+        copy = f"images/{label.removesuffix(suffix)}{paths.find_extension(image.file_name)}"
+        entries.append({"image": copy, "label": f"labels/{label}", "file_name": image.file_name, "uri": image.uri})
+        yield _IMAGE_FILES.folder + label, _lines(image)
+    yield _TRAIN, "".join(f"./{entry['image']}\n" for entry in entries).encode()
+    yield _IMAGES, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
 
 
 def _lines(image: DetectedImage) -> bytes:
-    whole = (image.width, image.height)
-    centers, sizes = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2 / whole, image.sizes / whole
+    image_size = (image.width, image.height)
+    centers = (image.boxes[:, :2] + image.boxes[:, 2:]) / 2 / image_size
+    sizes = image.box_sizes / image_size
     rows = zip(image.classes.tolist(), centers.tolist(), sizes.tolist(), strict=True)
-    # With the usual six decimals boxes of large images are off by hundredths of a pixel.
+    # With the usual six decimals, boxes of large images are off by hundredths of a pixel.
     return "".join(
-        f"{kind} {' '.join(f'{value:.8f}' for value in (*center, *size))}\n" for kind, center, size in rows
+        f"{class_index} {' '.join(f'{value:.8f}' for value in (*center, *size))}\n"
+        for class_index, center, size in rows
     ).encode()
+
+
+FORMAT = Format(
+    name="yolo",
+    title="Ultralytics YOLO",
+    render=_render_files,
+    unsized="left out",
+    is_xml=False,
+    files=(_DATA, _TRAIN, _IMAGES),
+    image_files=_IMAGE_FILES,
+    summary="Put the images, or a link to them, at `yolo/images`; `yolo/images.jsonl` says where each image is.",
+)

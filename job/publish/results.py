@@ -83,12 +83,14 @@ def export(
     """Writes the picks for other tools, and copies their files if that is asked for."""
     settings, output, names = run.settings, run.output, [each.file_name for each in selected]
     if pool.has_detections:
-        uri_of = exports.of_input(settings.input)
+        uri_of = exports.make_uri_builder(settings.input)
         exports.write(output, pool, names, uri_of, detections, settings.exports)
         if "coco" in settings.exports and pool.num_boxes.sum() <= _MOST_BOXES:
-            exports.write_all_coco(output, pool, uri_of)
+            exports.write_all_images(output, pool, uri_of)
         elif "coco" in settings.exports:
-            logger.warning("%s is left out: of more than %d boxes it would be too large.", exports.ALL, _MOST_BOXES)
+            logger.warning(
+                "%s is left out: of more than %d boxes it would be too large.", exports.ALL_IMAGES, _MOST_BOXES
+            )
     if settings.copy_selected:
         if source is None:
             raise SettingsError(f"CORAL_COPY_SELECTED=1 cannot read CORAL_INPUT={settings.input!r}: see above.")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from job import exports
 from job.exports import paths
 from job.exports.copies import LIST
-from job.exports.xml import can_hold, child, document, held
+from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
 from job.names import is_one_line
 from job.parts import Row
 from job.parts.pool import Pool
@@ -47,25 +47,25 @@ def check_paths(where: dict[str, str], names: list[str]) -> None:
 
 
 @given(st.lists(NAME, unique=True, max_size=30))
-@example([paths.of_files(["../up\n.jpg"])["../up\n.jpg"], "../up\n.jpg"])
+@example([paths.assign_copies(["../up\n.jpg"])["../up\n.jpg"], "../up\n.jpg"])
 @example(["q.jpg", "q.jpg.b c", "q.png", "q"])
 def test_no_two_images_share_a_file_nor_a_file_and_a_folder(names: list[str]) -> None:
-    check_paths(paths.of_files(names), names)
-    check_paths(paths.of_labels(names, ".xml"), names)
-    labels = paths.of_labels(names, ".txt", without="images")
+    check_paths(paths.assign_copies(names), names)
+    check_paths(paths.assign_labels(names, ".xml"), names)
+    labels = paths.assign_labels(names, ".txt", without="images")
     check_paths(labels, names)
-    images = [label.removesuffix(".txt") + paths.extension(name) for name, label in labels.items()]
+    images = [label.removesuffix(".txt") + paths.find_extension(name) for name, label in labels.items()]
     assert len(set(images)) == len(names)
     assert not any("images" in each.split("/")[:-1] for each in images)
-    assert paths.of_files(names[::-1]) == paths.of_files(names)
+    assert paths.assign_copies(names[::-1]) == paths.assign_copies(names)
 
 
 @given(
     st.lists(st.from_regex(r"[a-zä0-9_-]{1,9}(/[a-zä0-9_-]{1,9}){0,3}\.jpg", fullmatch=True), unique=True, max_size=20)
 )
 def test_ordinary_names_stay_as_they_are(names: list[str]) -> None:
-    assert paths.of_files(names) == {name: name for name in names}
-    assert paths.of_labels(names, ".xml") == {name: name[:-4] + ".xml" for name in names}
+    assert paths.assign_copies(names) == {name: name for name in names}
+    assert paths.assign_labels(names, ".xml") == {name: name[:-4] + ".xml" for name in names}
 
 
 @given(st.text(CHARACTERS), st.text(CHARACTERS))
@@ -73,10 +73,10 @@ def test_ordinary_names_stay_as_they_are(names: list[str]) -> None:
 @example("]]>&#13;", "<script>'\"")
 def test_xml_comes_back_as_it_was(text: str, attribute: str) -> None:
     root = ET.Element("root")
-    child(root, "text", held(text)).set("attribute", held(attribute))
-    (back,) = parsed(document(root))
-    assert (back.text or "") == held(text) and back.attrib["attribute"] == held(attribute)
-    assert (held(text) == text) == can_hold(text)
+    add_child(root, "text", replace_forbidden(text)).set("attribute", replace_forbidden(attribute))
+    (back,) = parsed(serialize(root))
+    assert (back.text or "") == replace_forbidden(text) and back.attrib["attribute"] == replace_forbidden(attribute)
+    assert (replace_forbidden(text) == text) == can_represent(text)
 
 
 @pytest.mark.parametrize("formats", [exports.FORMATS, ("voc", "coco"), ()])
@@ -98,8 +98,8 @@ def test_images_of_unknown_size_are_told_of(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         exports.write(output, pool, ["a.jpg", "unsized.jpg"], uri_of, found, ["coco", "voc", "label_studio", "cvat"])
     assert caplog.messages == [
-        "1 of 2 picks have no known width and height: they are left out of voc, cvat.",
-        "1 of 2 picks have no known width and height: they have no boxes in label_studio.",
+        "1 of 2 picks have unknown width and height and are left out of voc, cvat.",
+        "1 of 2 picks have unknown width and height and have no boxes in label_studio.",
     ]
     caplog.clear()
     exports.write(output, pool, ["a.jpg"], uri_of, found, exports.FORMATS)
@@ -111,7 +111,7 @@ def test_names_that_xml_cannot_hold_are_told_of(tmp_path: Path, caplog: pytest.L
     names = ["a.jpg", "bell\a.jpg", "\ufffe.jpg"]
     output, pool, found = filled(tmp_path, names)
     exports.write(output, pool, names, uri_of, found, exports.FORMATS)
-    assert caplog.messages == ["2 of 3 picks have names that XML cannot hold: they are left out of voc, cvat."]
+    assert caplog.messages == ["2 of 3 picks have names that XML cannot represent and are left out of voc, cvat."]
     assert [each.name for each in (tmp_path / "exports/voc").iterdir()] == ["a.xml"]
     root = parsed((tmp_path / "exports/cvat.xml").read_bytes())
     assert [each.attrib["name"] for each in root.findall("image")] == ["a.jpg"]
@@ -127,7 +127,7 @@ def test_images_that_no_detector_has_seen(tmp_path: Path) -> None:
     parts.write(output, [Row.undetected("a.jpg"), Row.undetected("b.jpg")], Provenance("", "", "", NO_DETECTOR, ()))
     pool = pools.load(output, [Entry("a.jpg", "", 0), Entry("b.jpg", "", 0)])
     exports.write(output, pool, ["b.jpg"], uri_of, pools.detections(output, pool, [1]), exports.FORMATS)
-    exports.write_all_coco(output, pool, uri_of)
+    exports.write_all_images(output, pool, uri_of)
     content = json.loads((tmp_path / "predictions/coco.json").read_text())
     assert [each["file_name"] for each in content["images"]] == ["a.jpg", "b.jpg"]
     assert content["annotations"] == content["categories"] == []
@@ -205,10 +205,10 @@ def test_a_list_of_copies_that_somebody_has_changed_removes_nothing_else(tmp_pat
 
 def test_where_the_images_of_a_folder_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert exports.of_input("frames/")("sub/a.jpg") == str(tmp_path / "frames/sub/a.jpg")
-    assert exports.of_input("/")("a.jpg") == "/a.jpg"
-    assert exports.of_input("s3://bucket/some/frames/")("ä ?#.jpg") == "s3://bucket/some/frames/ä ?#.jpg"
-    assert exports.of_input("gs://bucket")("/a.jpg") == "gs://bucket//a.jpg"
+    assert exports.make_uri_builder("frames/")("sub/a.jpg") == str(tmp_path / "frames/sub/a.jpg")
+    assert exports.make_uri_builder("/")("a.jpg") == "/a.jpg"
+    assert exports.make_uri_builder("s3://bucket/some/frames/")("ä ?#.jpg") == "s3://bucket/some/frames/ä ?#.jpg"
+    assert exports.make_uri_builder("gs://bucket")("/a.jpg") == "gs://bucket//a.jpg"
 
 
 def test_where_the_images_of_a_list_are(tmp_path: Path) -> None:
@@ -221,28 +221,28 @@ def test_where_the_images_of_a_list_are(tmp_path: Path) -> None:
     uri = str(tmp_path / "list.txt")
     source = FileList(uri, "\n".join(keys), Location("", "", str(tmp_path)), lambda at: LocalFolder(at.path))
     for key in keys:
-        assert Path(exports.of_input(uri)(key)).read_bytes() == source.read(key)
-        assert exports.of_input(uri)(key) == os.path.normpath(exports.of_input(uri)(key))
-    of_bucket = exports.of_input("s3://bucket/lists/all.jsonl")
+        assert Path(exports.make_uri_builder(uri)(key)).read_bytes() == source.read(key)
+        assert exports.make_uri_builder(uri)(key) == os.path.normpath(exports.make_uri_builder(uri)(key))
+    of_bucket = exports.make_uri_builder("s3://bucket/lists/all.jsonl")
     assert of_bucket("a.jpg") == "s3://bucket/lists/a.jpg"
     assert of_bucket("s3://other/a.jpg") == "s3://other/a.jpg"
     assert of_bucket("gs://other/x/a.jpg") == "gs://other/x/a.jpg"
-    assert exports.of_input("s3://bucket/all.txt")("a.jpg") == "s3://bucket/a.jpg"
+    assert exports.make_uri_builder("s3://bucket/all.txt")("a.jpg") == "s3://bucket/a.jpg"
 
 
 def test_file_names_of_a_list_are_without_their_stores() -> None:
     keys = ["s3://bucket/x/a.jpg", "/data/a.jpg", "../a.jpg", "b.jpg"]
-    assert list(paths.of_files(keys).values()) == ["a.jpg", "data/a.jpg", "b.jpg", "bucket/x/a.jpg"]
+    assert list(paths.assign_copies(keys).values()) == ["a.jpg", "data/a.jpg", "b.jpg", "bucket/x/a.jpg"]
 
 
 @given(st.integers(1, 60000), st.integers(0, 2**32))
 def test_sizes_do_not_matter_to_a_hundredth_of_a_pixel(side: int, seed: int) -> None:
+    from job.exports import yolo
     from job.exports.detected import DetectedImage, Export
-    from job.exports.yolo import files
 
     corners = np.sort(np.random.default_rng(seed).random((5, 2, 2)) * side, axis=1).reshape(-1, 4).round(3)
     image = DetectedImage(1, "a.jpg", "", side, side, corners, np.ones(5), np.zeros(5, np.int32))
-    content = dict(files(Export([image], ("a",), "m")))["yolo/labels/a.txt"].decode()
+    content = dict(yolo.FORMAT.render(Export([image], ("a",), "m")))["yolo/labels/a.txt"].decode()
     rows = np.array([[float(each) for each in line.split()[1:]] for line in content.splitlines()]) * side
     back = np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1)
     np.testing.assert_allclose(back, corners, atol=0.01)

@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 
 from job import exports, parts
 from job.exports import coco
-from job.exports.detected import DetectedImage, detected
+from job.exports.detected import DetectedImage, make_detected_image
 from job.exports.lightly import task_name
 from job.external import coco as external
 from job.parts import pool as pools
@@ -77,7 +77,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     folder = tmp_path_factory.mktemp("run") / "out"
     output, pool, found = filled(folder, NAMES)
     exports.write(output, pool, NAMES, uri_of, found, exports.FORMATS)
-    exports.write_all_coco(output, pool, uri_of)
+    exports.write_all_images(output, pool, uri_of)
     assert [each.name for each in folder.parent.iterdir()] == ["out"]
     assert {each.name for each in folder.iterdir()} == {"parts", "exports", "predictions"}
     return folder / "exports", found
@@ -175,7 +175,7 @@ def test_images_are_taken_one_after_the_other_and_not_kept() -> None:
             alive.append(weakref.ref(image))
             yield image
 
-    assert len(json.loads(coco.document(CLASSES, "m", [], images()))["annotations"]) == 20
+    assert len(json.loads(coco.render(CLASSES, "m", [], images()))["annotations"]) == 20
 
 
 def test_labelformat_reads_yolo(exported: tuple[Path, dict[str, Detections]], tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def of_boxes(boxes: list[list[float]], size: tuple[int, int], pool: Pool) -> Det
         np.arange(len(boxes), dtype=np.int32),
         np.empty((len(boxes), 4), np.float16),
     )
-    return detected(replace(pool, size=np.full((len(pool.file_names), 2), size, np.int32)), 0, "uri", found)
+    return make_detected_image(replace(pool, size=np.full((len(pool.file_names), 2), size, np.int32)), 0, "uri", found)
 
 
 def test_boxes_are_cut_at_the_borders_and_nothing_is_left_of_some(small: tuple[Storage, Pool]) -> None:
