@@ -1,7 +1,7 @@
 # Two commands: `make demo` shows the whole job on real images, `make test` runs the tests. Both set up what they need.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio image image-labels image-test k8s-render k8s-check k8s-run test test-studio soak check format readme \
+.PHONY: help setup demo studio image image-labels image-test k8s-render k8s-check k8s-run test test-studio soak check format docs \
 	bench bench-storage bench-detect bench-lightly bench-embedding bench-select bench-quality clean
 
 PYTHON ?= python3
@@ -112,8 +112,8 @@ format: $(VENV)/.dev ## Formats the code.
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-readme: $(VENV)/.runtime ## Writes the table of settings into the README.
-	@$(RUN) -m scripts.readme
+docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
+	@$(RUN) -m scripts.docs
 
 soak: $(VENV)/.dev ## Kills the job, and its S3 server, at 20 random points and compares the results (20 minutes).
 	@$(RUN) -m demo.fetch

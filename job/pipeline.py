@@ -21,8 +21,8 @@ from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
-from job.publish import manifest, tables
-from job.publish.results import names_of, publish, run_id
+from job.publish import SUCCESS, manifest, tables
+from job.publish.results import compute_run_id, list_picks, publish
 from job.publish.status import Status
 from job.select import Selection
 from job.settings import Settings
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from job.lightly.api import Platform
 
 logger = logging.getLogger(__name__)
-
-SUCCESS = "_SUCCESS"
 
 
 def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
@@ -181,7 +179,7 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
         "images_sha256": _sha256([f"{entry.key}\0{entry.size}" for entry in listing]),
         "labelled_sha256": _sha256(labelled),
     }
-    name = run_id(settings, pool, embedding, digests, selection)
+    name = compute_run_id(settings, pool, embedding, digests, selection)
     results = SelectionInputs(pool, embeddings, embedding, labelled, digests, name)
     if run.platform and settings.lightly_select == "platform":
         selected = publish_platform_picks(run, run.platform, results, selection)
@@ -230,7 +228,7 @@ def upload(run: Run, platform: "Platform", results: SelectionInputs, selection: 
         results.embeddings,
         results.embedding["space"],
         results.labelled,
-        picks=names_of(results.pool, selection),
+        picks=list_picks(results.pool, selection),
         run_id=results.run_id,
     )
     try:

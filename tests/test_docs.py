@@ -13,6 +13,7 @@ import pytest
 
 from demo import fetch
 from job.settings import choices, knobs
+from scripts import docs
 from tests.conftest import DEMO_YAML, ROOT, S3, clean_environment
 from tests.external import own_coco
 from tests.standins.servers import client
@@ -90,6 +91,24 @@ def test_names_in_the_manual_exist(path: Path) -> None:
     assert mentioned <= variables, mentioned - variables
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (path.parent / link).exists(), link
+
+
+def test_tables_in_the_manual_are_current() -> None:
+    tables: set[str] = set()
+    for page in docs.list_pages():
+        text = page.read_text(encoding="utf-8")
+        assert docs.update(text) == text, f"{page.name} is outdated: run `make docs`"
+        assert not re.search(r"\b[A-Z]+_TABLE\b|\bTODO\b", text)
+        tables.update(docs.find_tables(text))
+    assert tables == docs.TABLES.keys()
+
+
+def test_a_table_of_the_manual_needs_a_known_name_and_an_end() -> None:
+    begin = "<!-- outputs: written by make docs -->\n"
+    with pytest.raises(ValueError, match="has no end"):
+        docs.update(begin + "| file |\n")
+    with pytest.raises(ValueError, match="no table 'other': use settings"):
+        docs.update("<!-- other: written by make docs -->\n<!-- end of other -->\n")
 
 
 def texts() -> list[str]:

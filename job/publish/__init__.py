@@ -1,1 +1,174 @@
-"""The files that a run leaves in its output."""
+"""The files that a run leaves in CORAL_OUTPUT: `FILES` has one record for each file or folder.
+
+This module loads no library, so that every room above can use the names. Rooms below define the names of what they
+write themselves, and a test compares these names with the ones here.
+"""
+
+from dataclasses import dataclass
+
+SELECTED_TXT = "selected.txt"
+SELECTED_CSV = "selected.csv"
+SELECTED_JSONL = "selected.jsonl"
+IMAGES = "images.parquet"
+EMBEDDINGS = "embeddings.parquet"
+FAILURES = "failures.jsonl"
+RUN = "run.json"
+REPORT = "report.html"
+EXPORTS = "exports/"
+COPIES = "exports/copies.jsonl"
+SELECTED = "selected/"
+ALL_IMAGES = "predictions/coco.json"
+LIGHTLY_PREDICTIONS = ".lightly/predictions/"
+LIGHTLY = "lightly.json"
+STATUS = "status.json"
+STATUS_OF_SHARD = "status-{index}-of-{count}.json"
+PARTS = "parts/"
+SUCCESS = "_SUCCESS"
+
+MAX_EXPORTED_BOXES = 2_000_000  # some 400 MB of JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFile:
+    """A file or folder that a run leaves in the output.
+
+    Attributes:
+        name: Path below the output. A folder ends with ``/``, and braces stand for a number.
+        writer: Module that writes the file.
+        written: When the file is written, for the manual.
+        content: One sentence about the content, for the manual.
+    """
+
+    name: str
+    writer: str
+    written: str
+    content: str
+
+
+FILES = (
+    OutputFile(
+        name=SELECTED_TXT,
+        writer="job.publish.tables",
+        written="always",
+        content="File names of the picks, best first, one per line. A name with a line break or a leading quotation "
+        "mark is written as a JSON string.",
+    ),
+    OutputFile(
+        name=SELECTED_CSV,
+        writer="job.publish.tables",
+        written="always",
+        content="One row per pick: rank, file name, score, value, distance to the nearest labelled or earlier picked "
+        "image and its name, reason in words, factors of the value, boxes that made the score.",
+    ),
+    OutputFile(
+        name=SELECTED_JSONL,
+        writer="job.publish.tables",
+        written="always",
+        content=f"The rows of `{SELECTED_CSV}`, one JSON object per line.",
+    ),
+    OutputFile(
+        name=IMAGES,
+        writer="job.publish.tables",
+        written="always",
+        content="One row per image: status, error, folder, size, number of boxes and of expected boxes, all scores, "
+        "distance to the nearest labelled or picked image and its name; for a pick also rank, value, reason, factors.",
+    ),
+    OutputFile(
+        name=EMBEDDINGS,
+        writer="job.embed.table",
+        written="unless there are only predictions and the strategy needs no embeddings",
+        content="File name and embedding of each usable image.",
+    ),
+    OutputFile(
+        name=FAILURES,
+        writer="job.publish.tables",
+        written="always",
+        content="Every image that could not be used, with the reason.",
+    ),
+    OutputFile(
+        name=RUN,
+        writer="job.publish.manifest",
+        written="always",
+        content="Settings (no secrets), versions, digests of model and weights, counts, statistics of the picks, "
+        "seconds per stage.",
+    ),
+    OutputFile(
+        name=REPORT,
+        writer="job.publish.results",
+        written="always",
+        content="One page for people: the picks with their boxes and reasons, where the detector struggles, a map of "
+        "the embeddings, near-duplicates, failures.",
+    ),
+    OutputFile(
+        name=EXPORTS,
+        writer="job.exports.writing",
+        written="with detections, in the formats of `CORAL_EXPORTS`",
+        content="The picks with their detections as pre-labels, for labelling tools.",
+    ),
+    OutputFile(
+        name=SELECTED,
+        writer="job.exports.copies",
+        written="with `CORAL_COPY_SELECTED=1`",
+        content="Copies of the picked files.",
+    ),
+    OutputFile(
+        name=COPIES,
+        writer="job.exports.copies",
+        written="with `CORAL_COPY_SELECTED=1`",
+        content=f"File name and copy of each pick in `{SELECTED}`, one JSON object per line.",
+    ),
+    OutputFile(
+        name=ALL_IMAGES,
+        writer="job.exports.writing",
+        written=f"with `coco` in `CORAL_EXPORTS`, up to {MAX_EXPORTED_BOXES:,} boxes",
+        content="The detections on all usable images in COCO's format.",
+    ),
+    OutputFile(
+        name=LIGHTLY_PREDICTIONS,
+        writer="job.exports.lightly_files",
+        written="with detections, unless `CORAL_LIGHTLY_PREDICTIONS=0`",
+        content="The detections in [Lightly's prediction format](https://docs.lightly.ai/docs/prediction-format), one "
+        "file per image, for LightlyOne, LightlyStudio and labelformat.",
+    ),
+    OutputFile(
+        name=LIGHTLY,
+        writer="job.lightly.upload",
+        written="by an upload to Lightly",
+        content="Dataset, tag, embedding and prediction task on the platform, and the images that could not be "
+        "uploaded.",
+    ),
+    OutputFile(
+        name=STATUS,
+        writer="job.publish.status",
+        written="from start to end of a run with one shard, and of `select`",
+        content="How far the run is and how it ended.",
+    ),
+    OutputFile(
+        name=STATUS_OF_SHARD,
+        writer="job.publish.status",
+        written="by each of several shards, instead",
+        content=f"The same as `{STATUS}`, for one shard.",
+    ),
+    OutputFile(
+        name=PARTS,
+        writer="job.parts",
+        written="always",
+        content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the listing of each "
+        "shard, and which pieces of work have finished.",
+    ),
+    OutputFile(
+        name=SUCCESS,
+        writer="job.pipeline",
+        written="when all other files are final; only an upload may follow",
+        content="Nothing: the file is empty.",
+    ),
+)
+
+
+def markdown_table() -> str:
+    """The manual's table of output files."""
+    lines = ["| file in `CORAL_OUTPUT` | content | written |", "|---|---|---|"]
+    for file in FILES:
+        name = file.name.replace("{", "<").replace("}", ">")
+        lines.append(f"| `{name}` | {file.content} | {file.written} |")
+    return "\n".join(lines) + "\n"

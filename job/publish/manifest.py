@@ -1,4 +1,4 @@
-"""run.json: what someone else needs to repeat a run and to trust its result."""
+"""run.json: what others need to repeat a run and to trust its result."""
 
 import importlib.metadata
 import json
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import job
 from job.parts import Provenance
+from job.publish import RUN
 from job.settings import Settings
 from job.settings.resolve import as_json
 from job.storage import Storage
@@ -14,7 +15,7 @@ from job.storage import Storage
 if TYPE_CHECKING:
     import torch
 
-# detectron2 calls itself 0.6 whatever is in it; the package it was installed from tells more.
+# detectron2's own version is always 0.6, so the version of its package is reported instead.
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -44,17 +45,17 @@ def write(
     """Writes run.json, and returns its content.
 
     Args:
-        output: Where to.
-        settings: Of this run.
+        output: Folder of the results.
+        settings: Settings of this run.
         provenance: What the detections were made with.
-        run_id: Names the selection.
-        device: Where the detector ran; None when this run did not need it.
-        inputs: Digests of the names and sizes of the images, and of the list of labelled ones.
+        run_id: Name of the selection.
+        device: Device that the detector ran on; None if this run did not need the detector.
+        inputs: Digests of the names and sizes of the images, and of the list of labelled images.
         embedding: How the embeddings were made.
-        selected_by: ``local``, or ``platform`` for Lightly's.
-        counts: Of images.
-        selection: What the picks are like, beside the pool.
-        timings: Seconds by stage.
+        selected_by: ``local``, or ``platform`` for Lightly's selection.
+        counts: Numbers of images and boxes.
+        selection: Statistics of the picks, compared with the pool.
+        timings: Seconds per stage.
     """
     content = {
         "coralpick": job.__version__,
@@ -71,14 +72,14 @@ def write(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    output.write("run.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    output.write(RUN, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return content
 
 
 def read(output: Storage) -> dict[str, Any]:
-    """The run.json of an earlier run; empty where there is none that can be read."""
+    """Reads run.json of an earlier run; empty if it is missing or unreadable."""
     try:
-        content = json.loads(output.read("run.json"))
+        content = json.loads(output.read(RUN))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

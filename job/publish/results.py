@@ -1,4 +1,4 @@
-"""What the reduce step has found, and the files that tell of it."""
+"""Writes the results of the reduce step."""
 
 import logging
 from typing import Any
@@ -10,7 +10,7 @@ from job.errors import JobError, SettingsError
 from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.publish import manifest, reasons, summary, tables
+from job.publish import MAX_EXPORTED_BOXES, REPORT, manifest, reasons, summary, tables
 from job.report.gather import gather
 from job.select import Selection, coverage
 from job.settings import Settings
@@ -19,32 +19,52 @@ from job.storage import Source, open_source
 
 logger = logging.getLogger(__name__)
 
-_MOST_BOXES = 2_000_000  # some 400 MB
 
-
-def run_id(
+def compute_run_id(
     settings: Settings, pool: Pool, embedding: dict[str, Any], digests: dict[str, str], selection: Selection
 ) -> str:
-    """Names a selection: the same for the same images, detections, embeddings, settings of the selection, and picks."""
+    """Computes the name of a selection.
+
+    Args:
+        settings: The settings; those of the selection count.
+        pool: The images, with their detector.
+        embedding: How the embeddings were made.
+        digests: Digests of the images and of the list of labelled images.
+        selection: The picks.
+
+    Returns:
+        Eight hex digits, equal if everything above is equal.
+    """
     names = ("n_samples", "score_strength", "diversity_strength", "min_distance", "seed")
     of_selection: dict[str, Any] = {name: getattr(settings, name) for name in names}
     of_selection |= {"strategy": settings.strategy.text, "score": settings.score.text}
     if settings.class_weights:
         of_selection["class_weights"] = settings.class_weights
-    return ledger.name_piece(digests, pool.provenance.digest, embedding, of_selection, names_of(pool, selection))[:8]
+    return ledger.name_piece(digests, pool.provenance.digest, embedding, of_selection, list_picks(pool, selection))[:8]
 
 
-def names_of(pool: Pool, selection: Selection) -> list[str]:
-    """File names of the picks, best first."""
+def list_picks(pool: Pool, selection: Selection) -> list[str]:
+    """Lists the file names of the picks, best first."""
     return [pool.file_names[pick.index] for pick in selection.picks]
 
 
 def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by: str = "local") -> list[Selected]:
-    """Writes the lists of picks, the table of images and run.json."""
+    """Writes all files of a selection, and returns the picks, best first.
+
+    Args:
+        run: The run.
+        inputs: What the selection is based on.
+        selection: The picks.
+        selected_by: ``local``, or ``platform`` for Lightly's selection.
+
+    Raises:
+        JobError: If the output cannot be used.
+        SettingsError: If CORAL_COPY_SELECTED=1 and the input cannot be read.
+    """
     pool, output = inputs.pool, run.output
     detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
     selected = explain(run.settings, inputs, selection, detections, selected_by)
-    row = {key: number for number, key in enumerate(pool.file_names)}
+    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     centers = [row[name] for name in inputs.labelled if name in row] + [pick.index for pick in selection.picks]
     distance, nearest = coverage(inputs.embeddings, centers if inputs.has_distances else [])
     tables.write_images(output, pool, selected, distance, nearest)
@@ -59,7 +79,9 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         "selected": len(selected),
     }
     content = manifest.write(
-        *(output, run.settings, pool.provenance),
+        output,
+        run.settings,
+        pool.provenance,
         run_id=inputs.run_id,
         device=run.detector.device if run.detector else None,
         inputs=inputs.digests,
@@ -69,10 +91,10 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         selection=summary.gather(run.settings, inputs, selection, detections, distance),
         timings=run.seconds,
     )
-    source = _source(run)
+    source = _open_input(run)
     embeddings = inputs.embeddings if inputs.has_distances else None
     report_content = gather(output, pool, embeddings, inputs.labelled, selected, content, source)
-    output.write(report.NAME, report.render(report_content))
+    output.write(REPORT, report.render(report_content))
     export(run, pool, selected, detections, source)
     return selected
 
@@ -80,29 +102,45 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
 def export(
     run: Run, pool: Pool, selected: list[Selected], detections: dict[str, Detections], source: Source | None
 ) -> None:
-    """Writes the picks for other tools, and copies their files if that is asked for."""
-    settings, output, names = run.settings, run.output, [each.file_name for each in selected]
+    """Writes the picks for other tools, and copies their files if CORAL_COPY_SELECTED=1.
+
+    Args:
+        run: The run.
+        pool: The images.
+        selected: The picks, best first.
+        detections: Detections on the picks, by file name.
+        source: The input; None if it cannot be read.
+
+    Raises:
+        SettingsError: If the files must be copied and the input cannot be read.
+    """
+    settings, output, picks = run.settings, run.output, [pick.file_name for pick in selected]
     if pool.has_detections:
         uri_of = exports.make_uri_builder(settings.input)
-        exports.write(output, pool, names, uri_of, detections, settings.exports)
-        if "coco" in settings.exports and pool.num_boxes.sum() <= _MOST_BOXES:
+        exports.write(output, pool, picks, uri_of, detections, settings.exports)
+        if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
             exports.write_all_images(output, pool, uri_of)
         elif "coco" in settings.exports:
             logger.warning(
-                "%s is left out: of more than %d boxes it would be too large.", exports.ALL_IMAGES, _MOST_BOXES
+                "%s is not written: with more than %d boxes it would be too large.",
+                exports.ALL_IMAGES,
+                MAX_EXPORTED_BOXES,
             )
     if settings.copy_selected:
         if source is None:
-            raise SettingsError(f"CORAL_COPY_SELECTED=1 cannot read CORAL_INPUT={settings.input!r}: see above.")
-        exports.copy_selected(output, source, pool, names)
+            raise SettingsError(
+                f"CORAL_COPY_SELECTED=1 needs to read CORAL_INPUT={settings.input!r}, which failed (see the warning "
+                "above): make it readable, or set CORAL_COPY_SELECTED=0."
+            )
+        exports.copy_selected(output, source, pool, picks)
 
 
-def _source(run: Run) -> Source | None:
-    """Where the images are, for the pictures in the report; None where they are not to be had."""
+def _open_input(run: Run) -> Source | None:
+    """Opens the input for the pictures in the report; None, with a warning, if it cannot be read."""
     try:
         return open_source(run.settings.input, run.stop.requested)
     except JobError as error:
-        logger.warning("The report shows thumbnails of the picks: %s", error)
+        logger.warning("The report shows thumbnails of the picks, because the input cannot be read: %s", error)
         return None
 
 
@@ -113,7 +151,15 @@ def explain(
     detections: dict[str, Detections],
     selected_by: str,
 ) -> list[Selected]:
-    """Describes each pick: rank, reason, factors and boxes."""
+    """Describes each pick: rank, reason, factors and boxes.
+
+    Args:
+        settings: The settings.
+        inputs: What the selection is based on.
+        selection: The picks.
+        detections: Detections on the picks, by file name.
+        selected_by: ``local``, or ``platform`` for Lightly's selection.
+    """
     pool, labelled, class_names = inputs.pool, set(inputs.labelled), inputs.pool.provenance.class_names
     scores = ranking_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.file_names)
     score = largest_share(settings.ranking_scores)

@@ -30,6 +30,7 @@ from typing import Any
 
 from job.errors import JobError, Stopped, one_line
 from job.progress import now
+from job.publish import STATUS, STATUS_OF_SHARD
 from job.secret import hide_secrets
 from job.shards import Shard
 from job.storage import Storage
@@ -45,7 +46,7 @@ _INTERRUPTED = 130
 
 def file_name(shard: Shard) -> str:
     """Returns the name of a shard's status file."""
-    return "status.json" if shard.count == 1 else f"status-{shard.index}-of-{shard.count}.json"
+    return STATUS if shard.count == 1 else STATUS_OF_SHARD.format(index=shard.index, count=shard.count)
 
 
 class Status:

@@ -1,4 +1,4 @@
-"""What the picks are like, beside the pool and beside picks at random: numbers for run.json."""
+"""Statistics of the picks for run.json, compared with the pool and with random picks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,65 +12,71 @@ from job.select import Selection
 from job.select.evidence import count_close_pairs, coverage_stride, random_covering_radii
 from job.settings import Settings
 
-NEAR_DUPLICATES = 0.1
+NEAR_DUPLICATE_DISTANCE = 0.1
 
 
 def gather(
     settings: Settings,
-    found: SelectionInputs,
+    inputs: SelectionInputs,
     selection: Selection,
     detections: Mapping[str, Detections],
     distance: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Works them out.
+    """Computes the statistics.
 
     Args:
         settings: The settings.
-        found: What was selected from.
+        inputs: What the selection is based on.
         selection: The picks.
-        detections: On the picks.
-        distance: (n,) of every image to the nearest labelled or picked one.
+        detections: Detections on the picks, by file name.
+        distance: (n,) distance of every image to the nearest labelled or picked image, 0 to 2.
 
     Returns:
-        ``covering_radius``: the largest of these distances, over at most 50,000 images, evenly spread;
-        ``covering_radius_random``: of as many random picks, the mean of 20 seeds; ``near_duplicate_pairs``: of picks
-        less than ``near_duplicates_within`` apart; ``without_boxes``, ``classes``: of the pool and of the picks;
-        ``boxes``: on the picks; ``expected_boxes``: the sum of their scores; ``expected_cost``: of labelling these.
+        ``covering_radius``: the largest distance, over at most 50,000 evenly spread images.
+        ``covering_radius_random``: the same for the same number of random picks, mean of 20 seeds.
+        ``near_duplicates_within``: distance below which two images count as near-duplicates.
+        ``near_duplicate_pairs``: number of such pairs of picks.
+        ``without_boxes``: share of images without boxes, in the pool and in the picks.
+        ``classes``: number of boxes of each class, in the pool and in the picks.
+        ``boxes``: number of boxes on the picks.
+        ``expected_boxes``: sum of the scores of these boxes.
+        ``expected_cost``: expected cost of labelling the picks.
+        Without embeddings, the first four are missing; without detections, all others except the cost.
     """
-    pool, rows = found.pool, [pick.index for pick in selection.picks]
-    covered = _cover(found, rows, distance)
+    pool, rows = inputs.pool, [pick.index for pick in selection.picks]
+    coverage = _coverage(inputs, rows, distance)
     if not pool.has_detections:
-        return covered | {"expected_cost": round(len(rows) * settings.cost_per_image, 2)}
-    classes = sum(
-        (np.bincount(each.classes, minlength=len(pool.class_counts)) for each in detections.values()),
+        return coverage | {"expected_cost": round(len(rows) * settings.cost_per_image, 2)}
+    class_counts = sum(
+        (np.bincount(of_image.classes, minlength=len(pool.class_counts)) for of_image in detections.values()),
         np.zeros(len(pool.class_counts), np.int64),
     )
     names = pool.provenance.class_names
-    expected = float(pool.expected_boxes[rows].sum())
-    return covered | {
+    expected_boxes = float(pool.expected_boxes[rows].sum())
+    return coverage | {
         "without_boxes": {"pool": _share(pool.num_boxes == 0), "picks": _share(pool.num_boxes[rows] == 0)},
         "classes": {
-            names[each]: {"pool": int(pool.class_counts[each]), "picks": int(classes[each])}
-            for each in np.flatnonzero(pool.class_counts)
+            names[index]: {"pool": int(pool.class_counts[index]), "picks": int(class_counts[index])}
+            for index in np.flatnonzero(pool.class_counts)
         },
         "boxes": int(pool.num_boxes[rows].sum()),
-        "expected_boxes": round(expected, 3),
-        "expected_cost": round(len(rows) * settings.cost_per_image + expected * settings.cost_per_box, 2),
+        "expected_boxes": round(expected_boxes, 3),
+        "expected_cost": round(len(rows) * settings.cost_per_image + expected_boxes * settings.cost_per_box, 2),
     }
 
 
-def _cover(found: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
-    if not found.has_distances or not rows:
+def _coverage(inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
+    if not inputs.has_distances or not rows:
         return {}
-    row = {key: number for number, key in enumerate(found.pool.file_names)}
-    labelled = [row[name] for name in found.labelled if name in row]
+    row = {file_name: number for number, file_name in enumerate(inputs.pool.file_names)}
+    labelled = [row[name] for name in inputs.labelled if name in row]
     return {
         "covering_radius": round(float(distance[:: coverage_stride(len(distance))].max()), 6),
         "covering_radius_random": round(
-            float(np.mean(random_covering_radii(found.embeddings, labelled, len(rows)))), 6
+            float(np.mean(random_covering_radii(inputs.embeddings, labelled, len(rows)))), 6
         ),
-        "near_duplicates_within": NEAR_DUPLICATES,
-        "near_duplicate_pairs": count_close_pairs(found.embeddings, rows, NEAR_DUPLICATES),
+        "near_duplicates_within": NEAR_DUPLICATE_DISTANCE,
+        "near_duplicate_pairs": count_close_pairs(inputs.embeddings, rows, NEAR_DUPLICATE_DISTANCE),
     }
 
 

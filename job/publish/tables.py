@@ -1,4 +1,4 @@
-"""Results as files: the lists of picks, one row for every image, the embeddings."""
+"""Writes the tables of the results: the picks, all images, the failures."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from job import names
 from job.context import Selected
 from job.parts.pool import Pool
+from job.publish import FAILURES, IMAGES, SELECTED_CSV, SELECTED_JSONL, SELECTED_TXT
 from job.storage import Storage
 
 _TYPES = {
@@ -22,7 +23,7 @@ _TYPES = {
     "byte_size": pa.int64(),
     **dict.fromkeys(("width", "height", "num_boxes"), pa.int32()),
 }
-_OF_SELECTION = {
+_SELECTION_TYPES = {
     "rank": pa.int32(),
     "value": pa.float64(),
     "distance": pa.float64(),
@@ -33,22 +34,23 @@ _OF_SELECTION = {
 
 
 def write_selected(output: Storage, selected: list[Selected]) -> None:
-    """Writes selected.jsonl, selected.csv and selected.txt; in the CSV, factors and boxes are JSON."""
-    rows = [_rounded(asdict(each)) for each in selected]
-    output.write("selected.jsonl", _json_lines(rows))
+    """Writes selected.jsonl, selected.csv and selected.txt. In the CSV, factors and boxes are JSON."""
+    rows = [_round(asdict(pick)) for pick in selected]
+    output.write(SELECTED_JSONL, _json_lines(rows))
     text = io.StringIO()
     columns = list(Selected.__dataclass_fields__)
     writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     nested = ("factors", "boxes")
     writer.writerows(row | {name: json.dumps(row[name], ensure_ascii=False) for name in nested} for row in rows)
-    output.write("selected.csv", text.getvalue().encode())
-    output.write("selected.txt", names.dump([each.file_name for each in selected]).encode())
+    output.write(SELECTED_CSV, text.getvalue().encode())
+    output.write(SELECTED_TXT, names.dump([pick.file_name for pick in selected]).encode())
 
 
 def write_failures(output: Storage, failures: list[tuple[str, str]]) -> None:
-    """Writes failures.jsonl: every image that could not be used, with the reason."""
-    output.write("failures.jsonl", _json_lines([{"file_name": key, "reason": reason} for key, reason in failures]))
+    """Writes failures.jsonl: file name and reason of every image that could not be used."""
+    rows = [{"file_name": file_name, "reason": reason} for file_name, reason in failures]
+    output.write(FAILURES, _json_lines(rows))
 
 
 def write_images(
@@ -58,55 +60,52 @@ def write_images(
     distance: npt.NDArray[np.float64],
     nearest: npt.NDArray[np.int64],
 ) -> None:
-    """Writes images.parquet: one row an image, usable ones first, each group sorted by name.
+    """Writes images.parquet: one row per image, usable images first, both groups sorted by file name.
 
-    ``rank``, ``value``, ``reason`` and ``factors`` (JSON) are null but for picks. ``distance`` and ``nearest`` tell how
-    far the nearest labelled or picked image is; for a pick, how far it was when it was picked.
+    ``rank``, ``value``, ``reason`` and ``factors`` (JSON) are null except for picks. ``distance`` and ``nearest``
+    describe the nearest labelled or picked image; for a pick, they are as of the moment it was picked.
 
     Args:
-        output: Where to.
+        output: Folder of the results.
         pool: The images.
         selected: The picks.
-        distance: (n,) to the nearest labelled or picked image; infinite where there is none.
-        nearest: (n,) its row.
+        distance: (n,) distance to the nearest labelled or picked image, 0 to 2; infinite if there is none.
+        nearest: (n,) row of that image; -1 if there is none.
     """
-    nothing = [None] * len(pool.failures)
-    row = {key: number for number, key in enumerate(pool.file_names)}
+    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     columns: dict[str, list[Any]] = {
         name: [None] * len(pool.file_names) for name in ("rank", "value", "reason", "factors")
     }
-    columns["distance"] = [float(each) if np.isfinite(each) else None for each in distance]
-    columns["nearest"] = [pool.file_names[each] if each >= 0 else None for each in nearest]
-    for each in selected:
-        of_pick = asdict(each) | {"factors": json.dumps(each.factors)}
-        for name, values in columns.items():
-            values[row[each.file_name]] = of_pick[name]
-    known = {name: np.asarray(values).tolist() for name, values in pool.columns().items()}
+    columns["distance"] = [float(value) if np.isfinite(value) else None for value in distance]
+    columns["nearest"] = [pool.file_names[index] if index >= 0 else None for index in nearest]
+    for pick in selected:
+        values = asdict(pick) | {"factors": json.dumps(pick.factors)}
+        for name, column in columns.items():
+            column[row[pick.file_name]] = values[name]
+    image_values = {name: np.asarray(column).tolist() for name, column in pool.columns().items()}
     for name in ("width", "height"):
-        known[name] = [each or None for each in known[name]]
+        image_values[name] = [pixels or None for pixels in image_values[name]]
+    nulls = [None] * len(pool.failures)
+    errors = [None] * len(pool.file_names) + [reason for _, reason in pool.failures]
     table = {
-        "file_name": pool.file_names + [key for key, _ in pool.failures],
+        "file_name": pool.file_names + [file_name for file_name, _ in pool.failures],
         "status": ["ok"] * len(pool.file_names) + ["failed"] * len(pool.failures),
-        "error": pa.array([None] * len(pool.file_names) + [reason for _, reason in pool.failures], pa.string()),
-        **{name: pa.array([*values, *nothing], _TYPES.get(name, pa.float64())) for name, values in known.items()},
-        **{name: pa.array([*columns[name], *nothing], kind) for name, kind in _OF_SELECTION.items()},
+        "error": pa.array(errors, pa.string()),
+        **{name: pa.array([*values, *nulls], _TYPES.get(name, pa.float64())) for name, values in image_values.items()},
+        **{name: pa.array([*columns[name], *nulls], kind) for name, kind in _SELECTION_TYPES.items()},
     }
-    output.write("images.parquet", _parquet(pa.table(table)))
-
-
-def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    pq.write_table(pa.table(table), buffer, compression="zstd")
+    output.write(IMAGES, buffer.getvalue())
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
+        return {name: _round(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
+        return [_round(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value

@@ -14,8 +14,6 @@ from job.parts.score import LOW_CONFIDENCE
 from job.report import plots
 from job.report.content import Content
 
-NAME = "report.html"
-
 
 def render(content: Content) -> bytes:
     """Renders the report as HTML; every text in it is escaped, so that no file name can become markup."""

@@ -16,12 +16,13 @@ import pytest
 from detectron2 import model_zoo
 
 from demo import fetch
-from job import names
+from job import names, publish
 from job.context import Run
 from job.errors import Stopped
 from job.stopping import Stop
 from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
+from tests.publish.test_files import check_output
 
 FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
 RESULTS = FILES | {"run.json", "status.json", "report.html", "_SUCCESS", "parts", ".lightly", "exports", "predictions"}
@@ -65,6 +66,7 @@ def done(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_the_outputs_are_there_and_agree(done: dict[str, Any]) -> None:
     output = done["output"]
     assert {each.name for each in output.iterdir()} == RESULTS
+    check_output(output, missing=[publish.SELECTED, publish.COPIES, publish.LIGHTLY, publish.STATUS_OF_SHARD])
     selected = names.parse((output / "selected.txt").read_text())
     assert len(selected) == 5 and all((done["source"] / name).is_file() for name in selected)
     with (output / "selected.csv").open(newline="") as file:

@@ -1,8 +1,7 @@
-"""Settings: precedence, all problems at once, secrets, and that the README says the same."""
+"""Settings: precedence, all problems at once, secrets."""
 
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ import pytest
 from job.errors import SettingsError
 from job.secret import Secret
 from job.settings import Settings, knobs
-from job.settings.resolve import as_json, markdown_table, resolve
+from job.settings.resolve import as_json, resolve
 from job.uris import redact, strip_signature
-from tests.conftest import ROOT
 
 GIVEN = {"CORAL_INPUT": "/in", "CORAL_OUTPUT": "/out"}
 
@@ -166,9 +164,3 @@ def test_what_names_the_file_behind_a_url() -> None:
     assert strip_signature("https://me:pass@host/get?id=A&X-Amz-Signature=1&sig=2") == "https://host/get?id=A"
     assert strip_signature("https://host/get?id=A") != strip_signature("https://host/get?id=B")
     assert redact("/a/path?with#marks") == "/a/path?with#marks"
-
-
-def test_the_readme_has_the_table_of_settings() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert markdown_table() in readme, "run `make readme`"
-    assert not re.search(r"\b[A-Z]+_TABLE\b|\bTODO\b", readme)
