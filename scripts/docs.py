@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from job import exports, publish
+from job import exports, publish, scores
 from job.settings import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +16,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": resolve.markdown_table,
     "outputs": publish.markdown_table,
     "exports": exports.markdown_table,
+    "scores": scores.markdown_table,
 }
 _MARKER = ": written by make docs -->"
 _TABLE = re.compile(rf"<!-- (\w+){_MARKER}\n.*?<!-- end of \1 -->\n", re.DOTALL)
