@@ -1,4 +1,4 @@
-"""A container engine for the tests alone, gone afterwards: dockerd on a folder of its own."""
+"""A container engine for the tests alone: dockerd in a temporary folder, removed afterwards."""
 
 import os
 import shutil
@@ -7,21 +7,22 @@ import subprocess
 import time
 from pathlib import Path
 
-# Debian's own client first: it has BuildKit in itself, where newer ones want a plug-in for it.
+# Debian's client comes first: it includes BuildKit, and newer clients need a plug-in for it.
 DOCKER = shutil.which("docker", path=f"/usr/bin:{os.environ['PATH']}") or "docker"
 ZOO = "dl.fbaipublicfiles.com"
 _SECONDS_TO_START = 30
-_BASE = "python3,python3-pip,python3-venv,ca-certificates"
+_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
+_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class Engine:
-    """dockerd with everything it keeps in one folder.
+    """dockerd with all its data in one folder.
 
-    It sets up no network of its own, so nothing of the machine's firewall and routes changes; containers use the
-    machine's.
+    It sets up no network, so the firewall and the routes of the machine stay as they are. Containers use the network
+    of the machine.
 
     Attributes:
-        host: Its address, for DOCKER_HOST.
+        host: The engine's address, for DOCKER_HOST.
     """
 
     def __init__(self, folder: Path, host: str = "") -> None:
@@ -30,9 +31,9 @@ class Engine:
         self.host = host or f"unix://{folder / 'docker.sock'}"
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the engine and waits until it answers."""
         self._folder.mkdir(parents=True)
-        # `--gpus` is accepted where dockerd finds this program; there is no GPU behind it.
+        # dockerd accepts `--gpus` if it finds this program. There is no GPU behind it.
         hook = self._folder / "bin" / "nvidia-container-runtime-hook"
         hook.parent.mkdir()
         hook.write_text("#!/bin/sh\nexit 0\n")
@@ -40,7 +41,7 @@ class Engine:
         command: list[str | Path] = [
             "dockerd", "--data-root", self._folder / "data", "--exec-root", self._folder / "exec",
             "--pidfile", self._folder / "pid", "--host", self.host, "--bridge", "none", "--iptables=false",
-            # Nothing in common with an engine that the machine may have.
+            # It shares nothing with an engine that the machine may have.
             "--config-file", self._folder / "daemon.json", "--containerd-namespace", "coralpick",
             "--containerd-plugins-namespace", "coralpick-plugins",
         ]  # fmt: skip
@@ -56,10 +57,10 @@ class Engine:
             if self._process.poll() is not None:
                 break
             time.sleep(0.1)
-        raise RuntimeError(f"dockerd does not start: {(self._folder / 'log').read_text()[-2000:]}")
+        raise RuntimeError(f"dockerd did not start: {(self._folder / 'log').read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """Ends it with all its containers, and removes everything it has left."""
+        """Stops the engine with all its containers, and removes its files."""
         if self._process:
             running = self.docker("ps", "--quiet").stdout.split()
             if running:
@@ -71,24 +72,24 @@ class Engine:
                 self._process.kill()
                 self._process.wait()
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for each in reversed([mount for mount in mounts if mount.startswith(str(self._folder))]):
-            subprocess.run(["umount", "--lazy", each], check=False)
+        for mount in reversed([mount for mount in mounts if mount.startswith(str(self._folder))]):
+            subprocess.run(["umount", "--lazy", mount], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._folder.exists():
-            print(f"Not all of {self._folder} could be removed: containers' files may still be in use.")
+            print(f"{self._folder} could not be removed completely: files of containers may still be in use.")
 
     def docker(
         self, *arguments: str, timeout: float = 600, check: bool = False, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs the docker client with some arguments."""
+        """Runs the docker client."""
         return subprocess.run(
             [DOCKER, *arguments], env=os.environ | {"DOCKER_HOST": self.host} | variables,
             capture_output=True, text=True, check=check, timeout=timeout,
         )  # fmt: skip
 
     def build(self, folder: Path, tag: str, *options: str) -> None:
-        """Builds an image, and shows what comes out."""
-        # To another host's name, the build would begin anew: so it is always there, for the one test that needs it.
+        """Builds an image and prints the output of the build."""
+        # One test needs this host. All builds get it, since another list of hosts would invalidate the build cache.
         network = ("--network", "host", "--add-host", f"{ZOO}:127.0.0.1")
         command = [DOCKER, "build", "--progress", "plain", *network, "--tag", tag, *options, str(folder)]
         environment = os.environ | {"DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "1"}
@@ -96,23 +97,23 @@ class Engine:
 
 
 def make_base(engine: Engine, folder: Path, more_authorities: bytes) -> str:
-    """Makes a base image out of Debian's packages, as the official ones cannot be had everywhere.
+    """Builds a base image from Debian packages, since the official images are not available everywhere.
 
     Args:
-        engine: That it is made for.
-        folder: For temporary files.
-        more_authorities: Certificates to trust, besides those that this machine trusts, in PEM.
+        engine: The engine that gets the image.
+        folder: A folder for temporary files.
+        more_authorities: Certificates to trust in addition to those of this machine, in PEM.
 
     Returns:
-        Its name.
+        The name of the image.
     """
     context = folder / "base"
     context.mkdir()
     rootfs = context / "rootfs.tar"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_BASE}", "bookworm", str(rootfs)]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(rootfs)]
     subprocess.run(command, check=True, timeout=600)
     bundle = context / "ca-certificates.crt"
-    bundle.write_bytes(Path("/etc/ssl/certs/ca-certificates.crt").read_bytes() + more_authorities)
+    bundle.write_bytes(Path(_BUNDLE).read_bytes() + more_authorities)
     (context / "Dockerfile").write_text(
         "FROM scratch\n"
         "ADD rootfs.tar /\n"
@@ -122,6 +123,3 @@ def make_base(engine: Engine, folder: Path, more_authorities: bytes) -> str:
     engine.build(context, "coralpick-base")
     shutil.rmtree(context)
     return "coralpick-base"
-
-
-_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

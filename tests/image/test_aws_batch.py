@@ -1,4 +1,4 @@
-"""The image on AWS Batch, as `python -m cloud.aws.submit` starts it there: moto's Batch runs its jobs as containers."""
+"""The image on AWS Batch, started by `python -m cloud.aws.submit`: moto's Batch runs its jobs as containers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.image
 
 @pytest.fixture
 def batch(engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """moto's Batch with the template's queue and job definition of the built image."""
+    """moto's Batch with the queue of the template and its job definition for the built image."""
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -26,20 +26,20 @@ def batch(engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     monkeypatch.setenv("MOTO_DOCKER_NETWORK_MODE", "host")
-    # On Linux it asks for the address of the engine's bridge, and ours has none.
+    # On Linux moto asks for the address of the engine's bridge, and this engine has none.
     monkeypatch.setattr("moto.batch.models.platform", "other")
-    # It would ask the machine's own engine where jobs find moto; ours do not look for it.
+    # moto would ask the machine's own engine for the address of moto, which these jobs do not use.
     monkeypatch.setattr("moto.settings.moto_server_host", lambda: "http://127.0.0.1")
     original = Job._get_container_property
 
     def numbered(self: Job, name: str, default: Any) -> Any:
-        """AWS numbers the jobs of an array, and moto does not."""
+        """Numbers the jobs of an array, as AWS does and moto does not."""
         value = original(self, name, default)
         if name != "environment" or "index" not in self.array_properties:
             return value
         array = self.all_jobs[self.job_id.rpartition(":")[0]]
         numbers = {"INDEX": self.array_properties["index"], "SIZE": array.array_properties["size"]}
-        return value + [{"name": f"AWS_BATCH_JOB_ARRAY_{key}", "value": str(each)} for key, each in numbers.items()]
+        return value + [{"name": f"AWS_BATCH_JOB_ARRAY_{key}", "value": str(number)} for key, number in numbers.items()]
 
     monkeypatch.setattr(Job, "_get_container_property", numbered)
     with servers.aws_batch(use_docker=True):
@@ -49,15 +49,15 @@ def batch(engine: Engine, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def environment(pool: Pool, output: str, **more: str) -> dict[str, str]:
-    """A run's settings; there is no GPU here."""
+    """The settings of a run without a GPU."""
     return pool.variables | {"CORAL_OUTPUT": pool.uri(output), "CORAL_REQUIRE_GPU": "0"} | more
 
 
-def said(client: Any, *ids: str) -> str:
-    """The logs of jobs."""
+def read_logs(client: Any, *ids: str) -> str:
+    """The logs of jobs, one line per event."""
     lines = []
-    for each in described(client, *ids):
-        stream = each["container"]["logStreamName"]
+    for job in described(client, *ids):
+        stream = job["container"]["logStreamName"]
         events = boto3.client("logs").get_log_events(logGroupName="/aws/batch/job", logStreamName=stream)["events"]
         lines += [event["message"] for event in events]
     return "\n".join(lines)
@@ -69,7 +69,7 @@ def test_it_picks_as_a_plain_run_does(batch: Any, pool: Pool, shards: int) -> No
     ids = aws.submit(batch, "coralpick", "coralpick", shards, environment(pool, output))
     assert aws.wait(batch, ids, pause=1) == ""
     children = [f"{ids[0]}:{index}" for index in range(shards)] if shards > 1 else ids
-    logs = said(batch, *children)
+    logs = read_logs(batch, *children)
     assert pool.read(f"{output}/selected.txt") == pool.read("expected/frames/selected.txt"), logs
 
 
@@ -77,4 +77,4 @@ def test_a_wrong_setting_fails_the_job(batch: Any, pool: Pool) -> None:
     wrong = environment(pool, "out/aws-wrong", CORAL_N_SAMPLES="none")
     (only,) = aws.submit(batch, "coralpick", "coralpick", 1, wrong)
     assert aws.wait(batch, [only], pause=1).startswith(f"coralpick-run ({only}) has failed")
-    assert "CORAL_N_SAMPLES='none' must be a whole number" in said(batch, only)
+    assert "CORAL_N_SAMPLES='none' must be a whole number" in read_logs(batch, only)

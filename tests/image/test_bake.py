@@ -1,4 +1,4 @@
-"""Weights inside the image, downloaded when it is built: from a stand-in for the model zoo, by the zoo's own name."""
+"""Weights baked into the image: the build downloads them from a stand-in server under the name of the model zoo."""
 
 import pickle
 import ssl
@@ -29,7 +29,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def zoo(tmp_path: Path, certificates: tuple[Path, Path, Path]) -> Iterator[None]:
-    """Serves the default model, of random weights, at the path of the real one, over TLS."""
+    """Serves the default model with random weights over TLS, at the path of the real one."""
     cfg = get_cfg()
     cfg.merge_from_file(model_zoo.get_config_file(MODEL))
     cfg.MODEL.DEVICE = "cpu"

@@ -1,4 +1,4 @@
-"""The manifests with the built image: kubectl and containers are real, the cluster between them is a stand-in."""
+"""The manifests with the built image: kubectl and the containers are real, the cluster is a stand-in."""
 
 import threading
 from pathlib import Path
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.image
 
 
 class Kubelet:
-    """Runs the pods of a Job as containers, with the rights, variables and volumes that the manifest gives them."""
+    """Runs the pods of a Job as containers, with the rights, variables and volumes of the manifest."""
 
     def __init__(self, engine: Engine, secrets: dict[str, str]) -> None:
         self.engine, self.secrets = engine, secrets
         self.server: KubernetesServer | None = None
-        self.said: list[str] = []
+        self.logs: list[str] = []
 
     def options(self, pod: Object) -> list[str]:
         (container,) = pod["containers"]
@@ -30,8 +30,8 @@ class Kubelet:
         assert not rights["allowPrivilegeEscalation"]
         options = ["--user", f"{context['runAsUser']}:{context['runAsGroup']}", "--group-add", str(context["fsGroup"])]
         options += ["--read-only", "--security-opt", "no-new-privileges", "--memory", "4g"]
-        options += [part for each in rights["capabilities"]["drop"] for part in ("--cap-drop", each)]
-        options += [part for each in container["volumeMounts"] for part in ("--tmpfs", each["mountPath"])]
+        options += [part for name in rights["capabilities"]["drop"] for part in ("--cap-drop", name)]
+        options += [part for mount in container["volumeMounts"] for part in ("--tmpfs", mount["mountPath"])]
         if "nvidia.com/gpu" in container["resources"]["limits"]:
             options += ["--gpus", str(container["resources"]["limits"]["nvidia.com/gpu"])]
         return options
@@ -39,15 +39,15 @@ class Kubelet:
     def variables(self, job: Object) -> dict[str, str]:
         (container,) = job["spec"]["template"]["spec"]["containers"]
         assert self.server
-        found: dict[str, str] = {}
+        variables: dict[str, str] = {}
         for source in container["envFrom"]:
             if "configMapRef" in source:
-                found |= self.server.objects[
+                variables |= self.server.objects[
                     job["metadata"]["namespace"], "configmaps", source["configMapRef"]["name"]
                 ]["data"]
             else:
-                found |= self.secrets
-        return found | {each["name"]: each["value"] for each in container["env"]}
+                variables |= self.secrets
+        return variables | {entry["name"]: entry["value"] for entry in container["env"]}
 
     def carry_out(self, job: Object) -> str | None:
         pod = job["spec"]["template"]["spec"]
@@ -62,19 +62,19 @@ class Kubelet:
             given = [part for name, value in variables.items() for part in ("--env", f"{name}={value}")]
             command = ("run", "--rm", "--network", "host", *self.options(pod), *given, container["image"])
             done = self.engine.docker(*command, *container["args"])
-            self.said.append(done.stderr)
+            self.logs.append(done.stderr)
             codes.append(done.returncode)
 
         threads = [threading.Thread(target=run, args=(index,)) for index in indices]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         return f"exit codes {codes}" if any(codes) else None
 
 
 def overlay(folder: Path, image: str, settings: dict[str, str], **container: Any) -> Path:
-    """A folder of a user's own, as k8s/README.md shows it."""
+    """An overlay in a user's own folder, as k8s/README.md shows it."""
     pod = {"spec": {"template": {"spec": {"containers": [{"name": "coralpick", **container}]}}}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "coralpick-predict"}} | pod
     own = readme_example(folder)
@@ -86,7 +86,7 @@ def overlay(folder: Path, image: str, settings: dict[str, str], **container: Any
 
 
 def settings(pool: Pool, output: str) -> tuple[dict[str, str], dict[str, str]]:
-    """What goes into the ConfigMap, and what into the Secret."""
+    """The variables of the ConfigMap and those of the Secret."""
     secrets = {name: value for name, value in pool.variables.items() if "KEY" in name}
     plain = {name: value for name, value in pool.variables.items() if name not in secrets}
     return plain | {"CORAL_OUTPUT": pool.uri(output)}, secrets
@@ -94,14 +94,14 @@ def settings(pool: Pool, output: str) -> tuple[dict[str, str], dict[str, str]]:
 
 def test_shards_then_select_by_the_manifests(engine: Engine, image: str, pool: Pool, tmp_path: Path) -> None:
     plain, secrets = settings(pool, "out/kubernetes")
-    # There is no GPU here, which is all that the manifests' own words have to be bent for.
+    # This machine has no GPU. That is the only change to the manifests.
     folder = overlay(tmp_path / "own", image, plain, env=[{"name": "CORAL_REQUIRE_GPU", "value": "0"}])
     kubelet = Kubelet(engine, secrets)
     with KubernetesServer(kubelet.carry_out).running() as server:
         kubelet.server = server
         done = run_script(server, tmp_path, str(folder), timeout=300)
-    assert done.returncode == 0, (done.stderr, kubelet.said)
-    assert [each["metadata"]["name"] for each in server.started] == ["coralpick-predict", "coralpick-select"]
+    assert done.returncode == 0, (done.stderr, kubelet.logs)
+    assert [job["metadata"]["name"] for job in server.started] == ["coralpick-predict", "coralpick-select"]
     assert pool.read("out/kubernetes/selected.txt") == pool.read("expected/frames/selected.txt")
 
 
@@ -113,4 +113,4 @@ def test_a_node_without_a_gpu_fails_the_run(engine: Engine, image: str, pool: Po
         done = run_script(server, tmp_path, str(overlay(tmp_path / "own", image, plain)), timeout=300)
     assert done.returncode == 1
     assert "exit codes [69, 69, 69, 69]" in done.stderr
-    assert all("There is no NVIDIA GPU" in each for each in kubelet.said)
+    assert all("There is no NVIDIA GPU" in log for log in kubelet.logs)
