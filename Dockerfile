@@ -1,4 +1,5 @@
-# One image for the whole job: `make image`, then `docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... coralpick`.
+# One image for the whole job. Build it with `make image`, then run it:
+# docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... coralpick
 # The wheels of torch bring CUDA, so the base is plain Debian with Python 3.11. Any other base works if its `python3` is
 # 3.11 and can create virtual environments. README.md says how to pin the base by its digest. The detectron2 package
 # exists for amd64 only.
@@ -29,8 +30,8 @@ COPY --from=build /opt/venv /opt/venv
 COPY --from=build /weights /app/weights
 COPY --from=build /app/job /app/job
 COPY --from=build /app/entrypoint.py /app/
-# Libraries keep their files below /tmp, so that the job runs under any user id and on a read-only root file system. The
-# NVIDIA variables ask the container runtime for the GPUs, CUDA and the driver's status. Google's machines have the
+# Libraries keep their files below /tmp, so that the job runs under any user id and on a read-only root file system.
+# The NVIDIA variables ask the container runtime for the GPUs, CUDA and the driver's status. Google's machines have the
 # driver's libraries in /usr/local/nvidia.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \

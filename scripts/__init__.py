@@ -1,1 +1,1 @@
-"""Helpers of the repository."""
+"""Scripts for building the image and the documentation."""

@@ -21,7 +21,7 @@ echo "== Build tools"
 grep -E '^(setuptools|wheel)==' "$pins" | install --requirement /dev/stdin
 
 if [ -n "${TORCH_INDEX_URL:-}" ]; then export PIP_EXTRA_INDEX_URL=$TORCH_INDEX_URL; fi
-echo "== Packages of requirements/runtime.txt (torch brings CUDA: about 3 GB to download the first time)"
+echo "== Packages of requirements/runtime.txt (including CUDA: the first download is about 3 GB)"
 install --no-build-isolation --requirement "$pins" ${extra[@]+"${extra[@]}"}
 
 torch=$("$python" -c 'from importlib.metadata import version; print(version("torch"))')
