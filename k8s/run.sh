@@ -22,7 +22,7 @@ jobs=$(awk '
     section == "metadata:" && /^  namespace: / {namespace = $2}
     section == "spec:" && kind == "Job"        {print namespace, name; kind = ""}' <<<"$manifest")
 if [ -z "$jobs" ]; then
-    echo "$folder has no Jobs: start it with kubectl apply -k $folder." >&2
+    echo "$folder has no Jobs: start it with kubectl apply -k $(printf %q "$folder")." >&2
     exit 64
 fi
 pause=5          # seconds
@@ -35,7 +35,7 @@ in_namespace() {
 }
 
 give_up() {
-    echo "Cannot reach the cluster. The Jobs keep running; to wait for them again, run $0 --wait $overlay" >&2
+    echo "Cannot reach the cluster. The Jobs keep running; to wait for them again, run $(printf '%q --wait %q' "$0" "$overlay")" >&2
     exit 75
 }
 

@@ -113,8 +113,12 @@ else:
 @pytest.fixture
 def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands in for gcloud, which cannot be had here; the folder of what it was called with."""
+    script = tmp_path / "gcloud.py"
+    script.write_text(GCLOUD)
     program = tmp_path / "gcloud"
-    program.write_text(f"#!{sys.executable}\n{GCLOUD}")
+    # A shebang cannot name a path with a space in it.
+    command = shlex.join([sys.executable, str(script)])
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
