@@ -19,7 +19,7 @@ from tests.external import own_coco
 from tests.standins.servers import client
 
 MANUAL = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*MANUAL, ROOT / "k8s" / "README.md", ROOT / "cloud" / "README.md"]
+PAGES = [*MANUAL, ROOT / "CONTRIBUTING.md", ROOT / "k8s" / "README.md", ROOT / "cloud" / "README.md"]
 
 
 def blocks(path: Path) -> list[str]:
@@ -109,6 +109,12 @@ def test_a_table_of_the_manual_needs_a_known_name_and_an_end() -> None:
         docs.update(begin + "| file |\n")
     with pytest.raises(ValueError, match="no table 'other': use settings"):
         docs.update("<!-- other: written by make docs -->\n<!-- end of other -->\n")
+
+
+def test_paths_in_the_contributing_guide_exist() -> None:
+    paths = re.findall(r"`(?:job|tests)/[^`]*`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(paths) > 8
+    assert [path for path in paths if not (ROOT / path.strip("`")).exists()] == []
 
 
 def texts() -> list[str]:
