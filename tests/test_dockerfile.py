@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be looked at without building it; `make image-test` builds and runs it."""
+"""Checks of the Dockerfile that need no build; `make image-test` builds and runs the image."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_it_builds_without_a_registry_of_frontends() -> None:
-    """A `# syntax` line makes every build pull a program from a registry, which closed networks do not reach."""
+    """A `# syntax` line makes every build pull a program from a registry, which closed networks cannot reach."""
     assert not re.search(r"^#\s*syntax\s*=", DOCKERFILE, re.MULTILINE | re.IGNORECASE)
 
 
@@ -33,13 +33,13 @@ def test_what_it_copies_is_sent_to_the_build_and_nothing_else() -> None:
     }
     sent = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert copied == set(sent)
-    assert all((ROOT / each).exists() for each in copied)
+    assert all((ROOT / path).exists() for path in copied)
 
 
-def test_what_libraries_keep_goes_below_tmp() -> None:
-    places = re.findall(r"^    (?:HOME|\w+(?:HOME|DIR|CACHE))=(\S+)", DOCKERFILE, re.MULTILINE)
-    assert len(places) == 8
-    assert all(re.fullmatch("/tmp(/.cache.*)?", place) for place in places)
+def test_libraries_keep_their_files_below_tmp() -> None:
+    folders = re.findall(r"^    (?:HOME|\w+(?:HOME|DIR|CACHE))=(\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(folders) == 8
+    assert all(re.fullmatch("/tmp(/.cache.*)?", folder) for folder in folders)
 
 
 def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,12 +50,12 @@ def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(("installed", "code"), [("2.14.1+cu126", 0), ("2.14.1", 1)])
-def test_another_index_of_torch_is_used_or_the_build_ends(tmp_path: Path, installed: str, code: int) -> None:
-    """Against a stand-in for Python that installs nothing: pip itself takes the usual torch without a word."""
+def test_another_torch_index_is_used_or_the_build_fails(tmp_path: Path, installed: str, code: int) -> None:
+    """A stand-in for Python installs nothing. pip itself would install the default torch without a warning."""
     python = tmp_path / "python"
     python.write_text(
         f"""#!/bin/sh
-        if [ -p /dev/stdin ]; then cat > /dev/null; fi  # what is piped in must not meet a closed pipe
+        if [ -p /dev/stdin ]; then cat > /dev/null; fi  # the writer of a closed pipe would fail
         case "$*" in
         *requirements/runtime.txt*) test "$PIP_EXTRA_INDEX_URL" = https://torch.example/cu126 || exit 9;;
         *version*) echo {installed};;
@@ -70,6 +70,6 @@ def test_another_index_of_torch_is_used_or_the_build_ends(tmp_path: Path, instal
     assert ("has no torch 2.14.1" in done.stderr) is bool(code)
 
 
-def test_the_drivers_libraries_are_found_where_google_puts_them() -> None:
-    """There, nothing but this variable leads to them."""
+def test_the_driver_libraries_of_googles_machines_are_found() -> None:
+    """Only this variable leads to them on these machines."""
     assert re.search(r"LD_LIBRARY_PATH=/usr/local/nvidia/lib64\b", DOCKERFILE)
