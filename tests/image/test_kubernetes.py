@@ -1,5 +1,6 @@
 """The manifests with the built image: kubectl and the containers are real, the cluster is a stand-in."""
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from tests.image.engine import Engine
 from tests.k8s.test_manifests import readme_example, run_script
 from tests.standins.kubernetes_server import KubernetesServer, Object
 
-pytestmark = pytest.mark.image
+pytestmark = [
+    pytest.mark.image,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed"),
+]
 
 
 class Kubelet:
