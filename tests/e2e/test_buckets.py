@@ -218,7 +218,7 @@ def test_images_that_cannot_be_had_are_rows_and_a_list_names_the_images(
     ran = job(**pool | {"CORAL_INPUT": tmp_path / "list.jsonl", "CORAL_OUTPUT": bucket.uri(out)}, CORAL_MAX_FAILED=0.2)
     assert ran.returncode == 0, ran.stderr
     (failure,) = [json.loads(line) for line in bucket.get(f"{out}/failures.jsonl").splitlines()]
-    assert failure["file_name"] == uris[-1] and "gone" in failure["reason"]
+    assert failure["file_name"] == uris[-1] and "deleted after the listing" in failure["reason"]
     assert set(names.parse(bucket.get(f"{out}/selected.txt").decode())) <= set(uris[:-1])
 
 

@@ -19,6 +19,7 @@ from demo import fetch
 from job import names, publish
 from job.context import Run
 from job.errors import Stopped
+from job.settings import knobs
 from job.stopping import Stop
 from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
@@ -345,7 +346,7 @@ def test_what_is_wrong_is_one_sentence_and_the_right_exit_code(few_frames: Path,
 
 def test_without_a_token_one_line_says_that_nothing_is_uploaded(done: dict[str, Any]) -> None:
     assert [line for line in done["text"].splitlines() if "Lightly" in line] == [
-        "No LIGHTLY_TOKEN is set, so nothing is uploaded to Lightly."
+        "Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set."
     ]
 
 
@@ -372,8 +373,15 @@ def test_json_logs_are_one_object_a_line(small_rcnn: tuple[Path, Path], few_fram
 def test_help_and_usage(job: Job) -> None:
     shown = job("--help")
     assert shown.returncode == 0
-    for words in ("Selection:", "--n-samples N", "[CORAL_N_SAMPLES]", "predict", "required", "Exit codes"):
+    for words in ("Common settings:", "--n-samples N", "[CORAL_N_SAMPLES]", "predict", "required", "Exit codes"):
         assert words in shown.stdout
+    assert "--class-weights" not in shown.stdout
     assert job("--version").stdout.startswith("coralpick, version ")
+    whole = job("run", "--help").stdout
+    assert all((knob.option or knob.env) in whole and knob.env in whole for _, knob in knobs())
+    predict, select = job("predict", "--help").stdout, job("select", "--help").stdout
+    assert "--batch-size" in predict and "--n-samples" not in predict
+    assert "--batch-size" not in select and "--n-samples" in select
+    assert "..." not in job("--help").stdout.partition("Commands:")[2].partition("\n\n")[0]
     assert job("selct").returncode == 64
     assert job("--no-such-flag", "1").returncode == 64

@@ -292,24 +292,24 @@ def test_each_missing_right_is_named(
 ) -> None:
     for name, value in identity.items():
         monkeypatch.setenv(name, value)
-    said = rights(seaweedfs.uri("rights"))
+    said = rights(seaweedfs.uri("checked"))
     assert named(said) == missing
     assert all("Grant the job's credentials this permission." in str(each) for each in said)
 
 
 def test_nothing_stays_in_a_bucket(seaweedfs: S3, proxy: FaultProxy) -> None:
-    what = known(settings(output=seaweedfs.uri("rights")))
+    what = known(settings(output=seaweedfs.uri("checked")))
     assert only(stores.output, what) == (
-        f"s3://{BUCKET}/rights allows listing, reading, writing, overwriting and deleting"
+        f"s3://{BUCKET}/checked allows listing, reading, writing, overwriting and deleting"
     )
     assert what.output is not None and list(what.output.list()) == []
     proxy.faults = [Fault("403", r"GET /\w+\?")]
-    assert named(rights(seaweedfs.uri("rights"))) == ["s3:ListBucket"]
+    assert named(rights(seaweedfs.uri("checked"))) == ["s3:ListBucket"]
     proxy.faults = [Fault("pass", "PUT", times=1), Fault("403", "PUT")]  # a store that lets nothing be overwritten
-    assert named(rights(seaweedfs.uri("rights"))) == ["s3:PutObject"]
+    assert named(rights(seaweedfs.uri("checked"))) == ["s3:PutObject"]
     assert list(what.output.list()) == []
     proxy.faults = [Fault("403", "DELETE")]
-    (said,) = rights(seaweedfs.uri("rights"))
+    (said,) = rights(seaweedfs.uri("checked"))
     assert named([said]) == ["s3:DeleteObject"]
     proxy.faults = []
     (left,) = what.output.list()
