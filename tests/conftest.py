@@ -81,7 +81,7 @@ def few_frames(frames: list[Path], tmp_path: Path) -> Path:
     return folder
 
 
-def random_checkpoint(yaml: Path, path: Path, seed: int = 0) -> Path:
+def random_checkpoint(yaml: Path, path: Path, seed: int = 0, spread: float = 1.0) -> Path:
     """Saves random weights for a configuration, spread enough for scores from 0 to 1."""
     cfg = get_cfg()
     cfg.merge_from_file(str(yaml), allow_unsafe=False)
@@ -90,7 +90,7 @@ def random_checkpoint(yaml: Path, path: Path, seed: int = 0) -> Path:
     built = build_model(cfg)
     for name, parameter in built.named_parameters():
         if name.endswith(("cls_score.weight", "cls_score.bias")):
-            parameter.data.normal_(0, 2.0 if name.endswith("weight") else 1.0)
+            parameter.data.normal_(0, (2.0 if name.endswith("weight") else 1.0) * spread)
     torch.save({"model": built.state_dict()}, path)
     return path
 

@@ -22,7 +22,7 @@ from job.detect.prepare import PreparedImage, to_tensor
 from job.errors import ServiceUnavailable
 from job.storage import Entry
 from job.storage.local import LocalFolder
-from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, settings
+from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
 from tests.detect.conftest import MASK, build, prepared
 
 
@@ -72,9 +72,10 @@ def test_boxes_match_the_default_predictor(tmp_path: Path, pictures: list[Any], 
 
 
 @pytest.fixture(scope="module")
-def both(small_rcnn: tuple[Path, Path]) -> tuple[Inference, DefaultPredictor]:
-    """The small detector as the job runs it, and as detectron2 runs it."""
-    yaml, weights = map(str, small_rcnn)
+def both(small_rcnn: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Inference, DefaultPredictor]:
+    """The small detector as the job runs it, and as detectron2 runs it, with scores that do not tie at 1."""
+    yaml = str(small_rcnn[0])
+    weights = str(random_checkpoint(small_rcnn[0], tmp_path_factory.mktemp("rcnn") / "small.pth", spread=0.2))
     cfg = config.read_cfg(settings(model=yaml))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", weights
     return Inference(model.build(settings(model=yaml, weights=weights)), 1), DefaultPredictor(cfg)
@@ -93,8 +94,9 @@ def test_boxes_are_in_pixels_of_the_original_for_any_shape(
     # DefaultPredictor fails if the short side is rounded to 0; the job resizes it to one pixel.
     if min(tensor.shape[1:]) > 1:
         expected = predictor(image)["instances"]
-        np.testing.assert_allclose(row.boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(row.scores, expected.scores, rtol=0, atol=1e-4)
+        # Random weights amplify rounding: over 396 random shapes, up to 0.0012 pixels and 0.00023 in a score.
+        np.testing.assert_allclose(row.boxes, expected.pred_boxes.tensor, rtol=0, atol=3e-3)
+        np.testing.assert_allclose(row.scores, expected.scores, rtol=0, atol=1e-3)
     assert (row.boxes >= 0).all()
     assert (row.boxes[:, [0, 2]] <= width).all() and (row.boxes[:, [1, 3]] <= height).all()
 
