@@ -5,6 +5,7 @@ A flag wins over the environment variable, and that over the default. An empty v
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ from job.uris import Location, redact
 
 # The value of CORAL_PREDICTIONS for a selection without predictions.
 NONE = "none"
+# Kubernetes sets such variables in every pod for each Service of the namespace, so also for one that is named coral.
+_SERVICE_LINK = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|\w+_PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
+)
+_QUOTATION_MARKS = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
+_INVISIBLE = "\ufeff\u200b"  # str.strip leaves them
 
 
 def _read_local(path: str) -> bytes:
@@ -43,7 +52,7 @@ def resolve(
     Raises:
         SettingsError: If a setting is missing, malformed, unknown or contradicts another one. It holds all problems.
     """
-    problems = [_unknown(name) for name in sorted(environment) if _is_unknown(name)]
+    problems = [_unknown(name) for name in sorted(environment) if _is_unknown(name, environment[name])]
     values: dict[str, Any] = {}
     for name, knob in knobs():
         text, source = flags.get(name), knob.option
@@ -54,6 +63,7 @@ def resolve(
                 problems.append(f"{knob.env} is not set: {knob.help}")
             continue
         try:
+            _refuse_wrapping(text)
             values[name] = knob.parse(text, read_file) if knob.reads_file else knob.parse(text)
         except ValueError as error:
             shown = "***" if knob.secret else redact(text)
@@ -93,8 +103,23 @@ def markdown_table() -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-def _is_unknown(name: str) -> bool:
-    return name.startswith(PREFIX) and name not in {knob.env for _, knob in knobs()}
+def _is_unknown(name: str, value: str) -> bool:
+    is_ours = name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(f"{name}={value}")
+    return is_ours and name not in {knob.env for _, knob in knobs()}
+
+
+def _refuse_wrapping(text: str) -> None:
+    """Refuses what was put around a value by accident: it would become part of a path or a name.
+
+    Raises:
+        ValueError: If quotation marks, blanks or line breaks are around the text.
+    """
+    stripped = text.strip().strip(_INVISIBLE).strip()
+    if len(stripped) > 1 and stripped[0] + stripped[-1] in _QUOTATION_MARKS:
+        raise ValueError("has quotation marks around it, which `docker run --env-file` keeps: remove them")
+    # A JSON list may have them, and a block of YAML ends with a line break.
+    if stripped != text and not stripped.startswith("["):
+        raise ValueError("has blanks or line breaks around it, as from a file with Windows line ends: remove them")
 
 
 def _unknown(name: str) -> str:

@@ -74,6 +74,59 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
         resolve({"part_size": "x"}, GIVEN)
 
 
+WRAPPINGS = [
+    ('"{}"', "quotation marks"),
+    ("'{}'", "quotation marks"),
+    ('"{}"\r', "quotation marks"),
+    ("“{}”", "quotation marks"),
+    ("{}\r", "line breaks"),
+    ("{}\n", "line breaks"),
+    (" {}", "blanks"),
+    ("{}\t", "blanks"),
+    ("\ufeff{}", "blanks"),
+]
+
+
+@pytest.mark.parametrize(("wrapping", "says"), WRAPPINGS)
+def test_nothing_may_be_around_any_value(wrapping: str, says: str) -> None:
+    valid = GIVEN | {"CORAL_SEED": "1"}
+    for _, knob in knobs():
+        text = wrapping.format(valid.get(knob.env, "x"))
+        with pytest.raises(SettingsError) as caught:
+            resolve({}, valid | {knob.env: text})
+        (problem,) = [problem for problem in caught.value.problems if says in problem]
+        assert problem.startswith(f"{knob.env}={'***' if knob.secret else text!r} has ") and "remove them" in problem
+    with pytest.raises(SettingsError, match=f"--output=.* has .*{says}"):
+        resolve({"output": wrapping.format("/out")}, GIVEN)
+
+
+def test_quotation_marks_and_blanks_within_a_value_stay() -> None:
+    assert resolve({}, GIVEN | {"CORAL_INPUT": '/my frames/5" disks'}).input == '/my frames/5" disks'
+    assert resolve({}, GIVEN | {"CORAL_INPUT": "'"}).input == "'"
+    strategy = '[{"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}}]\n'  # a block in YAML
+    assert resolve({}, GIVEN | {"CORAL_STRATEGY": strategy}).strategy.entries
+    assert "quotation marks" in problems(CORAL_STRATEGY=f"'{strategy}'")[0]
+
+
+def test_service_links_of_kubernetes_are_not_settings() -> None:
+    links: dict[str, str] = {}
+    for service in ("CORAL", "CORAL_PICK", "CORAL_INPUT"):
+        links |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "80",
+            f"{service}_SERVICE_PORT_HTTP": "80",
+            f"{service}_PORT": "tcp://10.0.0.1:80",
+            f"{service}_PORT_80_TCP": "tcp://10.0.0.1:80",
+            f"{service}_PORT_80_TCP_PROTO": "tcp",
+            f"{service}_PORT_80_TCP_PORT": "80",
+            f"{service}_PORT_80_TCP_ADDR": "10.0.0.1",
+            f"{service}_PORT_53_UDP": "udp://10.0.0.1:53",
+        }
+    assert resolve({}, GIVEN | links) == Settings(input="/in", output="/out")
+    for name in ("CORAL_PORT", "CORAL_PICK_PORT", "CORAL_PORTS", "CORAL_SERVICE", "CORAL_PORT_80"):
+        assert problems(**{name: "80"})[0].startswith(f"{name} is not a setting")
+
+
 def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
     assert "contradict each other: remove one" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
