@@ -18,7 +18,16 @@ from job.errors import one_line
 
 BGR = npt.NDArray[np.uint8]
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".avif", ".jp2", ".j2k"),
+    }
+)
+# Files of cameras that are not read.
+CONVERTIBLE = frozenset(
+    {".heic", ".heif", ".dng", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".raf", ".rw2", ".mp4", ".mov", ".avi", ".mkv"}
+)
 # 0.5 GB after decoding. Pillow, too, treats larger images as decompression bombs.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 1 << 29

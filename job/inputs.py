@@ -1,6 +1,8 @@
 """The inputs of a run: the images of its shard, and the list of labelled images."""
 
 import logging
+import re
+from collections import Counter
 from posixpath import splitext
 
 from job import images, names
@@ -8,42 +10,99 @@ from job.errors import AccessDenied, SettingsError
 from job.settings import Settings
 from job.shards import Shard
 from job.storage import Listing, Source, read_file
+from job.storage.clutter import is_clutter
+from job.storage.filelist import FileList
 from job.uris import normalize, relativize
 
 logger = logging.getLogger(__name__)
 
 _MAX_PROBES = 3
+_MAX_KINDS_SHOWN = 8
 
 
 def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
     """Lists the images of a shard, sorted bytewise by name. Skips results of the job in folders below the input.
+
+    All files that a list names count as images. In a folder, the extension decides.
 
     Raises:
         SettingsError: If the input does not exist or contains no images.
     """
     folders = [relativize(source.uri, normalize(uri)) for uri in (settings.output, settings.previous) if uri]
     results = tuple(folder for folder in folders if folder)
-    num_files = num_images = 0
-
-    def keep(key: str) -> bool:
-        nonlocal num_files, num_images
-        if key.startswith(results):
-            return False
-        num_files += 1
-        if splitext(key)[1].lower() not in images.EXTENSIONS:
-            return False
-        num_images += 1
-        return shard.owns(key)
-
-    listing = Listing.from_entries(source.list(keep=keep))
-    if not num_images:
-        formats = ", ".join(sorted(extension[1:] for extension in images.EXTENSIONS))
-        raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({formats}) among its {num_files} files.")
+    if isinstance(source, FileList):
+        listing = Listing.from_entries(source.list(keep=shard.owns))
+        if source.is_empty:
+            raise SettingsError(f"CORAL_INPUT={source.uri!r} names no files. Write one path or URI per line.")
+    else:
+        images_only = _Filter(results)
+        listing = Listing.from_entries(source.list(keep=lambda key: images_only.keep(key) and shard.owns(key)))
+        if not images_only.num_images:
+            formats = ", ".join(sorted(extension[1:] for extension in images.EXTENSIONS))
+            skipped = images_only.describe_skipped() or "It holds no other files either."
+            raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({formats}). {skipped}")
+        images_only.log()
     if shard.count > 1:
         logger.info("%d images in %s for shard %d of %d.", len(listing), source.uri, shard.index, shard.count)
     else:
         logger.info("%d images in %s.", len(listing), source.uri)
     return listing
+
+
+class _Filter:
+    """Decides which files of a folder are images, and counts the others.
+
+    Args:
+        results: Folders with results of the job, each with a ``/`` at its end.
+
+    Attributes:
+        num_images: Number of images.
+    """
+
+    def __init__(self, results: tuple[str, ...]) -> None:
+        self._results = results
+        self._first: str | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.num_images = self._num_clutter = 0
+        self._clutter = ""
+        self._skipped: Counter[str] = Counter()  # by extension
+
+    def keep(self, key: str) -> bool:
+        """Returns whether a file is an image."""
+        if key.rstrip("/") == self._first:  # a store that gave up halfway begins again
+            self._reset()
+        self._first = self._first or key.rstrip("/")
+        if key.startswith(self._results) or key.endswith("/"):  # the latter are markers of folders in buckets
+            return False
+        if is_clutter(key):
+            self._num_clutter, self._clutter = self._num_clutter + 1, self._clutter or key
+            return False
+        extension = splitext(key)[1].lower()
+        if extension not in images.EXTENSIONS:
+            self._skipped[extension if re.fullmatch(r"\.\w{1,10}", extension) else "others"] += 1
+            return False
+        self.num_images += 1
+        return True
+
+    def describe_skipped(self) -> str:
+        """Describes the skipped files, by extension; empty if there are none."""
+        counts = self._skipped.most_common(_MAX_KINDS_SHOWN)
+        if rest := self._skipped.total() - sum(count for _, count in counts):
+            counts.append(("more kinds", rest))
+        kinds = ", ".join(f"{extension} {count}" for extension, count in counts)
+        return f"{self._skipped.total()} files are skipped: {kinds}." if counts else ""
+
+    def log(self) -> None:
+        """Logs what is not an image."""
+        if self._num_clutter:
+            logger.info("%d system files are skipped, such as %r.", self._num_clutter, self._clutter[-80:])
+        convertible = sorted(images.CONVERTIBLE & self._skipped.keys())
+        if convertible:
+            logger.warning("%s Convert %s to JPEG to use them.", self.describe_skipped(), ", ".join(convertible))
+        elif self._skipped:
+            logger.info(self.describe_skipped())
 
 
 def probe(source: Source, listing: Listing) -> None:

@@ -22,6 +22,7 @@ from job.external.problems import Problems, is_text, parse_json, shorten
 from job.prefetch import prefetch
 from job.stopping import MESSAGE
 from job.storage import Storage, open_folder, read_required
+from job.storage.clutter import is_clutter
 
 _SCHEMA, _TASKS = "schema.json", "tasks.json"
 _TASK_TYPE = "object-detection"
@@ -105,7 +106,7 @@ def _read_batches(
 
 
 def _is_prediction_file(key: str) -> bool:
-    return key.endswith(".json") and key.rpartition("/")[2] != _SCHEMA
+    return key.endswith(".json") and key.rpartition("/")[2] != _SCHEMA and not is_clutter(key)
 
 
 def _format_digest(key: str, data: bytes) -> bytes:

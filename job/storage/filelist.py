@@ -53,6 +53,11 @@ class FileList:
                 "Write one path or URI per line."
             ) from None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the list names no files."""
+        return not self._entries
+
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the files of the list; asks the stores for the entries that the list does not give."""
         wanted = [key for key in self._entries if key.startswith(prefix) and keep(key)]

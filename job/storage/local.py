@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import uuid
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from job.errors import AccessDenied, SettingsError
 from job.storage.base import Entry, keep_all
+from job.storage.clutter import is_clutter_folder
+
+logger = logging.getLogger(__name__)
 
 
 class LocalFolder:
@@ -24,11 +28,16 @@ class LocalFolder:
         self.uri = str(self._root)
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
-        """Yields the files below the folder; symbolic links are followed."""
-        if not self._root.is_dir():
+        """Yields the files below the folder; symbolic links are followed.
+
+        Folders of clutter are left out; often they cannot be read. Other folders that cannot be read are skipped with a
+        warning, unless nothing else was there.
+        """
+        if not self._is_folder():
             raise SettingsError(f"{self._root} is not a folder.")
         seen: set[tuple[int, int]] = set()  # without it, a link to a parent folder would never end
-        pending = [self._root / prefix]
+        pending, is_empty = [self._root / prefix], True
+        problems: list[str] = []
         while pending:
             folder = pending.pop()
             try:
@@ -39,13 +48,29 @@ class LocalFolder:
                 with os.scandir(folder) as entries:
                     for item in entries:
                         if _is_folder(item):
-                            pending.append(Path(item.path))
-                        elif keep(key := self._key(item)) and (entry := _entry(key, item)):
+                            if not is_clutter_folder(item.name):
+                                pending.append(Path(item.path))
+                            continue
+                        entry = _entry(key, item) if keep(key := self._key(item)) else None
+                        is_empty = False
+                        if entry:
                             yield entry
             except PermissionError as error:
-                raise AccessDenied(f"Cannot read {folder}: {error.strerror}.") from None
+                problems.append(f"Cannot read {folder}: {error.strerror}.")
             except (FileNotFoundError, NotADirectoryError):  # deleted since its parent was read
                 continue
+        if problems and is_empty:
+            raise AccessDenied(problems[0])
+        if problems:
+            logger.warning(
+                "%d folders are skipped, since they cannot be read. The first: %s", len(problems), problems[0]
+            )
+
+    def _is_folder(self) -> bool:
+        try:
+            return self._root.is_dir()
+        except PermissionError as error:  # of a folder above it
+            raise AccessDenied(f"Cannot read {self._root}: {error.strerror}.") from None
 
     def _key(self, item: os.DirEntry[str]) -> str:
         # No table can hold a name that is not UTF-8. Escaped it can, and the image fails when it is read.
@@ -113,16 +138,22 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _entry(key: str, item: os.DirEntry[str]) -> Entry | None:
-    """Returns the entry of a file; None if it is not a file, or was deleted since the folder was read."""
+    """Returns the entry of a file; None if it is not a file, or was deleted since the folder was read.
+
+    Raises:
+        PermissionError: If the folder may be listed, but nothing in it may be looked at.
+    """
     try:
-        status = item.stat()
-    except OSError:
-        if not item.is_symlink():
-            return None
-        try:
-            status = item.stat(follow_symlinks=False)  # a broken link is listed, and fails when it is read
-        except OSError:
-            return None
+        status = item.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            with contextlib.suppress(OSError):  # a broken link is listed, and fails when it is read
+                status = item.stat()
+    except PermissionError:
+        raise
+    except FileNotFoundError:
+        return None
+    except OSError:  # it must not vanish: its read fails
+        return Entry(key, "", 0)
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         return None
     return Entry(key, _etag(status), status.st_size)
