@@ -13,6 +13,7 @@ import PIL.Image
 import PIL.ImageChops
 import PIL.ImageFile
 import PIL.ImageOps
+import PIL.PngImagePlugin
 
 from job.errors import one_line
 
@@ -31,6 +32,7 @@ CONVERTIBLE = frozenset(
 # 0.5 GB after decoding. Pillow, too, treats larger images as decompression bombs.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 1 << 29
+MAX_TEXT_BYTES = 1 << 26
 THUMBNAIL_SIDE = 128
 
 # Formats that are tried on every file, regardless of its name. Pillow supports more, but some of them start other
@@ -70,6 +72,8 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # Pillow would warn at half of `MAX_PIXELS`.
 PIL.Image.MAX_IMAGE_PIXELS = None
+# Pillow's own limit of 1 MB for one text or colour profile refuses the files of some cameras and simulators.
+PIL.PngImagePlugin.MAX_TEXT_CHUNK = PIL.PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
 
 
 class ImageError(Exception):
@@ -99,7 +103,7 @@ def decode(data: bytes) -> BGR:
     # orientation of AVIF. Pillow lets libtiff print warnings.
     is_compressed_tiff = image.format == "TIFF" and image.tile and image.tile[0].codec_name == "libtiff"
     if is_compressed_tiff or image.format in ("WEBP", "BMP", "GIF", "JPEG2000"):
-        return _decode_by_opencv(data)
+        return _decode_by_opencv(_widen_screen(data, image.size) if image.format == "GIF" else data)
     return _decode_by_pillow(data)
 
 
@@ -150,11 +154,23 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's plug-ins raise any class of error on damaged headers
+        _refuse_long_text(error)
         raise ImageError(f"not an image that can be read: its header is damaged ({one_line(error)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
     return image
+
+
+def _refuse_long_text(error: Exception) -> None:
+    if "MAX_TEXT_" in str(error):
+        limit = f"{MAX_TEXT_BYTES >> 20} MB"
+        raise ImageError(f"its texts or its colour profile are above the limit of {limit}: save it without") from None
+
+
+def _widen_screen(data: bytes, size: tuple[int, int]) -> bytes:
+    """Returns a GIF whose screen has the size that Pillow gives it: OpenCV refuses a first frame that is larger."""
+    return data[:6] + struct.pack("<HH", *size) + data[10:]
 
 
 def _decode_by_opencv(data: bytes) -> BGR:
@@ -176,6 +192,7 @@ def _decode_by_pillow(data: bytes) -> BGR:
     except MemoryError:
         raise
     except Exception as error:  # as in `_open`
+        _refuse_long_text(error)
         raise ImageError(_damaged(one_line(error))) from None
     try:
         cut = _is_cut(image, data)

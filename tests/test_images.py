@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -216,6 +217,64 @@ def test_transparent_gifs_keep_what_is_not_transparent() -> None:
     opaque = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGBA"))[:, :, 3] == 255
     assert 0.1 < opaque.mean() < 1
     assert (decode(data) == by_pillow(data))[opaque].all()
+
+
+@pytest.mark.parametrize("name", ["gif", "gif interlaced", "gif animated"])
+@pytest.mark.parametrize("screen", [(100, 90), (120, 70), (1, 1), (0, 0)])
+def test_a_gif_whose_first_frame_reaches_beyond_its_screen(name: str, screen: tuple[int, int]) -> None:
+    data = FILES[name][:6] + struct.pack("<HH", *screen) + FILES[name][10:]
+    assert read_size(data) == (120, 90)
+    assert (decode(data) == decode(FILES[name])).all()
+    if name != "gif animated":
+        for share in (0.3, 0.6, 0.9):
+            with pytest.raises(ImageError, match="truncated or damaged"):
+                decode(data[: int(len(data) * share)])
+
+
+def compressed_chunk(kind: bytes, size: int) -> bytes:
+    content = zlib.compress(bytes(size))
+    prefix = {b"zTXt": b"Comment\0\0", b"iTXt": b"Comment\0\1\0\0\0", b"iCCP": b"profile\0\0"}[kind]
+    return chunk(kind, prefix + content)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_png_with_a_long_text_or_profile(kind: bytes, behind: bool) -> None:
+    def with_chunk(size: int) -> bytes:
+        extra = compressed_chunk(kind, size)
+        if not behind:
+            return png(RGB, extra=extra)
+        data = png(RGB)
+        return data[:-12] + extra + data[-12:]  # before IEND
+
+    for size in (1 << 20, 3 << 19, 1 << 25):
+        assert (decode(with_chunk(size)) == np.asarray(RGB)[:, :, ::-1]).all()
+    if kind != b"iCCP" or not behind:
+        with pytest.raises(ImageError, match="colour profile are above the limit of 64 MB: save it without"):
+            decode(with_chunk((1 << 26) + 1))
+
+
+def test_a_png_with_many_texts() -> None:
+    with pytest.raises(ImageError, match="colour profile are above the limit of 64 MB: save it without"):
+        decode(png(RGB, extra=5 * compressed_chunk(b"zTXt", 1 << 24)))
+
+
+# What is written under each extension; `decode` goes by the content, so each must also be listed.
+WRITTEN_AS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "MPO", ".png": "PNG", ".webp": "WEBP",
+    ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".jp2": "JPEG2000",
+    ".j2k": "JPEG2000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("extension", sorted(images.EXTENSIONS))
+def test_a_real_file_of_each_extension(extension: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a{extension}"
+    options = {"save_all": True, "append_images": [RGB.rotate(180)]} if extension == ".mpo" else {}
+    RGB.save(file, WRITTEN_AS[extension], **options)
+    image = decode(file.read_bytes())
+    assert image.shape == (90, 120, 3)
+    assert np.abs(image.mean((0, 1)) - np.asarray(RGB)[:, :, ::-1].mean((0, 1))).max() < 3
 
 
 def test_data_behind_the_image_does_no_harm() -> None:

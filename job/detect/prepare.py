@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import PIL.Image
@@ -13,6 +13,7 @@ from job import images, parts
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
+from job.detect.value_range import RangeCount, has_narrow_range
 from job.errors import JobError
 from job.prefetch import prefetch
 from job.storage import Entry, Source
@@ -32,6 +33,7 @@ class PreparedImage:
         height: Height of the original in pixels, after the EXIF orientation.
         width: Width of the original in pixels, after the EXIF orientation.
         thumbnail: JPEG file.
+        has_narrow_range: See `job.detect.value_range`.
     """
 
     entry: Entry
@@ -39,6 +41,7 @@ class PreparedImage:
     height: int
     width: int
     thumbnail: bytes
+    has_narrow_range: bool | None = None
 
     @classmethod
     def from_tensor(cls, tensor: torch.Tensor) -> "PreparedImage":
@@ -55,12 +58,14 @@ class Preparation:
         detector: Detector that the images are prepared for.
         budget: Limits the bytes of the images in preparation.
         turns: Decides when the threads may use the cores.
+        ranges: Counts the images with a narrow range of values.
     """
 
     source: Source
     detector: Detector
     budget: Budget
     turns: Turns
+    ranges: RangeCount = field(default_factory=RangeCount)
 
     def prepare(
         self, entries: Iterable[Entry], executor: ThreadPoolExecutor, *, ahead: int
@@ -75,6 +80,8 @@ class Preparation:
         results = prefetch(executor, self._prepare_one, enumerate(entries), ahead=ahead, idle=self.turns.release_cores)
         for number, result in enumerate(results):
             self.budget.release(number)
+            if isinstance(result, PreparedImage):
+                self.ranges.add(result.has_narrow_range)
             yield result
 
     def _prepare_one(self, numbered: tuple[int, Entry]) -> PreparedImage | parts.Row:
@@ -108,7 +115,14 @@ class Preparation:
         self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation
-        return PreparedImage(entry, to_tensor(image, self.detector), height, width, images.make_thumbnail(image))
+        return PreparedImage(
+            entry=entry,
+            tensor=to_tensor(image, self.detector),
+            height=height,
+            width=width,
+            thumbnail=images.make_thumbnail(image),
+            has_narrow_range=has_narrow_range(data, image),
+        )
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:

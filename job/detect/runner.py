@@ -102,6 +102,7 @@ def predict(
                             writing.popleft().result()
                 if len(rows) < count:
                     break
+            preparation.ranges.warn()
         finally:
             preparation.budget.close()
             turns.close()
