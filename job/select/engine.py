@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.select.balance import Balance, select_balanced
+from job.select.checks import Rows, check_count, check_names, check_rows, check_values
 from job.select.greedy import Pick, select_greedily
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, ParquetPoints, Points
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     Embeddings = npt.NDArray[np.floating] | ParquetPoints | torch.Tensor
 
 STRATEGIES = ("coral", "coreset", "active_learning", "two_stage", "typicality", "random")
+_WITHOUT_SCORES = ("coreset", "typicality", "random")
 # With a score of 0 a product is 0: with the floor, images without detections can still be picked.
 SCORE_FLOOR = 0.05
 # From PPAL's code (Yang et al., CVPR 2024), where the budget is expanded by this ratio.
 TWO_STAGE_FACTOR = 4
-_MAX_EXAMPLES = 5  # of invalid values in an error message
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Selection:
 
 def select(
     embeddings: "Embeddings",
-    scores: Array,
+    scores: Array | None,
     count: int,
     *,
     strategy: str = "coral",
-    labelled: Sequence[int] | npt.NDArray[np.int64] = (),
-    candidates: Sequence[int] | None = None,
+    labelled: Rows = (),
+    candidates: Rows | None = None,
     names: Sequence[str] | None = None,
     score_strength: float = 1.0,
     diversity_strength: float = 1.0,
@@ -90,11 +91,11 @@ def select(
         embeddings: (n, d) finite, of any length: an array, a torch tensor, or `ParquetPoints` for a file that is larger
             than memory. The passes over a tensor run on its device.
         scores: (n,) finite and not negative; higher scores are more worth labelling. If one is above 1, all are divided
-            by the largest.
+            by the largest. coreset, typicality and random need none (None); coreset then begins with the first image.
         count: Number of images to pick, besides the labelled ones.
         strategy: One of the strategies above.
-        labelled: Rows of the labelled images, which are never picked.
-        candidates: Rows that may be picked; all by default.
+        labelled: The labelled images, which are never picked: rows from 0 to n - 1, or a boolean mask of n.
+        candidates: The images that may be picked, as rows or as a mask; all by default.
         names: (n,) file names, which break ties in bytewise order; the order of the rows by default.
         score_strength: Exponent of u, for coral.
         diversity_strength: Exponent of d, for coral.
@@ -105,12 +106,21 @@ def select(
         The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: If shapes do not match, a value is not finite or is negative, or the strategy is unknown.
+        ValueError: If shapes do not match, a value is not finite or is negative, a row does not exist, the strategy is
+            unknown, or it needs scores and there are none.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
-    scores = scale_scores(check_values("scores", scores, as_points(embeddings).shape[0], names))
-    rank, labelled = rank_names(names), [int(row) for row in labelled]
+    num_images = as_points(embeddings).shape[0]
+    if scores is None:
+        if strategy not in _WITHOUT_SCORES:
+            raise ValueError(f"the strategy {strategy!r} needs scores: give one per image, or use coreset")
+        scores = np.zeros(num_images)
+    check_names(names, num_images)
+    scores = scale_scores(check_values("scores", scores, num_images, names))
+    rank, labelled = rank_names(names), check_rows("labelled", labelled, num_images)
+    candidates = None if candidates is None else check_rows("candidates", candidates, num_images)
+    check_count(count)
     options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
@@ -136,8 +146,8 @@ def choose(
     diversity_strength: float,
     *,
     balances: Sequence[Balance] = (),
-    labelled: Sequence[int] | npt.NDArray[np.int64] = (),
-    candidates: Sequence[int] | None = None,
+    labelled: Rows = (),
+    candidates: Rows | None = None,
     first: Array | None = None,
     rank: npt.NDArray[np.int64] | None = None,
     min_distance: float = 0.0,
@@ -150,8 +160,8 @@ def choose(
         factors: Values that do not depend on the other picks.
         diversity_strength: Exponent of the distance.
         balances: Factors that depend on the labelled and picked images.
-        labelled: Rows of the labelled images, which are never picked.
-        candidates: Rows that may be picked; all by default.
+        labelled: As for `select`.
+        candidates: As for `select`.
         first: (n,) values for the first pick if nothing is labelled; the product of the factors by default.
         rank: (n,) order among images of equal value, the lowest first; the order of the rows by default.
         min_distance: Smallest distance of a pick to a labelled or earlier picked image.
@@ -160,13 +170,15 @@ def choose(
         The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: If an embedding is not finite.
+        ValueError: If an embedding is not finite, or a row does not exist.
     """
-    points, labelled = as_points(embeddings), [int(row) for row in labelled]
+    points = as_points(embeddings)
+    labelled = check_rows("labelled", labelled, points.shape[0])
+    check_count(count)
     allowed = np.ones(points.shape[0], bool)
     if candidates is not None:
         allowed[:] = False
-        allowed[list(candidates)] = True
+        allowed[check_rows("candidates", candidates, points.shape[0])] = True
     weight: Array | None = None
     for factor in factors:
         power = factor.values if factor.strength == 1 else factor.values**factor.strength
@@ -203,34 +215,6 @@ def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
     from job.select.tensors import TensorPass
 
     return TensorPass(embeddings)
-
-
-def check_values(name: str, values: Array, count: int, file_names: Sequence[str] | None = None) -> Array:
-    """Checks that there is one finite value, not negative, per image.
-
-    Args:
-        name: Name of the values, for error messages.
-        values: The values.
-        count: Number of images.
-        file_names: (count,) file names, for error messages; row numbers by default.
-
-    Returns:
-        (count,) the values in float64.
-
-    Raises:
-        ValueError: If there are more or fewer values than images, or a value is not finite or is negative.
-    """
-    values = np.asarray(values, np.float64)
-    if values.shape != (count,):
-        raise ValueError(f"{name} have the shape {values.shape} and do not match {count} embeddings")
-    invalid = np.flatnonzero(~((values >= 0) & (values < np.inf)))
-    if len(invalid):
-        shown = ", ".join(
-            f"{file_names[row] if file_names is not None else row}: {values[row]:g}" for row in invalid[:_MAX_EXAMPLES]
-        )
-        more = f" and {len(invalid) - _MAX_EXAMPLES} more" if len(invalid) > _MAX_EXAMPLES else ""
-        raise ValueError(f"{name} must be finite and not negative, but are not for {shown}{more}")
-    return values
 
 
 def scale_scores(scores: Array) -> Array:

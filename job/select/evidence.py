@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from job.select import greedy
+from job.select import checks, greedy
 from job.select.engine import as_points
 from job.select.points import Array, Vectors, to_unit_length
 from job.select.shortlist import Rows, cosines
@@ -19,18 +19,22 @@ _MAX_COVERED_IMAGES = 50_000
 _MAX_PRODUCTS = 1 << 22
 
 
-def coverage(embeddings: "Embeddings", centers: Sequence[int]) -> tuple[Array, Rows]:
+def coverage(embeddings: "Embeddings", centers: checks.Rows) -> tuple[Array, Rows]:
     """Measures how near every image is to the nearest labelled or picked image.
 
     Args:
         embeddings: As for `job.select.select`.
-        centers: Rows of the labelled and picked images.
+        centers: The labelled and picked images: rows from 0 to n - 1, or a boolean mask of n.
 
     Returns:
         (n,) distances, and (n,) rows of the nearest center; of centers at the same distance, the first. Infinity and -1
         if `centers` is empty.
+
+    Raises:
+        ValueError: If a row does not exist.
     """
-    return greedy.coverage(as_points(embeddings), centers)
+    points = as_points(embeddings)
+    return greedy.coverage(points, checks.check_rows("centers", centers, points.shape[0]))
 
 
 def coverage_stride(count: int) -> int:

@@ -5,10 +5,11 @@ from typing import Any
 import lightly_mundig
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.select import coverage, select
+from job.select import STRATEGIES, choose, coverage, select
 from job.select.engine import SCORE_FLOOR
 from job.select.greedy import find_nearest_center
 from job.select.points import to_unit_length
@@ -151,3 +152,75 @@ def test_distances_of_near_duplicates_are_exact() -> None:
 def test_bad_input_is_refused(embeddings: Any, scores: Any, strategy: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         select(embeddings, scores, 1, strategy=strategy)
+
+
+EMBEDDINGS = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+MASK = np.isin(np.arange(10), [4, 7])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [4, 7], (4, 7), {4, 7}, [7, 4, 7], np.array([4, 7], np.uint8), MASK, MASK.tolist(), torch.tensor([4, 7]),
+        torch.tensor(MASK), range(4, 8, 3), {4: "a", 7: "b"}.keys(),
+    ],
+)  # fmt: skip
+def test_rows_may_be_integers_or_a_mask(rows: Any) -> None:
+    scores = np.random.default_rng(1).random(10)
+    for strategy in STRATEGIES:
+        expected = select(EMBEDDINGS, scores, 9, strategy=strategy, labelled=[4, 7])
+        assert not {4, 7} & {pick.index for pick in expected.picks} and len(expected.picks) == 8
+        assert select(EMBEDDINGS, scores, 9, strategy=strategy, labelled=rows).picks == expected.picks
+        among = select(EMBEDDINGS, scores, 9, strategy=strategy, candidates=rows).picks
+        assert {pick.index for pick in among} == {4, 7}
+    assert [pick.index for pick in choose(EMBEDDINGS, 9, [], 1.0, candidates=rows).picks] == [4, 7]
+    assert (coverage(EMBEDDINGS, rows)[0] == coverage(EMBEDDINGS, [4, 7])[0]).all()
+
+
+@pytest.mark.parametrize("rows", [[], (), np.zeros(0), np.zeros(10, bool), [False] * 10])
+def test_no_rows(rows: Any) -> None:
+    assert len(select(EMBEDDINGS, None, 3, strategy="coreset", labelled=rows).picks) == 3
+    assert select(EMBEDDINGS, None, 3, strategy="coreset", candidates=rows).picks == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [-1], [10], [2**70], [4.7], [4.0], ["4"], "4", 4, [None], [[4, 7]], [[4], [4, 7]], MASK[:9], [True] * 11,
+        MASK[:, None], np.array([4.0]), np.array(["a.jpg"]), torch.tensor([4.0]), torch.tensor([-1]),
+    ],
+)  # fmt: skip
+def test_other_rows_are_one_sentence(rows: Any) -> None:
+    with pytest.raises(ValueError, match=r"^labelled must be .*from 0 to 9"):
+        select(EMBEDDINGS, None, 3, strategy="coreset", labelled=rows)
+    with pytest.raises(ValueError, match=r"^candidates must be .*from 0 to 9"):
+        select(EMBEDDINGS, None, 3, strategy="coreset", candidates=rows)
+    with pytest.raises(ValueError, match=r"^candidates must be .*from 0 to 9"):
+        choose(EMBEDDINGS, 3, [], 1.0, candidates=rows)
+    with pytest.raises(ValueError, match=r"^labelled must be .*from 0 to 9"):
+        choose(EMBEDDINGS, 3, [], 1.0, labelled=rows)
+    with pytest.raises(ValueError, match=r"^centers must be .*from 0 to 9"):
+        coverage(EMBEDDINGS, rows)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_scores_are_needed_only_where_they_count(strategy: str) -> None:
+    if strategy in ("coral", "active_learning", "two_stage"):
+        with pytest.raises(ValueError, match=f"the strategy '{strategy}' needs scores"):
+            select(EMBEDDINGS, None, 3, strategy=strategy)
+    else:
+        expected = select(EMBEDDINGS, np.zeros(10), 3, strategy=strategy)
+        assert select(EMBEDDINGS, None, 3, strategy=strategy).picks == expected.picks and len(expected.picks) == 3
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, "3", None, True])
+def test_a_count_that_is_none(count: Any) -> None:
+    with pytest.raises(ValueError, match="count must be an integer of at least 0"):
+        select(EMBEDDINGS, np.zeros(10), count)
+    with pytest.raises(ValueError, match="count must be an integer of at least 0"):
+        choose(EMBEDDINGS, count, [], 1.0)
+
+
+def test_names_of_another_length() -> None:
+    with pytest.raises(ValueError, match="there are 1 names and 10 embeddings"):
+        select(EMBEDDINGS, np.zeros(10), 3, names=["a.jpg"])
