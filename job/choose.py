@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from job import scores
 from job.errors import SettingsError
+from job.names import list_first
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
@@ -29,6 +30,7 @@ from job.settings.entries import (
     Weights,
 )
 from job.settings.mix import Mix
+from job.settings.parse import hint
 from job.settings.strategy import STRATEGIES
 from job.storage import Storage
 
@@ -113,7 +115,8 @@ def _check_target(entry: BalanceEntry, values: Sequence[str]) -> None:
     if unknown := [value for value in entry.target if value not in values]:
         column = entry.column or "class"
         raise SettingsError(
-            f"CORAL_STRATEGY balances by the {column} {unknown[0]!r}, which does not exist: use {', '.join(values)}."
+            f"CORAL_STRATEGY balances by the {column} {unknown[0][:80]!r}, which does not exist: use "
+            f"{list_first(values)}{hint(unknown[0], values)}."
         )
 
 

@@ -6,6 +6,10 @@ be read back. All others are written unchanged.
 
 import json
 import unicodedata
+from collections.abc import Sequence
+
+_MAX_NAMES_SHOWN = 10
+_MAX_CHARACTERS_SHOWN = 80
 
 
 def dump(names: list[str]) -> str:
@@ -27,6 +31,12 @@ def parse(text: str) -> list[str]:
 def _quote(name: str) -> str:
     plain = not name.startswith('"') and not {"\n", "\r"} & set(name) and not name.startswith("\ufeff")
     return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def list_first(names: Sequence[str]) -> str:
+    """Returns the first ten names for a message, each cut to 80 characters."""
+    more = " ..." if len(names) > _MAX_NAMES_SHOWN else ""
+    return ", ".join(name[:_MAX_CHARACTERS_SHOWN] for name in names[:_MAX_NAMES_SHOWN]) + more
 
 
 def is_one_line(name: str) -> bool:

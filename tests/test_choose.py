@@ -17,6 +17,7 @@ from job.publish.results import explain
 from job.select import Selection
 from job.select.points import to_unit_length
 from job.settings.choices import SCORES
+from job.settings.strategy import parse_strategy
 from job.storage import Entry
 from job.storage.local import LocalFolder
 from tests.conftest import settings
@@ -178,6 +179,45 @@ def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
     assert weighted is found.scores["entropy_sum_weighted"]
     with pytest.raises(SettingsError, match="names 'cow', which is not a class of the detector: use a, b, c"):
         pool.load(output, [], {"cow": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"car": 3.0}, [1, 1 / 3, 1 / 3]),
+        ({"*": 0.0, "car": 1.0}, [1, 0, 0]),
+        ({"*": 0.5, "cell phone": 2.0}, [0.25, 0.25, 1]),
+        ({"*": 7.0}, [1, 1, 1]),
+        ({"car": 0.0}, [0, 1, 1]),
+        ({"*": 4.0, "car": 1.0, "tv": 2.0, "cell phone": 0.0}, [0.5, 1, 0]),  # a star with nothing left changes nothing
+    ],
+)
+def test_a_star_weighs_all_other_classes(given: dict[str, float], expected: list[float]) -> None:
+    assert pool.class_weight_array(given, ["car", "tv", "cell phone"]).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [({"*": 0.0}, "every class the weight 0"), ({"*": 0, "cow": 1}, "names 'cow'")]
+)
+def test_a_star_is_no_excuse(given: dict[str, float], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        pool.class_weight_array(given, ["car", "tv", "cell phone"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("cellphone", "cell phone"), ("TV", "tv"), ("Car", "car"), ("car ", "car"), ("elephant", None), ("x" * 500, None)],
+)
+def test_what_class_was_meant(name: str, meant: str | None) -> None:
+    classes = ["car", "tv", "cell phone", *(f"class {number}" for number in range(77))]
+    balance = parse_strategy(json.dumps([entry("PREDICTIONS", "BALANCE", target={name: 0.5})]))
+    for given in ({"class_weights": {name: 1.0}}, {"strategy": balance.text}):
+        with pytest.raises(SettingsError) as caught:
+            choose.check_classes(settings(**given), classes)
+        shown = "use car, tv, cell phone, class 0, class 1, class 2, class 3, class 4, class 5, class 6 ..."
+        hint = f" (did you mean {meant}?)" if meant else ""
+        assert repr(name[:80]) in str(caught.value) and str(caught.value).endswith(f"{shown}{hint}.")
+        assert len(str(caught.value)) < 300
 
 
 def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:

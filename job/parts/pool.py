@@ -10,7 +10,10 @@ import pyarrow as pa
 
 from job import parts, scores
 from job.errors import SettingsError, TryAgain
+from job.names import list_first
 from job.parts.score import ImageScores, score_images
+from job.settings.mix import ALL_OTHERS
+from job.settings.parse import hint
 from job.storage import Entry, Storage
 
 Floats = npt.NDArray[np.float64]
@@ -116,7 +119,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
     Args:
         output: Folder with the parts.
         entries: The images.
-        class_weights: Weight of each class in the weighted scores, by name; other classes have weight 1.
+        class_weights: Weight of each class in the weighted scores, by name; other classes have that of ``*``, or 1.
 
     Raises:
         TryAgain: If an image of the listing has no row yet.
@@ -240,17 +243,17 @@ def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iter
 
 
 def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -> Floats:
-    """(classes,) weights, divided by the largest weight.
+    """(classes,) weights, divided by the largest weight. A class that is not named has the weight of ``*``, or 1.
 
     Raises:
         SettingsError: If a name is not a class of the detector, or all weights are 0.
     """
-    if unknown := sorted(given.keys() - set(class_names)):
+    if unknown := sorted(given.keys() - {ALL_OTHERS, *class_names}):
         raise SettingsError(
-            f"CORAL_CLASS_WEIGHTS names {unknown[0]!r}, which is not a class of the detector: "
-            f"use {', '.join(class_names[:10])}{' ...' if len(class_names) > 10 else ''}."
+            f"CORAL_CLASS_WEIGHTS names {unknown[0][:80]!r}, which is not a class of the detector: use "
+            f"{list_first(class_names)}{hint(unknown[0], class_names)}."
         )
-    weights = np.array([given.get(name, 1.0) for name in class_names])
+    weights = np.array([given.get(name, given.get(ALL_OTHERS, 1.0)) for name in class_names])
     if len(weights) and not weights.any():
         raise SettingsError("CORAL_CLASS_WEIGHTS gives every class the weight 0: raise at least one.")
     result: Floats = weights / (weights.max(initial=0) or 1.0)

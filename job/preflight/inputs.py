@@ -2,8 +2,9 @@
 
 import pyarrow.compute as pc
 
-from job import external, inputs, shards
+from job import choose, external, inputs, shards
 from job.embed import METHODS, from_file
+from job.names import list_first
 from job.parts import previous
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.settings.resolve import NONE
@@ -60,7 +61,9 @@ def predictions(state: State) -> Findings:
             settings.predictions, settings.classes, stop=state.stop.requested, min_score=settings.score_threshold
         )
         state.listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
-        yield f"{len(content.rows)} images with boxes of {len(content.class_names)} classes"
+        names = content.class_names
+        yield f"{len(content.rows)} images with boxes of {len(names)} classes ({list_first(names)})"
+        choose.check_classes(settings, names)
 
 
 def lightly_names(state: State) -> Findings:

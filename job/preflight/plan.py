@@ -5,6 +5,7 @@ from pathlib import Path
 
 from job import choose, parts
 from job.errors import TryAgain
+from job.names import list_first
 from job.preflight.check import Findings, State, Warn
 from job.preflight.inputs import format_size
 from job.retry import Patience
@@ -42,7 +43,8 @@ def detector(state: State) -> Findings:
 
     built = model.build(dataclasses.replace(state.settings, device=str(state.device or "cpu"), require_gpu=False))
     state.detector = built
-    yield f"{len(built.class_names)} classes, class probabilities: {built.probabilities}, {built.precision}"
+    names = list_first(built.class_names)
+    yield f"{len(built.class_names)} classes ({names}), class probabilities: {built.probabilities}, {built.precision}"
 
 
 def classes(state: State) -> Findings:

@@ -8,6 +8,9 @@ from typing import Any
 from job.settings import choices
 from job.settings.parse import hint
 
+# In CORAL_CLASS_WEIGHTS, stands for all classes that are not named.
+ALL_OTHERS = "*"
+
 # Shares by name of the score; they sum to 1.
 Mix = Mapping[str, float]
 
@@ -68,7 +71,7 @@ def largest_share(mix: Mix) -> str:
 
 
 def parse_class_weights(text: str) -> Mapping[str, float]:
-    """Parses CORAL_CLASS_WEIGHTS, ``class=weight,class=weight``.
+    """Parses CORAL_CLASS_WEIGHTS, ``class=weight,class=weight``, where the class ``*`` stands for all others.
 
     Raises:
         ValueError: If the text has another form, or a weight is negative or not finite.

@@ -16,8 +16,9 @@ ReadFile = Callable[[str], bytes]
 
 def hint(text: str, allowed: Sequence[str]) -> str:
     """The words for a probable typing error, or nothing."""
-    close = difflib.get_close_matches(text, allowed, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    by_lower_case = {word.lower(): word for word in reversed(allowed)}
+    close = difflib.get_close_matches(text.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[close[0]]}?)" if close else ""
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:

@@ -315,7 +315,8 @@ class Settings:
     class_weights: Mapping[str, float] | None = knob(
         "CORAL_CLASS_WEIGHTS",
         None,
-        "Weight of each class in the score: class=weight,class=weight. Other classes have weight 1.",
+        "Weight of each class in the score: class=weight,class=weight. Other classes have weight 1, or that of *, as "
+        "in *=0,car=1.",
         parse_class_weights,
         group=_SELECT,
         metavar="LIST",

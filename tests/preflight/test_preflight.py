@@ -74,7 +74,8 @@ def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: P
         f"output: ok, {tmp_path}/new/out allows listing, reading, writing, overwriting and deleting.",
         "shard: ok, this process runs all images.",
         "images: ok, 12 images, ",
-        "detector: ok, 80 classes, class probabilities: native, fp32.",
+        "detector: ok, 80 classes (person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, "
+        "traffic light ...), class probabilities: native, fp32.",
         "disk: ok, ",
         "lightly: ok, no token is set, so nothing is uploaded.",
         "run: ok, it would use 12 images (",
@@ -474,7 +475,9 @@ def test_the_labelled_list(tmp_path: Path) -> None:
 def test_weights_of_another_shape(small_rcnn: tuple[Path, Path], tmp_path: Path) -> None:
     yaml, weights = small_rcnn
     what = known(settings(model=str(yaml), weights=str(weights), device="cuda:9", require_gpu=True))
-    assert only(plan.detector, what) == "5 classes, class probabilities: softmax, fp32"
+    assert only(plan.detector, what) == (
+        "5 classes (class 0, class 1, class 2, class 3, class 4), class probabilities: softmax, fp32"
+    )
     other = tmp_path / "other.yaml"
     other.write_text(SMALL_RCNN.replace("NUM_CLASSES: 5", "NUM_CLASSES: 7"))
     wrong = random_checkpoint(other, tmp_path / "other.pth")
@@ -586,7 +589,7 @@ def test_detections_from_elsewhere_need_no_detector(
     with pytest.raises(SettingsError, match="1 of "):
         preflight.run_checks(ours, Stop(), {})
     for line in (
-        "check predictions: ok, 3 images with boxes of 1 classes.",
+        "check predictions: ok, 3 images with boxes of 1 classes (car).",
         f"check embeddings: ok, 2 embeddings of 4 dimensions in {tmp_path}/own.parquet.",
         "own.parquet' has no embedding for 1 of 3 images: '2.jpg'",
         "check run: ok, it would use 3 images",

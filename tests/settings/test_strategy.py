@@ -140,6 +140,7 @@ def test_what_is_no_score(text: str, says: str) -> None:
 
 def test_class_weights() -> None:
     assert parse_class_weights("car=2, traffic light=0.5") == {"car": 2.0, "traffic light": 0.5}
+    assert parse_class_weights("*=0,car=1") == {"*": 0.0, "car": 1.0}
     for wrong in ("car", "car=", "=2", "car=-1", "car=inf"):
         with pytest.raises(ValueError, match="must be class=weight"):
             parse_class_weights(wrong)
