@@ -127,6 +127,27 @@ def probe(source: Source, listing: Listing) -> None:
         raise AccessDenied(f"Cannot read the images in {source.uri}: {denied.strerror}.")
 
 
+def describe_replaced(done: set[tuple[str, str]], listing: Listing, shard: Shard) -> str | None:
+    """Describes what a run replaces if its output holds results of entirely different images.
+
+    Args:
+        done: File name and ETag of each image in the output.
+        listing: The images of this run's shard.
+        shard: That shard. Other shards may have saved images of this run already.
+
+    Returns:
+        A warning; None if the output holds no images of this shard, or one of them is in the listing.
+    """
+    owned = [name for name, _ in done if shard.owns(name)]
+    if not owned or len(listing.find_missing(owned)) < len(owned):
+        return None
+    return (
+        f"CORAL_OUTPUT holds results of {len(owned)} other images, such as {min(owned)[-80:]!r}, and none of them is "
+        "in CORAL_INPUT. The picks, the report and all other results there will be replaced; to keep them, set "
+        "CORAL_OUTPUT to a new folder."
+    )
+
+
 def read_labelled(uri: str, listing: Listing, shard: Shard | None = None, *, complete: bool = True) -> list[str]:
     """Reads the list of labelled images.
 

@@ -120,6 +120,8 @@ def map_step(run: Run, shard: Shard) -> Listing:
     with run.stage("find what is done"):
         provenance = runner.provenance(detector)
         done = parts.find_done(output, provenance)
+        if warning := inputs.describe_replaced(done, listing, shard):
+            logger.warning(warning)
         if state.previous:
             done = previous.reuse(state.previous, output, listing, done, provenance)
     # From here on, the results of an earlier run in this output are no longer valid.

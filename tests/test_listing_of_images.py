@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from job.errors import AccessDenied, SettingsError
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Entry, Listing, open_folder, open_source
-from tests.conftest import S3, settings
+from tests.conftest import S3, Job, demo_variables, settings
 
 CLUTTER = ("._a.jpg", "sub/._b.jpg", "__MACOSX/a.jpg", "lost+found/x.jpg", "@eaDir/a.jpg/thumb.jpg", ".Trash-0/a.jpg")
 IMAGES = ("a.jpg", "sub/b.JPG", "c.jfif", "d.jpe", "e.avif", "f.jp2", "g.j2k", "h.mpo", ".hidden/i.png")
@@ -166,3 +167,44 @@ def test_results_below_the_input_are_no_images(tmp_path: Path, caplog: pytest.Lo
 
 def test_no_camera_format_is_both_read_and_to_be_converted() -> None:
     assert not images.EXTENSIONS & images.CONVERTIBLE
+
+
+def entries(*names: str) -> Listing:
+    return Listing.from_entries(Entry(name, "new", 1) for name in names)
+
+
+def test_other_images_in_the_output() -> None:
+    done = {("week1/a.jpg", "x"), ("week1/b.jpg", "y")}
+    said = inputs.describe_replaced(done, entries("week2/a.jpg"), Shard())
+    assert said is not None
+    assert said.startswith(
+        "CORAL_OUTPUT holds results of 2 other images, such as 'week1/a.jpg', and none of them is in"
+    )
+    # The same name is the same image, even if its content has changed.
+    assert inputs.describe_replaced(done, entries("week1/b.jpg", "week2/a.jpg"), Shard()) is None
+    assert inputs.describe_replaced(set(), entries("week2/a.jpg"), Shard()) is None
+
+
+def test_images_that_another_shard_has_saved_are_not_others() -> None:
+    names = [f"{number}.jpg" for number in range(20)]
+    mine, other = Shard(0, 2), Shard(1, 2)
+    saved = {(name, "x") for name in names if other.owns(name)}
+    assert 0 < len(saved) < 20
+    listing = entries(*(name for name in names if mine.owns(name)))
+    assert inputs.describe_replaced(saved, listing, mine) is None
+    of_another_run = {(f"week1/{name}", "x") for name in names}
+    said = inputs.describe_replaced(of_another_run, listing, mine)
+    assert said is not None and f"of {sum(mine.owns(name) for name, _ in of_another_run)} other images" in said
+
+
+def test_a_run_and_a_check_warn_before_results_are_replaced(few_frames: Path, job: Job, tmp_path: Path) -> None:
+    shutil.copytree(few_frames / "sub", tmp_path / "week1" / "1")
+    shutil.copytree(few_frames / "sub", tmp_path / "week2" / "2")
+    variables = demo_variables(tmp_path / "week1", tmp_path / "out", CORAL_N_SAMPLES=2, CORAL_EXPORTS="none")
+    words = "CORAL_OUTPUT holds results of 4 other images, such as '1/frame-"
+    assert words not in (first := job(**variables)).stderr and first.returncode == 0
+    variables["CORAL_INPUT"] = tmp_path / "week2"
+    checked = job("check", **variables)
+    assert f"check earlier results: warning. {words}" in checked.stderr and checked.returncode == 0
+    second = job(**variables)
+    assert f"warning: {words}" in second.stderr and second.returncode == 0

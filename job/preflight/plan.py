@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from job import choose, parts
+from job import choose, inputs, parts
 from job.errors import TryAgain
 from job.names import list_first
 from job.preflight.check import Findings, State, Warn
@@ -66,6 +66,8 @@ def earlier_results(state: State) -> Findings:
         return
     done = parts.find_done(state.output, runner.provenance(state.detector))
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
+    if warning := inputs.describe_replaced(done, state.listing, state.shard):
+        yield Warn(warning)
     if state.num_done:
         yield f"{state.num_done} of {len(state.listing)} images are finished"
 
