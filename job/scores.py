@@ -69,6 +69,7 @@ class Score:
             their entropy, divided by that of a uniform distribution.
         range: Lowest and highest value, in words.
         favours: Which images get a high score, to follow the word "favours".
+        uses_probabilities: Whether it depends on the class probabilities, and not on boxes and confidences alone.
         contributions: Function from boxes to what each contributes, (boxes,) in [0, 1].
         join: Function from boxes and their contributions to one value per image, (images,).
         over_pool: Function from the values of all images of the pool, (images,), to their scores.
@@ -81,6 +82,7 @@ class Score:
     formula: str
     range: str
     favours: str
+    uses_probabilities: bool
     contributions: Callable[[Boxes], Array]
     join: Callable[[Boxes, Array], Array]
     over_pool: Callable[[Array], Array]
@@ -220,9 +222,18 @@ def _name_top_box(boxes: Boxes, contributions: Array, class_names: Sequence[str]
 
 
 def _name_outcomes(boxes: Boxes, contributions: Array, class_names: Sequence[str]) -> list[str]:
-    """The two most probable outcomes of the box that contributes most."""
-    row, outcomes = boxes.probabilities[contributions.argmax()], [*class_names, "background"]
-    return [f"{outcomes[outcome]} ({row[outcome]:.2f})" for outcome in np.argsort(-row, kind="stable")[:2]]
+    """The two most probable outcomes of the box that contributes most, and its own class with its confidence.
+
+    Without class probabilities, the background is only what the confidence leaves, so the class is named alone.
+    """
+    top = contributions.argmax()
+    own, probabilities = int(boxes.classes[top]), boxes.probabilities[top]
+    if not np.delete(probabilities[:-1], own).any():
+        return [_name_top_box(boxes, contributions, class_names)]
+    shown, names = probabilities.copy(), [*class_names, "background"]
+    shown[own] = boxes.scores[top]  # some heads give the predicted class another probability, see `job.detect.yolo`
+    outcomes = {own, *np.argsort(-probabilities, kind="stable")[:2].tolist()}
+    return [f"{names[outcome]} ({shown[outcome]:.2f})" for outcome in sorted(outcomes, key=lambda index: -shown[index])]
 
 
 def _describe_classes(boxes: Boxes, _: Array, class_names: Sequence[str]) -> str:
@@ -239,7 +250,11 @@ def _describe_ambiguity(boxes: Boxes, contributions: Array, class_names: Sequenc
 
 
 def _describe_uncertainty(boxes: Boxes, contributions: Array, class_names: Sequence[str]) -> str:
-    return "uncertain between " + " and ".join(_name_outcomes(boxes, contributions, class_names))
+    *others, last = _name_outcomes(boxes, contributions, class_names)
+    if others:
+        return f"uncertain between {', '.join(others)} and {last}"
+    is_confident = boxes.scores[contributions.argmax()] >= _CONFIDENT
+    return f"most uncertain: {last}" if is_confident else f"a low-confidence {last}"
 
 
 def _describe_entropies(boxes: Boxes, contributions: Array, class_names: Sequence[str]) -> str:
@@ -260,6 +275,7 @@ _RECORDS = (
         formula="1 for each class present, 0.25 for each repetition, stretched over the pool to 0.9 ... 1",
         range="0.9 to 1",
         favours="images with many objects of many classes",
+        uses_probabilities=False,
         contributions=_mark_first_of_class,
         join=_join_classes,
         over_pool=_stretch,
@@ -271,6 +287,7 @@ _RECORDS = (
         formula="mean of 1 - s",
         range="0 to 1",
         favours="images with low-confidence boxes",
+        uses_probabilities=False,
         contributions=lambda boxes: 1 - boxes.scores,
         join=_join_mean,
         over_pool=_keep,
@@ -282,6 +299,7 @@ _RECORDS = (
         formula="largest 1 - max p, divided by its value for a uniform distribution",
         range="0 to 1",
         favours="images with a box without a likely class",
+        uses_probabilities=True,
         contributions=lambda boxes: least_confidence(boxes.probabilities),
         join=_join_maximum,
         over_pool=_keep,
@@ -293,6 +311,7 @@ _RECORDS = (
         formula="largest 1 - (highest p - second highest p)",
         range="0 to 1",
         favours="images with a box between two classes",
+        uses_probabilities=True,
         contributions=lambda boxes: margin(boxes.probabilities),
         join=_join_maximum,
         over_pool=_keep,
@@ -304,6 +323,7 @@ _RECORDS = (
         formula="largest H",
         range="0 to 1",
         favours="images with a box between several classes",
+        uses_probabilities=True,
         contributions=lambda boxes: entropy(boxes.probabilities),
         join=_join_maximum,
         over_pool=_keep,
@@ -315,6 +335,7 @@ _RECORDS = (
         formula="mean of 1 - |2 s - 1|",
         range="0 to 1",
         favours="images with boxes that may or may not be objects",
+        uses_probabilities=False,
         contributions=lambda boxes: 1 - np.abs(2 * boxes.scores - 1),
         join=_join_mean,
         over_pool=_keep,
@@ -326,6 +347,7 @@ _RECORDS = (
         formula="mean H",
         range="0 to 1",
         favours="images on which all boxes are uncertain",
+        uses_probabilities=True,
         contributions=lambda boxes: entropy(boxes.probabilities),
         join=_join_mean,
         over_pool=_keep,
@@ -338,6 +360,7 @@ _RECORDS = (
         "sum of the pool",
         range="0 or more",
         favours="crowded images, which also take longer to label",
+        uses_probabilities=True,
         contributions=lambda boxes: entropy(boxes.probabilities),
         join=_join_sum,
         over_pool=_keep,
@@ -349,6 +372,7 @@ _RECORDS = (
         formula="1 - product of (1 - s) over the boxes with s < 0.5 that no box with s >= 0.5 covers by half",
         range="0 to 1",
         favours="images on which the detector may have missed objects",
+        uses_probabilities=False,
         # If the confidences were independent probabilities, this is the chance that at least one box is an object.
         contributions=possible_misses,
         join=_join_any,
@@ -368,6 +392,8 @@ def _check_names(table: Mapping[str, Score]) -> None:
 
 TABLE = {score.name: score for score in _RECORDS}
 _check_names(TABLE)
+# Without class probabilities, these say no more than how far the detection confidence is from 0.5.
+OF_PROBABILITIES = tuple(score.name for score in _RECORDS if score.uses_probabilities)
 
 
 def markdown_table() -> str:

@@ -20,6 +20,7 @@ BOX_COUNT = scores.Score(
     formula="number of boxes",
     range="0 or more",
     favours="images with many boxes",
+    uses_probabilities=False,
     contributions=lambda boxes: np.ones(len(boxes.scores)),
     join=lambda boxes, contributions: np.bincount(boxes.images, contributions, len(boxes.counts)).astype(float),
     over_pool=lambda values: values,
@@ -93,3 +94,39 @@ def test_every_score_describes_an_image() -> None:
         "entropy_sum": total,
         "suspected_misses": "1 low-confidence box away from any confident one; strongest: car (0.31)",
     }
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"), [(0.05, "a low-confidence car (0.05)"), (0.6, "most uncertain: car (0.60)")]
+)
+def test_without_class_probabilities_no_other_class_is_named(confidence: float, words: str) -> None:
+    boxes = scores.Boxes(
+        counts=np.array([1]),
+        boxes=np.array([[0, 0, 9, 9.0]]),
+        scores=np.array([confidence]),
+        classes=np.array([1]),
+        probabilities=np.array([[0, confidence, 1 - confidence]]),
+    )
+    for name in scores.OF_PROBABILITIES:
+        score = scores.TABLE[name]
+        described = score.describe(boxes, score.contributions(boxes), ["bus", "car"])
+        assert described == words or described.endswith(f"; most uncertain: car ({confidence:.2f})")
+        assert "bus" not in described and "background" not in described
+
+
+def test_the_predicted_class_is_named_with_the_confidence_of_the_box() -> None:
+    # As of a YOLO head: the entry of the predicted class is not the confidence, and need not be one of the largest.
+    probabilities = np.array([[0.14, 0.2, 0.06, 0.6]])
+    for predicted, confidence, words in (
+        (1, 0.08, "uncertain between background (0.60) and bus (0.08)"),
+        (2, 0.05, "uncertain between background (0.60), bus (0.20) and van (0.05)"),
+    ):
+        boxes = scores.Boxes(
+            counts=np.array([1]),
+            boxes=np.array([[0, 0, 9, 9.0]]),
+            scores=np.array([confidence]),
+            classes=np.array([predicted]),
+            probabilities=probabilities,
+        )
+        score = scores.TABLE["uncertainty_entropy"]
+        assert score.describe(boxes, score.contributions(boxes), ["car", "bus", "van"]) == words

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.modeling import GeneralizedRCNN
 
+from job import scores
 from job.detect import config, gpu, probabilities, weights
 from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
@@ -77,8 +78,9 @@ def build(settings: Settings) -> Detector:
     kind = probabilities.attach(model)
     if kind == "synthetic":
         logger.warning(
-            "%s does not provide class probabilities: uncertainty scores use only the detection confidence.",
+            "%s does not provide class probabilities: %s use only the detection confidence.",
             detector_config.architecture,
+            ", ".join(scores.OF_PROBABILITIES),
         )
     _disable_masks(model)
     _run_once(model, settings.model)

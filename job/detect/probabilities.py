@@ -9,8 +9,8 @@ head:
 - ``sigmoid`` (RetinaNet, FCOS, and R-CNN heads trained with sigmoids): the head has no background and scores each class
   independently. `make_exclusive` describes how these scores become a distribution.
 - ``native``: the model itself returns ``class_probabilities`` (see `job.detect.yolo`).
-- ``synthetic`` (any other model): the remainder, 1 - score, is spread evenly over all other entries. Uncertainty scores
-  then depend on the score alone, and say little more than how far it is from 1.
+- ``synthetic`` (any other model): the remainder, 1 - score, is the background. Uncertainty scores then depend on the
+  score alone, and no class is named that the model did not predict.
 
 Boxes, scores and classes are identical to those of detectron2, bit by bit. Only detectron2's own classes are supported,
 since a derived class may run inference in another way.
@@ -60,7 +60,8 @@ def of_instances(instances: Instances, num_classes: int) -> torch.Tensor:
         return probabilities
     scores: torch.Tensor = instances.scores
     classes: torch.Tensor = instances.pred_classes
-    rows = ((1 - scores) / num_classes)[:, None].repeat(1, num_classes + 1)
+    rows = scores.new_zeros(len(scores), num_classes + 1)
+    rows[:, -1] = 1 - scores
     return rows.scatter(1, classes[:, None], scores[:, None])
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from job import scores
 from job.errors import SettingsError, Stopped
 from job.external import coco, lightly, parquet
 from job.external.batch import MIXED_PROBABILITIES, Batch, Reading, make_rows
@@ -43,12 +44,14 @@ class Predictions:
         sha256: SHA-256 of the file; for Lightly's format, of the names and digests of the task's files.
         probabilities: ``external`` if class probabilities were given, else ``synthetic``; see
             `job.external.distributions`.
+        warnings: What the user should know, as whole sentences.
     """
 
     rows: list[Row]
     class_names: tuple[str, ...]
     sha256: str
     probabilities: str
+    warnings: tuple[str, ...]
 
 
 def read(uri: str, classes: tuple[str, ...] | None, *, stop: threading.Event, min_score: float = 0.0) -> Predictions:
@@ -85,7 +88,18 @@ def read(uri: str, classes: tuple[str, ...] | None, *, stop: threading.Event, mi
         raise SettingsError(f"CORAL_PREDICTIONS={uri!r} contains no images. Add an entry for each image of the pool.")
     rows.sort(key=lambda row: row.file_name.encode())
     probabilities = "external" if True in with_probabilities else "synthetic"
-    return Predictions(rows, reading.class_names, digest.hexdigest(), probabilities)
+    # With one class, nothing is missing: what the score leaves is the background.
+    is_incomplete = False in with_probabilities and len(reading.class_names) > 1
+    warnings = (_describe_missing_probabilities(),) if is_incomplete else ()
+    return Predictions(rows, reading.class_names, digest.hexdigest(), probabilities, warnings)
+
+
+def _describe_missing_probabilities() -> str:
+    others = [name for name in scores.TABLE if name not in scores.OF_PROBABILITIES]
+    return (
+        f"The predictions have no class probabilities, so {', '.join(scores.OF_PROBABILITIES)} use only the detection "
+        f"confidence. Add probabilities, or set CORAL_SCORE to one of {', '.join(others)}."
+    )
 
 
 def _check_repetitions(batch: Batch, uri_of: dict[str, str]) -> None:

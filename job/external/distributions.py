@@ -9,7 +9,7 @@ _MIN_DIVISOR = 1e-300  # keeps quotients finite
 
 
 def synthesize(scores: Floats, classes: npt.NDArray[np.integer], num_classes: int) -> Floats:
-    """Makes distributions from scores alone: the rest is spread evenly over the other classes and the background.
+    """Makes distributions from scores alone: what the score leaves is the background, and no other class is named.
 
     Args:
         scores: (boxes,) in [0, 1].
@@ -19,8 +19,9 @@ def synthesize(scores: Floats, classes: npt.NDArray[np.integer], num_classes: in
     Returns:
         (boxes, num_classes + 1) rows that sum to 1, the background last.
     """
-    rows = np.repeat((1 - scores)[:, None] / num_classes, num_classes + 1, axis=1)
+    rows = np.zeros((len(scores), num_classes + 1))
     rows[np.arange(len(rows)), classes] = scores
+    rows[:, -1] = 1 - scores
     return rows
 
 

@@ -47,6 +47,8 @@ def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:
         stop=run.stop.requested,
         min_score=settings.score_threshold,
     )
+    for warning in predictions.warnings:
+        logger.warning("%s", warning)
     provenance = Provenance(
         config_sha256=f"min_score={settings.score_threshold!r}",
         weights_sha256=predictions.sha256,

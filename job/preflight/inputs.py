@@ -64,6 +64,7 @@ def predictions(state: State) -> Findings:
         names = content.class_names
         yield f"{len(content.rows)} images with boxes of {len(names)} classes ({list_first(names)})"
         choose.check_classes(settings, names)
+        yield from map(Warn, content.warnings)
 
 
 def lightly_names(state: State) -> Findings:

@@ -493,7 +493,7 @@ def test_the_detector_says_where_its_probabilities_come_from(
 
 def test_synthetic_probabilities_by_hand() -> None:
     found = Instances((10, 10), scores=torch.tensor([0.7]), pred_classes=torch.tensor([1]))
-    torch.testing.assert_close(probabilities.of_instances(found, 3), torch.tensor([[0.1, 0.7, 0.1, 0.1]]))
+    torch.testing.assert_close(probabilities.of_instances(found, 3), torch.tensor([[0.0, 0.7, 0.0, 0.3]]))
 
 
 def test_exclusive_probabilities_by_hand() -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from job import parts
 from job.parts import pool
 from job.storage import Entry
@@ -35,7 +37,8 @@ def test_the_rows_make_parts_and_scores(tmp_path: Path) -> None:
     parts.write(output, found.rows, MADE_WITH)
     loaded = pool.load(output, [Entry(each.file_name, "", 0) for each in found.rows])
     assert loaded.file_names == [each.file_name for each in found.rows] and loaded.num_boxes.tolist() == [0, 1, 2]
-    assert loaded.scores["uncertainty_entropy"].tolist() == [0, 0, 1]
+    entropy = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75)) / np.log2(4)  # the same for 0.25 and for 0.75
+    np.testing.assert_allclose(loaded.scores["uncertainty_entropy"], [0, 0, entropy])
     assert loaded.size.tolist() == [[1, 1], [32, 16], [640, 480]] and loaded.features is None
 
 

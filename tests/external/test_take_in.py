@@ -38,7 +38,10 @@ def test_selects_without_a_detector_and_without_torch(given: dict[str, Any], tmp
     assert done.returncode == 0, done.stderr
     picks = read_picks(tmp_path)
     assert names.parse((tmp_path / "out" / "selected.txt").read_text()) == [each["file_name"] for each in picks]
-    assert len(picks) == 4 and all(each["boxes"] for each in picks[:1]) and "uncertain between" in picks[0]["reason"]
+    assert len(picks) == 4 and all(each["boxes"] for each in picks[:1])
+    top = picks[0]["boxes"][0]  # no class that was not predicted, and the box's own confidence
+    assert picks[0]["reason"].startswith(f"most uncertain: {top['class']} ({top['score']:.2f}); ")
+    assert done.stderr.count("have no class probabilities, so uncertainty_least_confidence, ") == 1
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["detector"]["probabilities"] == "synthetic" and run["embedding"]["method"] == "own"
     assert run["detector"]["class_names"] == ["car", "dog"] and run["device"] is None
@@ -92,3 +95,9 @@ def test_run_and_predict_refuse_predictions(given: dict[str, Any], job: Job) -> 
     for command in ("run", "predict"):
         refused = job(command, **given)
         assert refused.returncode == 64 and "use `select`" in refused.stderr
+
+
+def test_check_warns_that_class_probabilities_are_missing(given: dict[str, Any], job: Job) -> None:
+    done = job("check", **given)
+    assert "12 images with boxes of 2 classes" in done.stderr + done.stdout
+    assert (done.stderr + done.stdout).count("have no class probabilities, so uncertainty_least_confidence, ") == 1
