@@ -4,13 +4,19 @@
     predictions/coco.json   all usable images
 
 Annotations have a ``score``. An image without annotations is an image without detections. ``coco_url`` says where the
-image is. Width and height are missing if they are unknown. CORAL_PREDICTIONS accepts such a file.
+image is. Width and height are missing if they are unknown. CORAL_PREDICTIONS accepts such a file. In
+predictions/coco.json, annotations also have ``probabilities``, in the order of the categories and with the background
+last, so that the same scores come out when the file is read.
 """
 
+import functools
 import io
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from job.exports.detected import ORIENTATION, DetectedImage, Export
 from job.exports.format import Format
@@ -61,9 +67,12 @@ def _annotations(images: Iterable[DetectedImage]) -> Iterator[dict[str, Any]]:
     number = 0
     for image in images:
         columns = (image.boxes[:, :2], image.box_sizes, image.scores, image.classes)
-        for corner, size, score, class_index in zip(*(column.tolist() for column in columns), strict=True):
+        probabilities = image.probabilities
+        for box, (corner, size, score, class_index) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
             number += 1
-            yield {
+            annotation = {
                 "id": number,
                 "image_id": image.number,
                 "category_id": class_index + 1,
@@ -73,6 +82,23 @@ def _annotations(images: Iterable[DetectedImage]) -> Iterator[dict[str, Any]]:
                 "iscrowd": 0,
                 "score": score,
             }
+            if probabilities is not None:
+                annotation["probabilities"] = _shorten(probabilities[box])
+            yield annotation
+
+
+def _shorten(probabilities: npt.NDArray[np.float16]) -> list[float]:
+    """The shortest decimal numbers that give the same values in half precision."""
+    table = _list_shortest()
+    return [table[bits] for bits in np.clip(np.abs(probabilities), 0, 1).view(np.uint16).tolist()]
+
+
+@functools.cache
+def _list_shortest() -> list[float]:
+    """The shortest decimal number for each value from 0 to 1 in half precision, by the bits of that value."""
+    last = int(np.ones(1, np.float16).view(np.uint16)[0])
+    values = np.arange(last + 1, dtype=np.uint16).view(np.float16)
+    return [0, *(float(str(value)) for value in values[1:-1]), 1]
 
 
 def _json(content: Any) -> bytes:

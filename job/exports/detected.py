@@ -24,6 +24,7 @@ class DetectedImage:
         boxes: (n, 4) left, top, right, bottom in pixels, within the image; no box is empty.
         scores: (n,) detection confidences in [0, 1].
         classes: (n,) indices into the class names.
+        probabilities: (n, classes + 1) class probabilities, background last; None to leave them out.
     """
 
     number: int
@@ -34,6 +35,7 @@ class DetectedImage:
     boxes: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
     classes: npt.NDArray[np.int32]
+    probabilities: npt.NDArray[np.float16] | None = None
 
     @property
     def has_size(self) -> bool:
@@ -67,7 +69,9 @@ class Export:
         return [image for image in self.images if image.has_size]
 
 
-def make_detected_image(pool: Pool, row: int, uri: str, detections: Detections) -> DetectedImage:
+def make_detected_image(
+    pool: Pool, row: int, uri: str, detections: Detections, *, with_probabilities: bool = False
+) -> DetectedImage:
     """Combines an image of the pool with its detections.
 
     Boxes are clipped to the image, because tools insist on it. Boxes that are empty after clipping are dropped.
@@ -77,6 +81,7 @@ def make_detected_image(pool: Pool, row: int, uri: str, detections: Detections) 
         row: Row of the image in the pool.
         uri: URI or absolute path of the image.
         detections: Detections on the image.
+        with_probabilities: Whether to keep the class probabilities.
     """
     width, height = pool.size[row].tolist()
     limits = [width, height] * 2 if width > 0 and height > 0 else [np.inf] * 4
@@ -92,4 +97,5 @@ def make_detected_image(pool: Pool, row: int, uri: str, detections: Detections) 
         boxes=boxes[kept],
         scores=scores[kept],
         classes=detections.classes[kept],
+        probabilities=detections.class_probabilities[kept] if with_probabilities else None,
     )

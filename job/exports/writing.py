@@ -55,7 +55,9 @@ def write(
             pass
 
 
-def write_all_images(output: Storage, pool: Pool, uri_of: Callable[[str], str]) -> None:
+def write_all_images(
+    output: Storage, pool: Pool, uri_of: Callable[[str], str], *, with_probabilities: bool = True
+) -> None:
     """Writes the detections on all usable images in COCO's format, in the order of the pool.
 
     Parts are read one by one. Only the boxes of all images and the text of the file are held in memory.
@@ -64,13 +66,14 @@ def write_all_images(output: Storage, pool: Pool, uri_of: Callable[[str], str]) 
         output: Folder of the results.
         pool: The images.
         uri_of: Converts a file name to the URI of the image; see `job.exports.uris`.
+        with_probabilities: Whether to write the class probabilities.
 
     Raises:
         JobError: If a part cannot be read, or the file cannot be written.
     """
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     images = [
-        make_detected_image(pool, row[file_name], "", detections)
+        make_detected_image(pool, row[file_name], "", detections, with_probabilities=with_probabilities)
         for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names)))
         for file_name, detections in by_file_name.items()
     ]

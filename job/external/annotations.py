@@ -24,14 +24,13 @@ def make_batch(images: list[tuple[Image, list[Any]]], categories: Categories) ->
         SettingsError: If a prediction is invalid.
     """
     predictions = [prediction for _, of_image in images for prediction in of_image]
-    with_probabilities = any(
-        isinstance(prediction, dict) and prediction.get("probabilities") is not None for prediction in predictions
-    )
-    _check_types(images, categories, with_probabilities=with_probabilities)
+    width = _count_probabilities(predictions, len(categories.names))
+    _check_types(images, categories, width)
     probabilities = None
-    if with_probabilities:
-        in_file_order = _to_floats([prediction["probabilities"] for prediction in predictions], len(categories.names))
-        probabilities = in_file_order[:, categories.order]
+    if width:
+        in_file_order = _to_floats([prediction["probabilities"] for prediction in predictions], width)
+        background = np.arange(len(categories.names), width)
+        probabilities = in_file_order[:, [*categories.order, *background]]
     boxes = _to_floats([prediction["bbox"] for prediction in predictions], 4)
     with np.errstate(over="ignore", invalid="ignore"):  # `check_batch` reports boxes that are not finite
         boxes[:, 2:] += boxes[:, :2]
@@ -43,14 +42,23 @@ def make_batch(images: list[tuple[Image, list[Any]]], categories: Categories) ->
         classes=np.array([categories.index[prediction["category_id"]] for prediction in predictions], np.int64),
         probabilities=probabilities,
     )
-    check_batch(batch, _BOX_LAYOUT)
+    check_batch(batch, _BOX_LAYOUT, len(categories.names))
     return batch
 
 
-def _check_types(images: list[tuple[Image, list[Any]]], categories: Categories, *, with_probabilities: bool) -> None:
+def _count_probabilities(predictions: list[Any], num_classes: int) -> int:
+    """The number of probabilities that each box must have: none, one per class, or one more for the background."""
+    given = [prediction.get("probabilities") for prediction in predictions if isinstance(prediction, dict)]
+    given = [values for values in given if values is not None]
+    if not given:
+        return 0
+    return num_classes + all(isinstance(values, list) and len(values) == num_classes + 1 for values in given)
+
+
+def _check_types(images: list[tuple[Image, list[Any]]], categories: Categories, num_probabilities: int) -> None:
     """Refuses predictions that cannot become arrays."""
     problems = Problems()
-    find_problem = _make_checker(categories, with_probabilities=with_probabilities)
+    find_problem = _make_checker(categories, num_probabilities)
     for image, predictions in images:
         for prediction in predictions:
             if (problem := find_problem(prediction)) is not None:
@@ -58,7 +66,7 @@ def _check_types(images: list[tuple[Image, list[Any]]], categories: Categories, 
     problems.raise_if_any()
 
 
-def _make_checker(categories: Categories, *, with_probabilities: bool) -> Callable[[Any], str | None]:
+def _make_checker(categories: Categories, num_probabilities: int) -> Callable[[Any], str | None]:
     ids, num_classes = ", ".join(map(str, sorted(categories.index))), len(categories.names)
 
     def find_problem(prediction: Any) -> str | None:
@@ -76,22 +84,23 @@ def _make_checker(categories: Categories, *, with_probabilities: bool) -> Callab
             return f"the score {shorten(score)}, which is not a number from 0 to 1. Give the detection confidence."
         if not _is_list(box, 4):
             return f"the bbox {shorten(box)}. Give four numbers: {_BOX_LAYOUT} in pixels."
-        if not with_probabilities:
+        if not num_probabilities:
             return None
-        return _find_probability_problem(prediction.get("probabilities"), num_classes)
+        return _find_probability_problem(prediction.get("probabilities"), num_probabilities, num_classes)
 
     return find_problem
 
 
-def _find_probability_problem(probabilities: Any, num_classes: int) -> str | None:
+def _find_probability_problem(probabilities: Any, expected: int, num_classes: int) -> str | None:
     if probabilities is None:
         return f"a box without class probabilities: {MIXED_PROBABILITIES}"
-    if _is_list(probabilities, num_classes):
+    if _is_list(probabilities, expected):
         return None
     length = f"{len(probabilities)} values" if isinstance(probabilities, list) else "not a list"
+    background = "and that of the background as the last" if expected > num_classes else "without the background"
     return (
-        f"the probabilities {shorten(probabilities)} ({length}). Give {num_classes} numbers: one per category, in the "
-        "order of the categories, without the background."
+        f"the probabilities {shorten(probabilities)} ({length}). Give {expected} numbers: one per category, in the "
+        f"order of the categories, {background}."
     )
 
 

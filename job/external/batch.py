@@ -25,6 +25,7 @@ _MAX_SIDE = 2**31 - 1  # what a column of a part holds
 _ROUNDING = 1e-6  # sums and means in float32 may come out above 1
 # The probability of a predicted class may be rounded to 0, at worst to two digits, but then its score is also small.
 _MAX_SCORE_WITHOUT_PROBABILITY = 0.01
+_MAX_SUM_ERROR = 0.02  # of distributions with a background: half precision, or three digits per class
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Batch:
         boxes: (boxes, 4) left, top, right, bottom in pixels.
         scores: (boxes,) detection confidences.
         classes: (boxes,) class indices.
-        probabilities: (boxes, classes) class probabilities as given; None if there are none.
+        probabilities: (boxes, classes) class probabilities as given, or (boxes, classes + 1) with the background last;
+            None if there are none.
     """
 
     images: list[Image]
@@ -115,12 +117,13 @@ def _is_side(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= _MAX_SIDE and value == int(value)
 
 
-def check_batch(batch: Batch, box_layout: str) -> None:
+def check_batch(batch: Batch, box_layout: str, num_classes: int) -> None:
     """Refuses values out of range.
 
     Args:
         batch: A batch with valid class indices.
         box_layout: How the file format writes a box.
+        num_classes: Number of classes.
 
     Raises:
         SettingsError: If a score, a box or a class probability is invalid.
@@ -151,12 +154,15 @@ def check_batch(batch: Batch, box_layout: str) -> None:
         ),
     )
     if batch.probabilities is not None:
-        _check_probabilities(batch.probabilities, batch, report)
+        _check_probabilities(batch.probabilities, batch, num_classes, report)
     problems.raise_if_any()
 
 
 def _check_probabilities(
-    probabilities: Floats, batch: Batch, report: Callable[[npt.ArrayLike, Callable[[int], str]], None]
+    probabilities: Floats,
+    batch: Batch,
+    num_classes: int,
+    report: Callable[[npt.ArrayLike, Callable[[int], str]], None],
 ) -> None:
     invalid = ~((probabilities >= 0) & (probabilities <= 1 + _ROUNDING))
     report(
@@ -171,7 +177,15 @@ def _check_probabilities(
         (own == 0) & (batch.scores > _MAX_SCORE_WITHOUT_PROBABILITY),
         lambda box: (
             f"a box of score {batch.scores[box]:g} whose class has the probability 0. Give the probabilities in the "
-            "order of the classes, without the background."
+            "order of the classes; that of the background may follow."
+        ),
+    )
+    sums = probabilities.sum(axis=1)
+    report(
+        (np.abs(sums - 1) > _MAX_SUM_ERROR) & (probabilities.shape[1] > num_classes),
+        lambda box: (
+            f"{num_classes + 1} probabilities that sum to {sums[box]:.3g}. Give {num_classes} numbers without the "
+            "background, or a distribution with the background last, which sums to 1."
         ),
     )
 
@@ -190,6 +204,8 @@ def make_rows(batch: Batch, num_classes: int, min_score: float) -> list[Row]:
     scores, classes = np.minimum(batch.scores[order], 1), batch.classes[order]
     if batch.probabilities is None:
         probabilities = distributions.synthesize(scores, classes, num_classes)
+    elif batch.probabilities.shape[1] > num_classes:
+        probabilities = np.minimum(batch.probabilities[order], 1)
     else:
         probabilities = distributions.add_background(scores, classes, batch.probabilities[order])
     ends = np.cumsum(np.bincount(image_of[order], minlength=len(batch.images)))[:-1]

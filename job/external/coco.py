@@ -5,7 +5,8 @@
      "annotations": [{"image_id": 7, "category_id": 1, "bbox": [left, top, width, height], "score": 0.9}]}
 
 Images without annotations are images without detections. Annotations may also have ``probabilities``, either all of
-them or none: one number per category, in the order of ``categories``. Width and height are optional.
+them or none: one number per category, in the order of ``categories``. One more number, for the background, may follow;
+then the numbers sum to 1 and are used as they are. Width and height are optional.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@
 | ``scores`` | list of numbers |
 | ``classes`` | list of class indices, or of class names |
 | ``width``, ``height`` | pixels; optional, may be null |
-| ``class_probabilities`` | lists of numbers, one per class, without the background; optional |
+| ``class_probabilities`` | lists of numbers, one per class, and optionally the background as the last; optional |
 
 A null list counts as an empty list. The class names, by class index, are a JSON list under ``class_names`` in the
 metadata of the schema, or else CORAL_CLASSES. If ``classes`` holds names, both may be missing: then the names are
@@ -173,7 +173,12 @@ def _make_batch(record: pa.RecordBatch, images: list[Image], names: tuple[str, .
     if "class_probabilities" in record.schema.names:
         probabilities, lengths["class_probabilities"] = _flatten(record, "class_probabilities", _LIST_OF_FLOATS)
     _check_lengths(images, lengths)
-    advice = f"Give {len(names)} numbers: one per class, in the order of the classes, without the background."
+    advice = (
+        f"Give {len(names)} numbers: one per class, in the order of the classes; that of the background may follow."
+    )
+    has_background = False
+    if probabilities is not None and len(probabilities):
+        has_background = bool((_count_values(probabilities) == len(names) + 1).all())
     batch = Batch(
         images=images,
         counts=counts,
@@ -182,9 +187,15 @@ def _make_batch(record: pa.RecordBatch, images: list[Image], names: tuple[str, .
         classes=_to_class_indices(classes, names, images, counts, by_name=by_name),
         probabilities=None
         if probabilities is None
-        else _to_matrix(probabilities, len(names), images, counts, f"{{}} class_probabilities for a box. {advice}"),
+        else _to_matrix(
+            probabilities,
+            len(names) + has_background,
+            images,
+            counts,
+            f"{{}} class_probabilities for a box. {advice}",
+        ),
     )
-    check_batch(batch, _BOX_LAYOUT)
+    check_batch(batch, _BOX_LAYOUT, len(names))
     return batch
 
 

@@ -26,6 +26,7 @@ PARTS = "parts/"
 SUCCESS = "_SUCCESS"
 
 MAX_EXPORTED_BOXES = 2_000_000  # some 400 MB of JSON
+MAX_EXPORTED_PROBABILITIES = 50_000_000  # some 400 MB of JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,8 @@ FILES = (
         name=ALL_IMAGES,
         writer="job.exports.writing",
         written=f"with `coco` in `CORAL_EXPORTS`, up to {MAX_EXPORTED_BOXES:,} boxes",
-        content="The detections on all usable images in COCO's format.",
+        content="The detections on all usable images in COCO's format, with their class probabilities (up to "
+        f"{MAX_EXPORTED_PROBABILITIES:,} of them).",
     ),
     OutputFile(
         name=LIGHTLY_PREDICTIONS,

@@ -10,7 +10,7 @@ from job.errors import JobError, SettingsError
 from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.publish import MAX_EXPORTED_BOXES, REPORT, manifest, reasons, summary, tables
+from job.publish import MAX_EXPORTED_BOXES, MAX_EXPORTED_PROBABILITIES, REPORT, manifest, reasons, summary, tables
 from job.report.gather import gather
 from job.select import Selection, coverage
 from job.settings import Settings
@@ -119,7 +119,7 @@ def export(
         uri_of = exports.make_uri_builder(settings.input)
         exports.write(output, pool, picks, uri_of, detections, settings.exports)
         if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
-            exports.write_all_images(output, pool, uri_of)
+            exports.write_all_images(output, pool, uri_of, with_probabilities=_can_export_probabilities(pool))
         elif "coco" in settings.exports:
             logger.warning(
                 "%s is not written: with more than %d boxes it would be too large.",
@@ -133,6 +133,21 @@ def export(
                 "above): make it readable, or set CORAL_COPY_SELECTED=0."
             )
         exports.copy_selected(output, source, pool, picks)
+
+
+def _can_export_probabilities(pool: Pool) -> bool:
+    """Whether the detector gave class probabilities, and a file with all of them is not too large; warns if it is."""
+    if pool.provenance.probabilities == "synthetic":
+        return False
+    if pool.num_boxes.sum() * (len(pool.provenance.class_names) + 1) <= MAX_EXPORTED_PROBABILITIES:
+        return True
+    logger.warning(
+        "%s has no class probabilities: with more than %d of them it would be too large. Use CORAL_OUTPUT itself as "
+        "CORAL_PREDICTIONS of another run.",
+        exports.ALL_IMAGES,
+        MAX_EXPORTED_PROBABILITIES,
+    )
+    return False
 
 
 def _open_input(run: Run) -> Source | None:

@@ -44,3 +44,19 @@ def test_a_probability_that_was_rounded_to_0_is_accepted(tmp_path: Path) -> None
     rows = arrays(read(in_file(tmp_path, content)).rows[2])[3].astype(np.float64)
     np.testing.assert_allclose(rows[0], [0.005, 0.4975, 0.4975, 0], atol=1e-3)
     np.testing.assert_allclose(rows[1], [0, 0.005, 0.005, 0.99], atol=1e-3)
+
+
+def test_a_distribution_with_a_background_is_used_as_it_is(tmp_path: Path) -> None:
+    content = coco()
+    # In the order of the categories: toothbrush, person, bottle. The entry of the class need not be the score.
+    for each, row in zip(
+        content["annotations"], ([0.125, 0.5, 0.25, 0.125], [0, 0, 1, 0], [0.5, 0.25, 0, 0.25]), strict=True
+    ):
+        each["probabilities"] = row
+    _, two, one = read(in_file(tmp_path, content)).rows
+    assert arrays(two)[3].tolist() == [[0, 1, 0, 0]]
+    assert arrays(one)[3].tolist() == [[0.25, 0, 0.5, 0.25], [0.5, 0.25, 0.125, 0.125]]
+    content["annotations"][0]["probabilities"] = [0.5, 0.5, 0.25, 0.125]
+    assert "has 4 probabilities that sum to 1.38. Give 3 numbers without the background" in problems(
+        in_file(tmp_path, content)
+    )

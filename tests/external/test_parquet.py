@@ -201,3 +201,10 @@ def test_a_parquet_file_damaged_anywhere_is_named(tmp_path: Path) -> None:
     damaged[4:200] = bytes(196)
     path.write_bytes(bytes(damaged))
     assert f"{path}: the file cannot be read as Parquet (" in problems(path, NAMES)
+
+
+def test_a_distribution_with_a_background_is_used_as_it_is(tmp_path: Path) -> None:
+    rows = [[[0.5, 0.125, 0.25, 0.125], [0.25, 0, 0.5, 0.25]], [], [[0.0, 1, 0, 0]]]
+    _, two, one = read(in_parquet(tmp_path, parquet() | {"class_probabilities": rows}, list(NAMES))).rows
+    assert arrays(two)[3].tolist() == [[0, 1, 0, 0]]
+    assert arrays(one)[3].tolist() == [[0.25, 0, 0.5, 0.25], [0.5, 0.125, 0.25, 0.125]]  # the highest score first
