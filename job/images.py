@@ -9,6 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageChops
 import PIL.ImageFile
@@ -59,6 +60,7 @@ _OTHER_CONTENTS = (
     (rb"(\xef\xbb\xbf)?\s*<", "it is XML or HTML, perhaps an error page that was saved instead of the image"),
     (rb"(\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x20-\x7e\0]+\Z", "it is text, perhaps an error message"),
 )
+_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # values of EXIF's tag that exchange width and height
 # Any further data for libjpeg, without the 0xff of its markers.
 _FILLER = bytes(range(1, 255))
 _CHUNK_BYTES = 1 << 16
@@ -142,6 +144,19 @@ def read_size(data: bytes) -> tuple[int, int]:
     """
     with _open(data) as image:
         return image.size
+
+
+def read_oriented_size(data: bytes) -> tuple[int, int]:
+    """Returns width and height in pixels after the EXIF orientation, from the header alone; raises as `read_size`."""
+    with _open(data) as image:
+        width, height = image.size
+        if image.format == "TIFF":
+            return width, height  # Pillow has applied the orientation
+        try:
+            orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+        except Exception:  # only the EXIF is damaged; Pillow raises any class of error
+            orientation = 1
+    return (height, width) if orientation in _TURNED_ORIENTATIONS else (width, height)
 
 
 def _open(data: bytes) -> PIL.ImageFile.ImageFile:

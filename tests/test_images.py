@@ -311,6 +311,7 @@ def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orienta
     data = turned(orientation, kind, **options)
     image = decode(data)
     assert image.shape == ((120, 90, 3) if orientation >= 5 else (90, 120, 3))
+    assert images.read_oriented_size(data) == image.shape[1::-1]
     assert (image == by_pillow(data)).all()
     # By what the standard says of the first row and column, whoever reads it.
     upright = decode(turned(1, kind, **options)).astype(int)

@@ -1,7 +1,7 @@
 """A batch of images with their predictions: checked, and made into rows of parts."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -77,10 +77,14 @@ class Reading:
     Attributes:
         class_names: Class names, by class index.
         batches: Checked batches, which together hold all images.
+        failures: Rows of images that cannot be used. Reading the batches adds them.
+        warnings: What the user should know, as whole sentences. Reading the batches may add some.
     """
 
     class_names: tuple[str, ...]
     batches: Iterator[Batch]
+    failures: list[Row] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def iter_chunks(items: Iterable[T]) -> Iterator[list[T]]:

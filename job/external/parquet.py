@@ -94,7 +94,7 @@ def _check_columns(schema: pa.Schema, uri: str) -> list[str]:
 
 def _inspect_type(data_type: pa.DataType) -> tuple[int, str]:
     """How deep the lists of a column are nested, and the kind of their values."""
-    depth, types = 0, pa.types
+    depth, types, data_type = 0, pa.types, _remove_views(data_type)
     while types.is_list(data_type) or types.is_large_list(data_type) or types.is_fixed_size_list(data_type):
         depth, data_type = depth + 1, data_type.value_type
     if types.is_dictionary(data_type):
@@ -129,7 +129,8 @@ def _read_class_names(
         raise SettingsError(f"CORAL_PREDICTIONS, {uri}: its classes are indices without names. {advice}")
     if "class_probabilities" in columns:
         raise SettingsError(f"CORAL_PREDICTIONS, {uri}: the order of its class_probabilities is unknown. {advice}")
-    column = file.read(columns=["classes"])["classes"].cast(pa.list_(pa.string()))
+    column = file.read(columns=["classes"])["classes"]
+    column = _replace_view(column.combine_chunks()).cast(pa.list_(pa.string()))
     distinct = sorted(filter(is_text, pc.unique(pc.list_flatten(column)).to_pylist()), key=str.encode)
     if not distinct:
         raise SettingsError(f"CORAL_PREDICTIONS, {uri}: nothing was detected, so its classes have no names. {advice}")
@@ -140,8 +141,39 @@ def _read_batches(file: pq.ParquetFile, uri: str, columns: list[str], names: tup
     start = 0
     with _refuse_damaged(uri):
         for record in file.iter_batches(IMAGES_PER_BATCH, columns=columns):
-            yield _make_batch(record, _read_images(record, uri, start), names)
+            plain = _replace_views(record)
+            yield _make_batch(plain, _read_images(plain, uri, start), names)
             start += len(record)
+
+
+def _replace_views(record: pa.RecordBatch) -> pa.RecordBatch:
+    """Makes texts and lists of Arrow's views of them, which few functions accept."""
+    columns = [_replace_view(column) for column in record.columns]
+    return pa.RecordBatch.from_arrays(columns, names=record.schema.names)
+
+
+def _replace_view(column: pa.Array) -> pa.Array:
+    plain = _remove_views(column.type)
+    if plain.equals(column.type):
+        return column
+    if not pa.types.is_large_list(plain):
+        return column.cast(plain)
+    # Arrow 26 casts a view of lists to lists without their last offset.
+    is_null = np.array([*column.is_null().to_pylist(), False])
+    offsets = pa.array(np.cumsum([0, *_count_values(column)]), pa.int64(), mask=is_null)
+    return pa.LargeListArray.from_arrays(offsets, _replace_view(column.flatten()))
+
+
+def _remove_views(data_type: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_string_view(data_type):
+        return pa.large_string()
+    if types.is_list_view(data_type) or types.is_large_list_view(data_type):
+        return pa.large_list(_remove_views(data_type.value_type))
+    if types.is_list(data_type) or types.is_large_list(data_type):
+        values = _remove_views(data_type.value_type)
+        return data_type if values.equals(data_type.value_type) else pa.large_list(values)
+    return data_type
 
 
 def _read_images(record: pa.RecordBatch, uri: str, start: int) -> list[Image]:

@@ -46,6 +46,7 @@ def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:
         settings.classes,
         stop=run.stop.requested,
         min_score=settings.score_threshold,
+        images=external.InputImages(settings, run.stop.requested),
     )
     for warning in predictions.warnings:
         logger.warning("%s", warning)

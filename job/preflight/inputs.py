@@ -58,7 +58,11 @@ def predictions(state: State) -> Findings:
     settings = state.settings
     if settings.predictions and settings.predictions != NONE:
         content = external.read(
-            settings.predictions, settings.classes, stop=state.stop.requested, min_score=settings.score_threshold
+            settings.predictions,
+            settings.classes,
+            stop=state.stop.requested,
+            min_score=settings.score_threshold,
+            images=external.InputImages(settings, state.stop.requested),
         )
         state.listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
         names = content.class_names

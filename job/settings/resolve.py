@@ -155,6 +155,11 @@ def _selection_contradictions(settings: Settings) -> Iterator[str]:
             "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH work with CORAL_STRATEGY=coral only: remove them, or "
             "change CORAL_STRATEGY."
         )
+    if settings.predictions and settings.predictions != NONE and _same(settings.predictions, settings.output):
+        yield (
+            f"CORAL_PREDICTIONS and CORAL_OUTPUT are both {settings.output!r}: set CORAL_OUTPUT to another folder, or "
+            "remove CORAL_PREDICTIONS to select from the output's own detections."
+        )
     if settings.predictions and settings.previous:
         yield "CORAL_PREVIOUS and CORAL_PREDICTIONS both provide detections: remove one."
     if settings.predictions and settings.embedding == "simclr":

@@ -85,8 +85,9 @@ class Settings:
     predictions: str | None = knob(
         "CORAL_PREDICTIONS",
         None,
-        "Detections from another detector, for `select`: COCO JSON, a folder in Lightly's format, or "
-        ".parquet. none selects by CORAL_EMBEDDING alone.",
+        "Detections from another detector, for `select`: COCO JSON, COCO results (with their data set after a comma), "
+        "Ultralytics' predictions.json or YOLO labels, Lightly's format, .parquet, or an earlier CORAL_OUTPUT. none "
+        "selects by CORAL_EMBEDDING alone.",
         uri,
         group=_DATA,
         metavar="URI",

@@ -36,7 +36,7 @@ def test_boxes_with_probabilities_and_without_them_in_different_batches(tmp_path
         (b"", r"is neither Parquet nor JSON \("),
         (b"\xff\xd8\xff\xe0", r"is neither Parquet nor JSON \("),
         (b"[" * 100_000, r"is neither Parquet nor JSON \("),
-        (b"a.jpg,0,0,10,10,person,0.9\n", r"is neither Parquet nor JSON \("),
+        (b"a.jpg,0,0,10,10,person,0.9\n", "looks like CSV. Write the predictions as Parquet"),
         (b"3", "is JSON with other content: 3"),
         (b'{"a": 1}', "is JSON with other content: {'a': 1}"),
         (b'["task"]', "is JSON with other content"),
@@ -59,11 +59,13 @@ def test_an_unsupported_format_is_refused_with_the_supported_ones(
 @pytest.mark.parametrize("results", [[], [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]])
 def test_a_list_of_coco_results_is_refused_with_advice(tmp_path: Path, results: Any) -> None:
     problem = problems(in_file(tmp_path, results))
-    assert "is a list of COCO results, which has no file names. Merge it" in problem
-    assert all(f'"{each}": ' in problem for each in ("images", "categories", "annotations"))
+    assert (
+        "this is a list of COCO results, whose image_ids" in problem and "do not name images. Give the COCO" in problem
+    )
     # And that is how it is done.
-    whole = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": CATEGORIES, "annotations": results}
-    assert [len(arrays(each)[1]) for each in read(in_file(tmp_path, whole)).rows] == [len(results)]
+    data_set = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": CATEGORIES}
+    both = f"{in_file(tmp_path, results)},{in_file(tmp_path, data_set, 'set.json')}"
+    assert [len(arrays(each)[1]) for each in read(both).rows] == [len(results)]
 
 
 def test_json_in_other_encodings(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     assert f"'{tmp_path}/x.json' does not exist: {tmp_path}/x.json is not a folder." in problems(tmp_path / "x.json")
     assert "is neither a file nor a folder of files. The supported formats are" in problems(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"")
-    assert "is a folder with neither schema.json nor tasks.json. The supported formats are" in problems(tmp_path)
+    assert "is a folder with neither schema.json nor tasks.json, without parts and without .txt" in problems(tmp_path)
     assert "must be a path, or begin with s3://" in problems("ftp://host/a.json")
     assert "must name a bucket" in problems("s3://")
 

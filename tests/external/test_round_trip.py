@@ -56,6 +56,15 @@ def test_our_own_coco_file_comes_back_as_the_same_run(
     assert one["annotations"] == other["annotations"]
 
 
+def test_the_output_itself_comes_back_as_the_same_run(
+    own_run: Path, frames: list[Path], job: Job, tmp_path: Path
+) -> None:
+    select_again(job, own_run, frames, own_run, tmp_path / "out")
+    assert list_picks(tmp_path / "out") == list_picks(own_run)
+    for score in ("uncertainty_entropy", "suspected_misses"):
+        np.testing.assert_array_equal(read_scores(tmp_path / "out", score), read_scores(own_run, score))
+
+
 def test_scores_alone_rank_the_images_nearly_as_class_probabilities_do(
     own_run: Path, frames: list[Path], job: Job, tmp_path: Path
 ) -> None:

@@ -131,6 +131,8 @@ def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
     assert "contradict each other: remove one" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
     assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
+    (same,) = problems(CORAL_OUTPUT="/out/../out", CORAL_PREDICTIONS="/out", CORAL_EMBEDDING="/a.csv")
+    assert same.startswith("CORAL_PREDICTIONS and CORAL_OUTPUT are both '/out/../out': set CORAL_OUTPUT to another")
     assert "work with CORAL_STRATEGY=coral only" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]
