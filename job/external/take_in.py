@@ -5,7 +5,6 @@ import logging
 from job import external, parts
 from job.context import Run
 from job.embed import from_file
-from job.errors import SettingsError
 from job.parts import Provenance, Row, listings
 from job.settings.resolve import NONE
 from job.shards import Shard
@@ -62,8 +61,6 @@ def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:
 
 def _read_images(embedding: str) -> tuple[list[Row], Provenance]:
     names, _, digest = from_file.read(embedding)
-    if not names:
-        raise SettingsError(f"CORAL_EMBEDDING={embedding!r} has no rows. Give one row per image.")
     rows = [Row.undetected(name) for name in sorted(names, key=str.encode)]
     provenance = Provenance(
         config_sha256="", weights_sha256=digest, precision="", probabilities=parts.NO_DETECTOR, class_names=()

@@ -102,8 +102,8 @@ def embedding(text: str) -> str:
     """``detector``, ``simclr``, or the URI of a file of embeddings."""
     if text in ("detector", "simclr"):
         return text
-    if not text.endswith((".parquet", ".csv")):
-        raise ValueError("must be detector, simclr, or the URI of a .parquet or .csv file")
+    if not text.endswith((".parquet", ".csv", ".npy", ".npz")):
+        raise ValueError("must be detector, simclr, or the URI of a .parquet, .csv, .npz or .npy file")
     return uri(text)
 
 

@@ -258,7 +258,7 @@ class Settings:
         "CORAL_EMBEDDING",
         "detector",
         "detector: features of the detector's backbone. simclr: a self-supervised model trained on the pool. "
-        "Or a .parquet or .csv file of your own embeddings (file_name, embedding).",
+        "Or a file of your own embeddings (file_name, embedding): .parquet, .csv, .npz, or .npy with a .txt of names.",
         embedding,
         group=_EMBED,
         metavar="NAME|URI",

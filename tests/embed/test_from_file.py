@@ -1,13 +1,18 @@
 """Embeddings made elsewhere: `select` as a process, and invalid files."""
 
+import datetime
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from job.columns import NAME_COLUMNS, VECTOR_COLUMNS
 from job.embed import from_file
 from job.errors import SettingsError
 from tests.conftest import Job, demo_variables
@@ -60,10 +65,10 @@ def test_wrong_classes_and_embeddings_are_refused_before_detection(few_frames: P
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        (pa.table({"name": ["a"], "embedding": [[1.0]]}), "has no column file_name, only name, embedding"),
-        (pa.table({"file_name": ["a", "a"], "embedding": [[1.0], [2.0]]}), "has two embeddings of 'a'"),
+        (pa.table({"key": ["a"], "embedding": [[1.0]]}), "has no column file_name, only key, embedding"),
+        (pa.table({"file_name": ["a", "a"], "embedding": [[1.0], [2.0]]}), "has two rows of 'a'"),
         (pa.table({"file_name": ["a", "b"], "embedding": [[1.0], [2.0, 3.0]]}), "of different lengths"),
-        (pa.table({"file_name": ["a", "b"], "embedding": [[1.0], None]}), "of different lengths"),
+        (pa.table({"file_name": ["a", "b"], "embedding": [[1.0], None]}), "a null in its column 'embedding', row 2"),
         (pa.table({"file_name": ["a", "b"], "embedding": [[1.0], [float("nan")]]}), "not finite for 'b'"),
         (pa.table({"file_name": ["a"], "embedding": [["x"]]}), "not numbers"),
         (pa.table({"file_name": ["a"], "x": ["y"]}), "not numbers"),
@@ -74,6 +79,200 @@ def test_invalid_embeddings_are_refused(tmp_path: Path, table: Any, says: str) -
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(SettingsError, match=says):
         from_file.read_for_pool(str(tmp_path / "a.parquet"), ["a", "b"])
+
+
+NAMES = ["sub/b.jpg", "a.jpg", "7"]
+VECTORS = np.array([[1.0, 2.0], [0.5, -3.0], [4.0, 0.25]])  # exact in 16 bits, too
+WHEN = datetime.datetime(2024, 5, 17, 12)
+
+
+def in_parquet(path: Path, columns: Any) -> None:
+    pq.write_table(pa.table(columns), path.with_suffix(".parquet"))
+
+
+def in_csv(path: Path, text: str) -> None:
+    path.with_suffix(".csv").write_bytes(text.encode())
+
+
+def in_npz(path: Path, arrays: Any) -> None:
+    np.savez(path.with_suffix(".npz"), **arrays)
+
+
+def in_npy(path: Path, given: tuple[Any, str]) -> None:
+    np.save(path.with_suffix(".npy"), given[0], allow_pickle=True)
+    path.with_suffix(".txt").write_text(given[1])
+
+
+def lists(kind: pa.DataType) -> pa.Array:
+    flat = np.float16 if kind.value_type == pa.float16() else np.float64
+    return pa.array([list(map(flat, vector)) for vector in VECTORS], kind)
+
+
+def rows(separator: str = ",", quote: str = "") -> str:
+    return "".join(
+        f"{name},{quote}{separator.join(map(str, vector))}{quote}\n"
+        for name, vector in zip(NAMES, VECTORS, strict=True)
+    )
+
+
+READABLE: list[tuple[Callable[[Path, Any], None], str, Any]] = [
+    *((in_parquet, ".parquet", {column: NAMES, "embedding": lists(pa.list_(pa.float64()))}) for column in NAME_COLUMNS),
+    *((in_parquet, ".parquet", {"file_name": NAMES, column: VECTORS.tolist()}) for column in VECTOR_COLUMNS),
+    *(
+        (in_parquet, ".parquet", {"file_name": NAMES, "embedding": lists(kind)})
+        for value in (pa.float16(), pa.float32(), pa.float64())
+        for kind in (pa.list_(value), pa.list_(value, 2), pa.large_list(value), pa.list_view(value))
+    ),
+    *(
+        (in_parquet, ".parquet", {"file_name": pa.array(NAMES, kind), "x": VECTORS[:, 0], "y": VECTORS[:, 1]})
+        for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))
+    ),
+    (in_parquet, ".parquet", {"file_name": NAMES, "embedding": VECTORS.tolist(), "taken": [WHEN, None, WHEN]}),
+    *((in_csv, ".csv", f"{column},x,y\n{rows()}") for column in NAME_COLUMNS),
+    (in_csv, ".csv", "\ufefffilenames,embedding_0,embedding_1\n" + rows()),
+    (in_csv, ".csv", "file_name,embedding_0,embedding_1\n" + rows().replace("\n", "\r\n")),
+    (in_csv, ".csv", "filename,vector\n" + rows(", ", '"').replace(',"', ',"[').replace('"\n', ']"\n')),
+    (in_csv, ".csv", "filename,vector\n" + rows("\n ", '"').replace(',"', ',"[').replace('"\n', ' ]"\n')),
+    *(
+        (in_npz, ".npz", {column: np.array(NAMES), "embeddings": VECTORS})
+        for column in NAME_COLUMNS
+        if column != "file"
+    ),
+    *((in_npz, ".npz", {"names": np.array(NAMES), column: VECTORS}) for column in VECTOR_COLUMNS),
+    *((in_npz, ".npz", {"paths": np.array(NAMES), "vectors": VECTORS.astype(kind)}) for kind in ("f2", "f4", ">f8")),
+    (in_npz, ".npz", {"paths": np.array([name.encode() for name in NAMES]), "vectors": VECTORS, "more": np.ones(3)}),
+    *((in_npy, ".npy", (VECTORS.astype(kind), "\n".join(NAMES))) for kind in ("f2", "f4", "f8")),
+]
+
+
+@pytest.mark.parametrize(("write", "suffix", "content"), READABLE)
+def test_every_layout_gives_the_same_vectors(
+    tmp_path: Path, write: Callable[[Path, Any], None], suffix: str, content: Any
+) -> None:
+    """Names that are numbers, such as "7", stay text."""
+    write(tmp_path / "a", content)
+    names, vectors, _ = from_file.read(str(tmp_path / f"a{suffix}"))
+    assert names == NAMES and vectors.dtype == np.float32 and vectors.tolist() == VECTORS.tolist()
+
+
+def test_slices_and_chunks_and_reordered_views(tmp_path: Path) -> None:
+    """A list view may point into its values in any order, and a file may hold several row groups."""
+    view = pa.ListViewArray.from_arrays(pa.array([2, 0], pa.int32()), pa.array([2, 2], pa.int32()), pa.array(range(4)))
+    table = pa.table({"file_name": ["a", "b"], "embedding": view})
+    pq.write_table(pa.concat_tables([table, table.set_column(0, "file_name", [["c", "d"]])]), tmp_path / "a.parquet",
+                   row_group_size=1)  # fmt: skip
+    names, vectors, _ = from_file.read(str(tmp_path / "a.parquet"))
+    assert names == ["a", "b", "c", "d"] and vectors.tolist() == [[2, 3], [0, 1], [2, 3], [0, 1]]
+
+
+TWO = {"file_name": ["a", "b"]}
+INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
+    (in_parquet, ".parquet", {"file_name": ["a"], "path": ["b"], "x": [1]}, "columns 'file_name' and 'path'"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[1]] * 2, "vector": [[1]] * 2}, "columns 'embedding' and 'vector'"),
+    (in_parquet, ".parquet", {"file_name": ["a", None], "x": [1, 2]}, "a null in 'file_name', row 2"),
+    (in_parquet, ".parquet", {"file_name": ["a", ""], "x": [1, 2]}, "an empty file name in 'file_name', row 2"),
+    (in_parquet, ".parquet", {"file_name": pa.nulls(2), "x": [1, 2]}, "has nulls in its column 'file_name'"),
+    (in_parquet, ".parquet", {"name": [1, 2], "x": [1, 2]}, "has whole numbers in its column 'name', from row 1 on"),
+    (in_parquet, ".parquet", {"name": [1.5, 2], "x": [1, 2]}, "has numbers in its column 'name'"),
+    (in_parquet, ".parquet", {"name": [True, False], "x": [1, 2]}, "has booleans in its column 'name'"),
+    (in_parquet, ".parquet", {"name": [WHEN, WHEN], "x": [1, 2]}, "has times in its column 'name'"),
+    (in_parquet, ".parquet", {"name": [WHEN.date(), WHEN.date()], "x": [1, 2]}, "has dates in its column 'name'"),
+    (in_parquet, ".parquet", {"file": [b"a", b"b"], "x": [1, 2]}, "has values of the type binary in its column 'file'"),
+    (in_parquet, ".parquet", TWO, "has no embeddings: name their column embedding"),
+    (in_parquet, ".parquet", {**TWO, "x": [1, None]}, "a null in its column 'x', row 2"),
+    (in_parquet, ".parquet", {**TWO, "x": [True, False]}, "booleans in its column 'x', row 1: True"),
+    (in_parquet, ".parquet", {**TWO, "x": [1, 2], "at": [WHEN, WHEN]}, "times in its column 'at', row 1"),
+    (in_parquet, ".parquet", {**TWO, "x": [1, 2], "at": [WHEN.date()] * 2}, "dates in its column 'at', row 1"),
+    (in_parquet, ".parquet", {**TWO, "x": ["1", "y"]}, "text in its column 'x', row 2: 'y'"),
+    (in_parquet, ".parquet", {**TWO, "x": [1, 2], "__index_level_0__": [0, 1]}, "an index of pandas"),
+    (
+        in_parquet,
+        ".parquet",
+        {**TWO, "embedding": [[1.0, 2.0], [3.0, None]]},
+        "a null in its column 'embedding', row 2",
+    ),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[True], [False]]}, "lists of booleans in its column 'embedding'"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[WHEN], [WHEN]]}, "lists of times in its column 'embedding'"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[[1.0]], [[2.0]]]}, "lists of values of the type list"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [WHEN, WHEN]}, "times in its column 'embedding', row 1"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[1.0], [1.0, 2.0]]}, "1 numbers in row 1, 2 in row 2"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[], []]}, "embeddings without numbers"),
+    (in_parquet, ".parquet", {**TWO, "embedding": [[1.0], [1e300]]}, "not finite for 'b'"),
+    (in_parquet, ".parquet", {"file_name": ["x" * 200] * 2, "x": [1, 2]}, "has two rows of 'x{79}\\.\\.\\."),
+    (in_csv, ".csv", "file_name,x\n", "has no rows"),
+    (in_npz, ".npz", {"names": np.array([]), "vectors": []}, "has no rows|float64 of the shape"),
+    (in_parquet, ".parquet", {"file_name": pa.array([], pa.string()), "x": pa.array([], pa.int8())}, "has no rows"),
+    (in_csv, ".csv", "file_name,name,x\na,b,1\n", "columns 'file_name' and 'name'"),
+    (in_csv, ".csv", "file_name,x\na,1\nb,\n", "a null in its column 'x', row 2"),
+    (in_csv, ".csv", "file_name,x,t\na,1,2024-05-17\n", "dates in its column 't', row 1: '2024-05-17'"),
+    (in_csv, ".csv", "file_name,x,t\na,1,12:00:00\n", "times in its column 't', row 1"),
+    (in_csv, ".csv", "file_name,x,b\na,1,true\n", "booleans in its column 'b', row 1: True"),
+    (in_csv, ".csv", "file_name,x\na,1\n,2\n", "an empty file name in 'file_name', row 2"),
+    (in_csv, ".csv", "file_name,x\na,1\nb,two\n", "text in its column 'x', row 2: 'two'"),
+    (in_csv, ".csv", "file_name,embedding\na,[1 2]\nb,[1 ... 2]\n", "column 'embedding', row 2: '.1 ... 2.'"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "paths": np.array(["a"]), "vectors": [[1]]}, "'names' and 'paths'"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "vectors": [[1]], "features": [[1]]}, "'vectors' and 'features'"),
+    (in_npz, ".npz", {"names": np.array(["a"], object), "vectors": [[1]]}, "holds Python objects"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "vectors": np.array([[1]], object)}, "holds Python objects"),
+    (in_npz, ".npz", {"names": np.array([1]), "vectors": [[1]]}, "has int64 of the shape .* in 'names', from row 1 on"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "vectors": [[True]]}, "not numbers: bool in 'vectors'"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "vectors": np.array([[WHEN]], "M8[s]")}, "not numbers: datetime64"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "vectors": [1.0]}, "shape .1,. in 'vectors': give one row per image"),
+    (in_npz, ".npz", {"names": np.array(["a", "b"]), "vectors": [[1.0]]}, "has 1 embeddings for 2 file names"),
+    (in_npz, ".npz", {"names": np.array(["a", ""]), "vectors": [[1.0]] * 2}, "an empty file name in 'names', row 2"),
+    (in_npz, ".npz", {"keys": np.array(["a"]), "vectors": [[1.0]]}, "has no column file_name, only keys, vectors"),
+    (in_npz, ".npz", {"names": np.array(["a"]), "data": [[1.0]]}, "has no array embedding, only names, data"),
+    (in_npy, ".npy", (np.array([[1], [2]], object), "a\nb\n"), "holds Python objects"),
+    (in_npy, ".npy", (np.array([[True], [False]]), "a\nb\n"), "not numbers: bool"),
+    (in_npy, ".npy", (np.array([[1.0], [2.0]]), "a\n"), "has 2 embeddings for 1 file names"),
+    (in_npy, ".npy", (np.array([[1.0], [2.0]]), "a\na\n"), "has two rows of 'a'"),
+    (in_npy, ".npy", (np.array([[1.0], [np.nan]]), "a\nb\n"), "not finite for 'b'"),
+]
+
+
+@pytest.mark.parametrize(("write", "suffix", "content", "says"), INVALID)
+def test_nothing_else_becomes_a_vector_or_a_name(
+    tmp_path: Path, write: Callable[[Path, Any], None], suffix: str, content: Any, says: str
+) -> None:
+    write(tmp_path / "a", content)
+    with pytest.raises(SettingsError, match=says) as caught:
+        from_file.read(str(tmp_path / f"a{suffix}"))
+    (problem,) = caught.value.problems
+    assert problem.startswith("CORAL_EMBEDDING=") and "\n" not in problem and len(problem) < 500
+
+
+def test_an_array_needs_its_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", VECTORS)
+    with pytest.raises(SettingsError, match=r"needs '.*a.txt' with the file names, .*: No such file or directory"):
+        from_file.read(str(tmp_path / "a.npy"))
+
+
+def test_the_digest_covers_the_names(tmp_path: Path) -> None:
+    digests = set()
+    for names in ("a\nb\nc\n", "b\na\nc\n"):
+        in_npy(tmp_path / "a", (VECTORS, names))
+        digests.add(from_file.read(str(tmp_path / "a.npy"))[2])
+    assert len(digests) == 2
+
+
+def test_a_damaged_array_is_an_error_in_one_sentence(tmp_path: Path) -> None:
+    """Cut at every length, and with each byte of its first 300 changed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, names=np.array(NAMES), vectors=VECTORS)
+    plain = io.BytesIO()
+    np.save(plain, VECTORS)
+    (tmp_path / "a.txt").write_text("a\nb\nc\n")
+    refused = 0
+    for suffix, whole in ((".npz", buffer.getvalue()), (".npy", plain.getvalue())):
+        path = tmp_path / f"a{suffix}"
+        flipped = (whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :] for at in range(min(300, len(whole))))
+        for content in (*(whole[:length] for length in range(len(whole))), *flipped):
+            path.write_bytes(content)
+            try:
+                from_file.read(str(path))
+            except SettingsError:
+                refused += 1
+    assert refused >= len(buffer.getvalue()) + len(plain.getvalue())
 
 
 def test_a_missing_or_damaged_file(tmp_path: Path) -> None:

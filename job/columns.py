@@ -1,0 +1,121 @@
+"""Tables that others made, with one row per image: which column holds the file names, and what a column holds."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+# The accepted names of the column, or array, of file names. Lightly's own files have the fourth.
+NAME_COLUMNS = (
+    *("file_name", "file_names", "filename", "filenames", "file", "files", "path", "paths"),
+    *("image", "images", "image_path", "image_paths", "name", "names"),
+)
+# The accepted names of the column, or array, of embeddings.
+VECTOR_COLUMNS = ("embedding", "embeddings", "feature", "features", "vector", "vectors")
+_MAX_CHARACTERS = 80
+_MAX_COLUMNS_IN_WORDS = 5
+
+
+def shorten(value: Any) -> str:
+    """The repr of a value, cut to a limited length."""
+    text = repr(value)
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
+
+
+def list_names(columns: Sequence[str]) -> str:
+    """The first few columns, for an error message."""
+    more = ", ..." if len(columns) > _MAX_COLUMNS_IN_WORDS else ""
+    return ", ".join(column[:_MAX_CHARACTERS] for column in columns[:_MAX_COLUMNS_IN_WORDS]) + more
+
+
+def find_column(columns: Sequence[str], accepted: Sequence[str]) -> str | None:
+    """Finds the one column that has an accepted name; None if there is none.
+
+    Raises:
+        ValueError: If several columns have an accepted name.
+    """
+    candidates = [column for column in columns if column in accepted]
+    if len(candidates) > 1:
+        raise ValueError(
+            f"has the columns {candidates[0]!r} and {candidates[1]!r}, and either could be meant: keep one of them"
+        )
+    return candidates[0] if candidates else None
+
+
+def find_name_column(columns: Sequence[str]) -> str:
+    """Finds the column of file names.
+
+    Raises:
+        ValueError: If there is none, or several columns have an accepted name.
+    """
+    name = find_column(columns, NAME_COLUMNS)
+    if name is None:
+        raise ValueError(f"has no column {NAME_COLUMNS[0]}, only {list_names(columns) or 'none at all'}")
+    return name
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuses columns without a name, and two columns of the same name.
+
+    Raises:
+        ValueError: If there is such a column.
+    """
+    if len(set(columns)) < len(columns) or "" in columns:
+        raise ValueError("has an unnamed column, or two columns of the same name")
+
+
+def read_names(column: pa.ChunkedArray, title: str) -> list[str]:
+    """Reads the column of file names.
+
+    Args:
+        column: The column.
+        title: Name of the column.
+
+    Raises:
+        ValueError: If it is not text, or a name is null, empty or repeated.
+    """
+    if len(column) and (kind := describe_type(column.type)) != "text":
+        raise ValueError(f"has {kind} in its column {title!r}, from row 1 on, where file names should be")
+    values = column.to_pylist()
+    check_names(values, title)
+    return [str(value) for value in values]
+
+
+def check_names(values: Iterable[str | None], title: str) -> None:
+    """Refuses names that are null, empty or repeated, and a list without names.
+
+    Raises:
+        ValueError: If there is such a name, or none.
+    """
+    names: list[str] = []
+    for row, name in enumerate(values, start=1):
+        if not name:
+            raise ValueError(f"has {'a null' if name is None else 'an empty file name'} in {title!r}, row {row}")
+        names.append(name)
+    if not names:
+        raise ValueError("has no rows")
+    if len(set(names)) < len(names):
+        in_order = sorted(names)
+        repeated = next(name for name, following in pairwise(in_order) if name == following)
+        raise ValueError(f"has two rows of {shorten(repeated)}")
+
+
+def describe_type(data_type: pa.DataType) -> str:
+    """What a column holds, in words: text, whole numbers, numbers, booleans, dates, times or the name of its type."""
+    types = pa.types
+    if types.is_dictionary(data_type):
+        data_type = data_type.value_type
+    if types.is_string(data_type) or types.is_large_string(data_type) or types.is_string_view(data_type):
+        return "text"
+    if types.is_integer(data_type):
+        return "whole numbers"
+    if types.is_floating(data_type):
+        return "numbers"
+    if types.is_boolean(data_type):
+        return "booleans"
+    if types.is_date(data_type):
+        return "dates"
+    if types.is_temporal(data_type):
+        return "times"
+    return "nulls" if types.is_null(data_type) else f"values of the type {data_type}"[:_MAX_CHARACTERS]
