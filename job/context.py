@@ -86,6 +86,7 @@ class Run:
         output: Folder of the results.
         platform: The Lightly platform; None if nothing is uploaded.
         detector: The detector, once it is built.
+        class_names: Names by class index of the imported predictions; None if there are none.
         seconds: Duration of each stage, by name.
         current_stage: Name of the stage that is running.
     """
@@ -95,6 +96,7 @@ class Run:
     output: Storage
     platform: "Platform | None" = None
     detector: "Detector | None" = None
+    class_names: tuple[str, ...] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     current_stage: str | None = None
 
@@ -115,6 +117,16 @@ class Run:
         self.seconds[name] = time.monotonic() - start
         self.current_stage = outer
         now.leave(outer)
+
+    def current_class_names(self) -> tuple[str, ...]:
+        """Names by class index, which may have been corrected since the detection."""
+        if self.class_names is not None:
+            return self.class_names
+        if self.detector is not None:
+            return self.detector.class_names
+        from job.detect import config
+
+        return config.read(self.settings).class_names
 
     def need_detector(self) -> "Detector":
         """The detector, built on first use."""

@@ -28,7 +28,7 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
     Raises:
         SettingsError: If the input does not exist or contains no images.
     """
-    folders = [relativize(source.uri, normalize(uri)) for uri in (settings.output, settings.previous) if uri]
+    folders = [relativize(source.uri, normalize(uri)) for uri in (settings.output, *settings.previous)]
     results = tuple(folder for folder in folders if folder)
     if isinstance(source, FileList):
         listing = Listing.from_entries(source.list(keep=shard.owns))

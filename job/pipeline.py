@@ -122,8 +122,9 @@ def map_step(run: Run, shard: Shard) -> Listing:
         done = parts.find_done(output, provenance)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
-        if state.previous:
-            done = previous.reuse(state.previous, output, listing, done, provenance)
+        previous.check_same(state.previous, provenance)
+        for earlier in state.previous:
+            done = previous.reuse(earlier, output, listing, done, provenance)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
@@ -157,7 +158,7 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     if settings.labelled:
         labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
     with run.stage("score"):
-        pool = pools.load(output, listing, settings.class_weights)
+        pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
         run.check_provenance(pool)
     now.failures = len(pool.failures)
     output.delete(SUCCESS)

@@ -27,6 +27,7 @@ def import_predictions(run: Run) -> Listing:
     settings, output = run.settings, run.output
     without_detector = settings.predictions == NONE
     rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run)
+    run.class_names = provenance.class_names
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
     remaining = [row for row in rows if (row.file_name, row.etag) not in done]

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,15 @@ class Provenance:
         """All attributes as JSON; equal values give the same text."""
         return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, sort_keys=True)
 
+    def matches(self, other: "Provenance") -> bool:
+        """Whether parts of both can be used together: all is equal, except that classes may have other names."""
+        same_count = len(self.class_names) == len(other.class_names)
+        return same_count and replace(self, class_names=other.class_names) == other
+
+    def with_names(self, class_names: tuple[str, ...]) -> "Provenance":
+        """The same with other names of its classes; unchanged if these are more or fewer."""
+        return replace(self, class_names=class_names) if len(class_names) == len(self.class_names) else self
+
     @classmethod
     def from_json(cls, text: str) -> "Provenance":
         """Parses the JSON that `to_json` returned."""
@@ -125,7 +134,6 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = _schema(len(provenance.class_names) + 1, feature)
-    schema = schema.with_metadata({_PROVENANCE: provenance.to_json()})
     fields_of_row = [(_FIELD.get(column.name, column.name), column.type) for column in schema]
     columns = [_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
@@ -133,6 +141,7 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
 
 def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
     """Writes one part, whose rows are sorted bytewise by key, and returns its name."""
+    table = table.replace_schema_metadata({_PROVENANCE: provenance.to_json()})
     # The status is part of the name, so that a process that could not read an image never overwrites a good part.
     rows = zip(*(table[column].to_pylist() for column in ("key", "etag", "status")), strict=True)
     content = "\n".join([provenance.digest, *("\t".join(row) for row in rows)])
@@ -212,7 +221,7 @@ def check_same(output: Storage, present: Provenance, expected: Provenance) -> No
     Raises:
         SettingsError: If the output holds parts made with another detector, threshold, size or precision.
     """
-    if present != expected:
+    if not present.matches(expected):
         difference = describe_difference(present, expected)
         raise SettingsError(
             f"{output.uri} holds results of other settings ({difference}): set CORAL_OUTPUT to a new folder, or delete "
@@ -278,7 +287,9 @@ def describe_difference(present: Provenance, expected: Provenance) -> str:
         "config_sha256": "model configuration, thresholds or sizes",
         "weights_sha256": "weights",
         "schema_version": "version of the part files",
+        "class_names": "number of classes",
     }
     names = [field.name for field in fields(expected)]
+    present = present.with_names(expected.class_names)
     changed = [name for name in names if getattr(present, name) != getattr(expected, name)]
     return "different " + ", ".join(words.get(name, name.replace("_", " ")) for name in changed)

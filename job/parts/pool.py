@@ -1,5 +1,6 @@
 """The pool: the images of a listing, with what the parts hold of them, column by column."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import parts, scores
+from job.columns import shorten
 from job.errors import SettingsError, TryAgain
 from job.names import list_first
 from job.parts.score import ImageScores, score_images
 from job.settings.mix import ALL_OTHERS
 from job.settings.parse import hint
 from job.storage import Entry, Storage
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 
@@ -111,7 +115,12 @@ class _PartRows:
     failures: list[tuple[str, str]]
 
 
-def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, float] | None = None) -> Pool:
+def load(
+    output: Storage,
+    entries: Iterable[Entry],
+    class_weights: Mapping[str, float] | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Pool:
     """Reads and scores the rows of all images of a listing.
 
     Rows of other images, and of images that have changed since, are left out.
@@ -120,6 +129,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
         output: Folder with the parts.
         entries: The images.
         class_weights: Weight of each class in the weighted scores, by name; other classes have that of ``*``, or 1.
+        class_names: Names by class index that replace those of the parts, if these are as many; None to keep them.
 
     Raises:
         TryAgain: If an image of the listing has no row yet.
@@ -127,7 +137,7 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
     """
     rows: list[_PartRows] = []
     scored: list[ImageScores] = []
-    for part in _read_rows(output, entries):
+    for part in _read_rows(output, entries, class_names):
         class_names = part.provenance.class_names
         weights = class_weight_array(class_weights, class_names) if class_weights else None
         scored.append(score_images(part.usable, len(class_names), weights))
@@ -135,15 +145,19 @@ def load(output: Storage, entries: Iterable[Entry], class_weights: Mapping[str, 
     return _join(rows, scored, weighted=class_weights is not None)
 
 
-def _read_rows(output: Storage, entries: Iterable[Entry]) -> Iterator[_PartRows]:
+def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str, ...] | None) -> Iterator[_PartRows]:
     """Yields the rows of a listing, part by part; images that no process could read come last, without rows."""
     missing = {(entry.key, entry.etag) for entry in entries}
     unread: dict[tuple[str, str], str] = {}
     part: parts.Part | None = None
     provenance: parts.Provenance | None = None
+    is_warned = False
     for part in parts.read(output):
-        parts.check_same(output, part.provenance, provenance or part.provenance)
-        provenance = part.provenance
+        provenance = provenance or part.provenance.with_names(class_names or ())
+        parts.check_same(output, part.provenance, provenance)
+        if part.provenance != provenance and not is_warned:
+            is_warned = True
+            _warn_of_new_names(part.provenance.class_names, provenance.class_names)
         own_rows, failures = [], []
         columns = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
         for row, (key, etag, status, error) in enumerate(zip(*columns, strict=True)):
@@ -156,11 +170,23 @@ def _read_rows(output: Storage, entries: Iterable[Entry]) -> Iterator[_PartRows]
                 else:
                     failures.append((key, error))
         yield _PartRows(part.name, provenance, part.table.take(pa.array(own_rows, pa.int64())), failures)
-    if part is None or missing - unread.keys():
+    if part is None or provenance is None or missing - unread.keys():
         count = len(missing - unread.keys())
         raise TryAgain(f"{count} images have no detections yet: run `predict` until it has finished, then try again.")
     failures = [(key, error) for (key, etag), error in unread.items() if (key, etag) in missing]
-    yield _PartRows(part.name, part.provenance, part.table.slice(0, 0), failures)
+    yield _PartRows(part.name, provenance, part.table.slice(0, 0), failures)
+
+
+def _warn_of_new_names(old: Sequence[str], new: Sequence[str]) -> None:
+    changed = [(before, after) for before, after in zip(old, new, strict=True) if before != after]
+    logger.warning(
+        "%d of %d classes have another name than at detection, such as %s instead of %s. The results have the names of "
+        "this run.",
+        len(changed),
+        len(old),
+        shorten(changed[0][1]),
+        shorten(changed[0][0]),
+    )
 
 
 def _without_boxes(rows: _PartRows) -> _PartRows:

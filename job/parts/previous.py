@@ -1,13 +1,14 @@
-"""The results of an earlier run, for images that have not changed since."""
+"""The results of earlier runs, for images that have not changed since."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
 from job import parts
 from job.errors import SettingsError
-from job.parts import Provenance
+from job.parts import Part, Provenance
 from job.storage import Listing, Storage, open_folder
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,25 @@ def open_output(uri: str) -> Storage:
     except SettingsError as error:
         raise SettingsError(f"CORAL_PREVIOUS: {error}") from None
     raise SettingsError(f"CORAL_PREVIOUS={earlier.uri!r} has no parts: set it to the CORAL_OUTPUT of an earlier run.")
+
+
+def check_same(outputs: Iterable[Storage], provenance: Provenance) -> None:
+    """Checks that all earlier runs had the settings of this run, before anything is copied from one of them.
+
+    Raises:
+        SettingsError: If the parts of an earlier run were made with other settings.
+    """
+    for earlier in outputs:
+        for part in parts.read(earlier, ["key"]):
+            _check_part(earlier, part, provenance)
+
+
+def _check_part(earlier: Storage, part: Part, provenance: Provenance) -> None:
+    if not part.provenance.matches(provenance):
+        raise SettingsError(
+            f"CORAL_PREVIOUS={earlier.uri!r} was made with other settings "
+            f"({parts.describe_difference(part.provenance, provenance)}): remove it, or use the same settings."
+        )
 
 
 def reuse(
@@ -51,11 +71,7 @@ def reuse(
     wanted = {(entry.key, entry.etag) for entry in listing} - done
     num_wanted = len(wanted)
     for part in parts.read(earlier):
-        if part.provenance != provenance:
-            raise SettingsError(
-                f"CORAL_PREVIOUS={earlier.uri!r} was made with other settings "
-                f"({parts.describe_difference(part.provenance, provenance)}): remove it, or use the same settings."
-            )
+        _check_part(earlier, part, provenance)
         rows = []
         columns = (part.table[name].to_pylist() for name in _COLUMNS)
         for row, (key, etag, status) in enumerate(zip(*columns, strict=True)):

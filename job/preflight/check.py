@@ -47,7 +47,7 @@ class State:
         platform: The Lightly platform, if a token is set.
         source: Folder of the images.
         listing: Images of the shard.
-        previous: Output of an earlier run.
+        previous: Outputs of earlier runs.
         detector: The detector, once it is built.
         num_done: Number of images that have results from an earlier run.
     """
@@ -63,7 +63,7 @@ class State:
     platform: "Platform | None" = None
     source: Source | None = None
     listing: Listing | None = None
-    previous: Storage | None = None
+    previous: list[Storage] = field(default_factory=list)
     detector: "Detector | None" = None
     num_done: int = 0
 

@@ -109,7 +109,8 @@ def embeddings(state: State) -> Findings:
 
 
 def previous_run(state: State) -> Findings:
-    """The output of an earlier run, whose detections are reused."""
-    if state.settings.previous:
-        state.previous = previous.open_output(state.settings.previous)
-        yield f"{state.previous.uri} has parts of an earlier run"
+    """The outputs of earlier runs, whose detections are reused."""
+    for uri in state.settings.previous:
+        earlier = previous.open_output(uri)
+        state.previous.append(earlier)
+        yield f"{earlier.uri} has parts of an earlier run"

@@ -120,6 +120,14 @@ def uri(text: str) -> str:
     return text if location.scheme else location.path
 
 
+def uris(text: str) -> tuple[str, ...]:
+    """Values that `uri` accepts, with commas between them."""
+    parsed = tuple(uri(item.strip()) for item in text.split(",") if item.strip())
+    if not parsed:
+        raise ValueError("must be a path, s3://, gs:// or az://, or several with commas between them")
+    return parsed
+
+
 def uri_or_url(text: str) -> str:
     """A value that `uri` accepts, or an http(s) URL."""
     return text if re.match(r"https?://", text) else uri(text)

@@ -88,7 +88,8 @@ def as_json(settings: Settings) -> dict[str, Any]:
             return str(value)
         return redact(value) if isinstance(value, str) else value
 
-    return {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
+    values = {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
+    return values | {"CORAL_PREVIOUS": ",".join(map(redact, settings.previous)) or None}
 
 
 def markdown_table() -> str:
@@ -136,10 +137,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: remove one."
     if _same(settings.input, settings.output):
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: set CORAL_OUTPUT to another folder."
-    if settings.previous and _same(settings.previous, settings.output):
+    if any(_same(uri, settings.output) for uri in settings.previous):
         yield (
-            f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: remove CORAL_PREVIOUS, since a run "
-            "resumes in its output anyway."
+            f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: remove it from CORAL_PREVIOUS, since a "
+            "run resumes in its output anyway."
         )
     yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)

@@ -25,6 +25,7 @@ from job.settings.parse import (
     some_of,
     uri,
     uri_or_url,
+    uris,
 )
 from job.settings.strategy import STRATEGIES, Strategy, parse_strategy
 
@@ -72,13 +73,14 @@ class Settings:
         shown_default="required",
         common=True,
     )
-    previous: str | None = knob(
+    previous: tuple[str, ...] = knob(
         "CORAL_PREVIOUS",
-        None,
-        "CORAL_OUTPUT of an earlier run. Its detections are reused for images that have not changed.",
-        uri,
+        (),
+        "CORAL_OUTPUT of an earlier run, or several, comma-separated. Their detections are reused for images that "
+        "have not changed; the first that has an image wins.",
+        uris,
         group=_DATA,
-        metavar="URI",
+        metavar="URI,...",
         shown_default="none",
         step="predict",
     )

@@ -217,6 +217,42 @@ def test_select_refuses_detections_of_other_settings(done: dict[str, Any], job: 
     assert not (output / "embeddings.parquet").exists()
 
 
+def test_class_names_are_corrected_without_detecting_again(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    """The results are those of a run that had these names from the start."""
+    run = json.loads((done["output"] / "run.json").read_text())
+    renamed = [f"my {name}" for name in run["detector"]["class_names"]]
+    (tmp_path / "names.txt").write_text("\n".join(renamed))
+    output = tmp_path / "out"
+    shutil.copytree(done["output"], output)
+    before = parts_of(output)
+    variables = done["variables"] | {"CORAL_OUTPUT": output, "CORAL_CLASSES": tmp_path / "names.txt"}
+    again = job(**variables)
+    assert again.returncode == 0, again.stderr
+    assert "23 of 23 images are already finished." in again.stderr and parts_of(output) == before
+    assert (
+        "80 of 80 classes have another name than at detection, such as 'my person' instead of 'person'." in again.stderr
+    )
+    assert json.loads((output / "run.json").read_text())["detector"]["class_names"] == renamed
+    coco = json.loads((output / "exports" / "coco.json").read_text())
+    assert [category["name"] for category in coco["categories"]] == renamed
+    assert content(output) != content(done["output"])
+
+    fresh = job(**variables | {"CORAL_OUTPUT": tmp_path / "fresh", "CORAL_PREVIOUS": done["output"]})
+    assert fresh.returncode == 0 and "Reused 23 of 23 images" in fresh.stderr
+    assert content(tmp_path / "fresh") == content(output)
+    shutil.rmtree(tmp_path / "fresh")
+    fresh = job(**variables | {"CORAL_OUTPUT": tmp_path / "fresh"})
+    assert fresh.returncode == 0 and "another name" not in fresh.stderr
+    assert content(tmp_path / "fresh") == content(output)
+
+    weighted = {"CORAL_OUTPUT": output, "CORAL_CLASS_WEIGHTS": "my car=2"}
+    assert job("select", **variables | weighted).returncode == 0
+    back = job("select", **done["variables"] | {"CORAL_OUTPUT": output})
+    assert back.returncode == 0 and content(output) == content(done["output"])
+    fewer = job("select", **variables | {"CORAL_CLASSES": "a,b"})
+    assert fewer.returncode == 64 and "CORAL_CLASSES has 2 names, but the model has 80 classes" in fewer.stderr
+
+
 def test_labelled_images_are_kept_away_from(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
     first = names.parse((done["output"] / "selected.txt").read_text())
     (tmp_path / "labelled.txt").write_text(names.dump(first[:2]))

@@ -524,9 +524,9 @@ def test_results_of_an_earlier_run(pool: Settings, job: Job) -> None:
     assert "holds results of other settings" in only(plan.earlier_results, with_detector(other), SettingsError)
     (said, _) = tried(trial.Trial(None).estimate, what)
     assert re.search(r": 1 unfinished images would take about \d+ seconds and ", str(said))
-    earlier = settings(previous=pool.output)
+    earlier = settings(previous=(pool.output,))
     assert only(inputs.previous_run, known(earlier)) == f"{pool.output} has parts of an earlier run"
-    assert "no parts" in only(inputs.previous_run, known(settings(previous=pool.input)), SettingsError)
+    assert "no parts" in only(inputs.previous_run, known(settings(previous=(pool.input,))), SettingsError)
 
 
 def test_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,9 @@ def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
         ("CORAL_SHARD_INDEX", "-1", "at least 0"),
         ("CORAL_ALLOW_MISSING", "maybe", "1 or 0"),
         ("CORAL_CLASSES", "a,b,a", "distinct"),
+        ("CORAL_PREVIOUS", ",", "several with commas between them"),
+        ("CORAL_PREVIOUS", "/a,ftp://b", "s3://, gs:// or az://"),
+        ("CORAL_EMBEDDING", "/a.pkl", ".npz or .npy"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, says: str) -> None:
@@ -136,6 +139,15 @@ def test_contradictions() -> None:
     assert "work with CORAL_STRATEGY=coral only" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]
+
+
+def test_several_previous_outputs() -> None:
+    assert resolve({}, GIVEN | {"CORAL_PREVIOUS": "/last"}).previous == ("/last",)
+    several = resolve({}, GIVEN | {"CORAL_PREVIOUS": "/a, s3://bucket/b,"})
+    assert several.previous == ("/a", "s3://bucket/b")
+    assert as_json(several)["CORAL_PREVIOUS"] == "/a,s3://bucket/b"
+    assert as_json(resolve({}, GIVEN))["CORAL_PREVIOUS"] is None
+    assert "CORAL_PREVIOUS and CORAL_OUTPUT are both '/out'" in problems(CORAL_PREVIOUS="/a,/out/")[0]
 
 
 def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
