@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import scores
+from job import metadata, scores
 from job.errors import SettingsError
 from job.names import list_first
 from job.parts import pool as pools
@@ -214,6 +214,8 @@ class _Composition:
     def _values(self, mix: Mapping[str, float], column: str) -> Floats:
         if mix:
             return self._mix(mix)
+        if column in self._pool.metadata:
+            return metadata.to_numbers(column, self._pool.metadata[column], self._pool.file_names)
         values = np.asarray(self._column(column))
         if values.dtype.kind not in "iuf":
             raise SettingsError(f"CORAL_STRATEGY cannot weight by {column!r}: the column is text. Use BALANCE.")
@@ -237,9 +239,15 @@ class _Composition:
     def _column(self, name: str) -> Any:
         if name not in self._columns:
             raise SettingsError(
-                f"CORAL_STRATEGY names the column {name!r}, which does not exist: use {', '.join(self._columns)}."
+                f"CORAL_STRATEGY names the column {name!r}, which does not exist: use "
+                f"{', '.join([*self._columns, *self._pool.metadata])}."
             )
         return self._columns[name]
+
+    def _texts(self, column: str) -> list[str]:
+        if column in self._pool.metadata:
+            return metadata.to_texts(column, self._pool.metadata[column])
+        return [str(value) for value in self._column(column)]
 
     def _rows(self, names: Sequence[str]) -> list[int]:
         row = {name: index for index, name in enumerate(self._pool.file_names)}
@@ -249,7 +257,7 @@ class _Composition:
 
     def _balance(self, entry: BalanceEntry) -> Balance:
         if entry.column:
-            texts = [str(value) for value in self._column(entry.column)]
+            texts = self._texts(entry.column)
             values = sorted(set(texts))
             shares = (np.array(texts)[:, None] == np.array(values)[None]).astype(np.float64)
         else:

@@ -5,17 +5,19 @@ parts -> score -> embed -> select -> publish     reduce step: `select`
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from job import embed, inputs, parts, preflight
+from job import embed, inputs, metadata, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
+from job.metadata import Metadata
 from job.parts import listings, previous
 from job.parts import pool as pools
 from job.parts.pool import Pool
@@ -157,9 +159,12 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     labelled: list[str] = []
     if settings.labelled:
         labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
+    table = _read_metadata(settings, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
         run.check_provenance(pool)
+    if table is not None:
+        pool = dataclasses.replace(pool, metadata=table.take(pool.file_names))
     now.failures = len(pool.failures)
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
@@ -182,6 +187,8 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
         "images_sha256": _sha256([f"{entry.key}\0{entry.size}" for entry in listing]),
         "labelled_sha256": _sha256(labelled),
     }
+    if table is not None:
+        digests["metadata_sha256"] = table.sha256
     name = compute_run_id(settings, pool, embedding, digests, selection)
     results = SelectionInputs(pool, embeddings, embedding, labelled, digests, name)
     if run.platform and settings.lightly_select == "platform":
@@ -195,6 +202,16 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     else:
         logger.info("Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set.")
     return selected
+
+
+def _read_metadata(settings: Settings, listing: Listing) -> Metadata | None:
+    if settings.metadata is None:
+        return None
+    table = metadata.read(settings.metadata)
+    if warning := metadata.compare(table, listing):
+        logger.warning(warning)
+    metadata.check_strategy(table, settings.strategy.entries, listing, settings.max_failed)
+    return table
 
 
 def publish_platform_picks(

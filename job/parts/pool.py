@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Pool:
         part: Name of the part that holds each row.
         failures: File name and reason of each unusable image, sorted bytewise.
         provenance: What the parts were made with.
+        metadata: (n,) columns of CORAL_METADATA by name; see `job.metadata`.
     """
 
     file_names: list[str]
@@ -63,6 +64,7 @@ class Pool:
     part: list[str]
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
+    metadata: Mapping[str, pa.Array] = field(default_factory=dict)
 
     @property
     def has_detections(self) -> bool:

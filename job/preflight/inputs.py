@@ -2,7 +2,8 @@
 
 import pyarrow.compute as pc
 
-from job import choose, external, inputs, shards
+from job import choose, columns, external, inputs, shards
+from job import metadata as image_metadata
 from job.embed import METHODS, from_file
 from job.names import list_first
 from job.parts import previous
@@ -90,6 +91,18 @@ def labelled(state: State) -> Findings:
     if state.settings.labelled and state.listing is not None:
         names = inputs.read_labelled(state.settings.labelled, state.listing, state.shard)
         yield f"{len(names)} names in {state.settings.labelled}"
+
+
+def metadata(state: State) -> Findings:
+    """Metadata of the images, and whether the strategy can use it."""
+    settings = state.settings
+    if settings.metadata is None:
+        return
+    table = image_metadata.read(settings.metadata)
+    yield f"{len(table.file_names)} rows with {columns.list_names(list(table.columns))} in {settings.metadata}"
+    if state.listing is not None and (warning := image_metadata.compare(table, state.listing, state.shard)):
+        yield Warn(warning)
+    image_metadata.check_strategy(table, settings.strategy.entries, state.listing, settings.max_failed)
 
 
 def embeddings(state: State) -> Findings:

@@ -93,6 +93,10 @@ def write_images(
         "error": pa.array(errors, pa.string()),
         **{name: pa.array([*values, *nulls], _TYPES.get(name, pa.float64())) for name, values in image_values.items()},
         **{name: pa.array([*columns[name], *nulls], kind) for name, kind in _SELECTION_TYPES.items()},
+        **{
+            name: pa.concat_arrays([values, pa.nulls(len(nulls), values.type)])
+            for name, values in pool.metadata.items()
+        },
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(table), buffer, compression="zstd")

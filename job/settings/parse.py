@@ -107,6 +107,13 @@ def embedding(text: str) -> str:
     return uri(text)
 
 
+def metadata(text: str) -> str:
+    """The URI of a file of metadata."""
+    if not text.endswith((".csv", ".parquet", ".jsonl")):
+        raise ValueError("must be the URI of a .csv, .parquet or .jsonl file")
+    return uri(text)
+
+
 def boolean(text: str) -> bool:
     """Yes or no."""
     if text.lower() not in (*_YES, *_NO):

@@ -17,6 +17,7 @@ from job.settings.parse import (
     embedding,
     external_id,
     integer,
+    metadata,
     number,
     one_of,
     role_arn,
@@ -362,6 +363,16 @@ class Settings:
         metavar="URI",
         shown_default="none",
         common=True,
+    )
+    metadata: str | None = knob(
+        "CORAL_METADATA",
+        None,
+        "File (.csv, .parquet or .jsonl) with a column file_name and metadata of the images, such as camera or "
+        "weather. A JSON list in CORAL_STRATEGY can use its columns as METADATA; images.parquet gets them, too.",
+        metadata,
+        group=_SELECT,
+        metavar="URI",
+        shown_default="none",
     )
     cost_per_image: float = knob(
         "CORAL_COST_PER_IMAGE",
