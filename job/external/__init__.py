@@ -81,7 +81,8 @@ def read(
     opened = formats.open_predictions(uri, context)
     if isinstance(opened, earlier.Output):
         rows, provenance = opened.read(classes, min_score, digest.update)
-        return Predictions(rows, provenance.class_names, digest.hexdigest(), provenance.probabilities, ())
+        warnings = _warn_if_missing(len(provenance.class_names), missing=provenance.probabilities == "synthetic")
+        return Predictions(rows, provenance.class_names, digest.hexdigest(), provenance.probabilities, warnings)
     rows = []
     uri_of: dict[str, str] = {}
     with_probabilities: set[bool] = set()
@@ -99,17 +100,18 @@ def read(
         raise SettingsError(f"CORAL_PREDICTIONS={uri!r} contains no images. Add an entry for each image of the pool.")
     rows.sort(key=lambda row: row.file_name.encode())
     probabilities = "external" if True in with_probabilities else "synthetic"
-    # With one class, nothing is missing: what the score leaves is the background.
-    is_incomplete = False in with_probabilities and len(opened.class_names) > 1
-    warnings = [*opened.warnings, *([_describe_missing_probabilities()] if is_incomplete else [])]
-    return Predictions(rows, opened.class_names, digest.hexdigest(), probabilities, tuple(warnings))
+    warnings = (*opened.warnings, *_warn_if_missing(len(opened.class_names), missing=False in with_probabilities))
+    return Predictions(rows, opened.class_names, digest.hexdigest(), probabilities, warnings)
 
 
-def _describe_missing_probabilities() -> str:
+def _warn_if_missing(num_classes: int, *, missing: bool) -> tuple[str, ...]:
+    """A warning if class probabilities are missing. With one class none are: what the score leaves is background."""
+    if not missing or num_classes == 1:
+        return ()
     others = [name for name in scores.TABLE if name not in scores.OF_PROBABILITIES]
     return (
         f"The predictions have no class probabilities, so {', '.join(scores.OF_PROBABILITIES)} use only the detection "
-        f"confidence. Add probabilities, or set CORAL_SCORE to one of {', '.join(others)}."
+        f"confidence. Add probabilities, or set CORAL_SCORE to one of {', '.join(others)}.",
     )
 
 

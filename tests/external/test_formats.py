@@ -108,6 +108,13 @@ def test_results_that_name_their_images(pool: Path, tmp_path: Path, name: Callab
     check(read_with(pool, in_file(tmp_path, results(name, lambda kind: kind))), {})
 
 
+def test_results_with_class_probabilities(pool: Path, tmp_path: Path) -> None:
+    box = {"image_id": "a.jpg", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
+    found = read_with(pool, in_file(tmp_path, [box | {"probabilities": [0.5, 0.125, 0.25, 0.125]}]))
+    assert found.probabilities == "external" and found.warnings == ()
+    assert arrays(found.rows[0])[3].tolist() == [[0.5, 0.125, 0.25, 0.125]]
+
+
 def test_the_ids_of_ultralytics_count_from_1(pool: Path, tmp_path: Path) -> None:
     # As in its pred_to_json: an image_id from the stem, which is a number if it looks like one, and ids from 1.
     boxes = [
@@ -297,6 +304,7 @@ def test_an_earlier_output(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one.reshape(other.shape), other)
             assert one.dtype == other.dtype
         assert after.thumbnail == before.thumbnail and after.etag == "" and after.feature is None
+    assert any("no class probabilities" in each for each in found.warnings) == (found.probabilities == "synthetic")
     fewer = read(tmp_path / "earlier", min_score=0.5)
     assert [len(arrays(each)[1]) for each in fewer.rows[:3]] == [int((arrays(each)[1] >= 0.5).sum()) for each in rows]
 
