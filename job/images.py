@@ -60,7 +60,6 @@ _OTHER_CONTENTS = (
     (rb"(\xef\xbb\xbf)?\s*<", "it is XML or HTML, perhaps an error page that was saved instead of the image"),
     (rb"(\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x20-\x7e\0]+\Z", "it is text, perhaps an error message"),
 )
-_TURNED_ORIENTATIONS = (5, 6, 7, 8)  # values of EXIF's tag that exchange width and height
 # Any further data for libjpeg, without the 0xff of its markers.
 _FILLER = bytes(range(1, 255))
 _CHUNK_BYTES = 1 << 16
@@ -147,16 +146,21 @@ def read_size(data: bytes) -> tuple[int, int]:
 
 
 def read_oriented_size(data: bytes) -> tuple[int, int]:
-    """Returns width and height in pixels after the EXIF orientation, from the header alone; raises as `read_size`."""
+    """Returns width and height in pixels after the EXIF orientation, as `decode` gives them, from the header alone.
+
+    Raises:
+        ImageError: If the header cannot be read, or gives more than `MAX_PIXELS`.
+    """
     with _open(data) as image:
         width, height = image.size
-        if image.format == "TIFF":
-            return width, height  # Pillow has applied the orientation
         try:
-            orientation = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
-        except Exception:  # only the EXIF is damaged; Pillow raises any class of error
-            orientation = 1
-    return (height, width) if orientation in _TURNED_ORIENTATIONS else (width, height)
+            orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
+        except MemoryError:
+            raise
+        except Exception:  # only the EXIF is damaged
+            orientation = None
+    is_turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turns the size of a TIFF itself
+    return (height, width) if is_turned else (width, height)
 
 
 def _open(data: bytes) -> PIL.ImageFile.ImageFile:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from job import embed, inputs, metadata, parts, preflight
+from job import embed, exports, inputs, metadata, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
@@ -165,6 +165,8 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
         run.check_provenance(pool)
     if table is not None:
         pool = dataclasses.replace(pool, metadata=table.take(pool.file_names))
+    if pool.has_detections:
+        exports.check_classes(settings.export_classes, pool.provenance.class_names)
     now.failures = len(pool.failures)
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)

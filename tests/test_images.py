@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL.Image import Image
 
 from job import images
-from job.images import ImageError, decode, make_thumbnail, read_size
+from job.images import ImageError, decode, make_thumbnail, read_oriented_size, read_size
 from tests.conftest import picture
 
 RGB = PIL.Image.fromarray(picture(1, 90, 120)[:, :, ::-1])
@@ -179,7 +179,7 @@ SEVERAL = {"jpeg of two pictures", "png animated", "gif animated", "tiff of thre
 def test_pixels_are_those_that_pillow_and_opencv_read(name: str) -> None:
     image = decode(FILES[name])
     assert image.dtype == np.uint8 and image.flags.writeable and image.flags.c_contiguous
-    assert read_size(FILES[name]) == (120, 90)
+    assert read_size(FILES[name]) == read_oriented_size(FILES[name]) == (120, 90)
     for expected in (by_pillow(FILES[name]), by_opencv(FILES[name])):
         assert image.shape == expected.shape
         # CMYK to RGB is rounded differently; everything else is exact.
@@ -313,6 +313,7 @@ def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orienta
     assert image.shape == ((120, 90, 3) if orientation >= 5 else (90, 120, 3))
     assert images.read_oriented_size(data) == image.shape[1::-1]
     assert (image == by_pillow(data)).all()
+    assert read_oriented_size(data) == (image.shape[1], image.shape[0])
     # By what the standard says of the first row and column, whoever reads it.
     upright = decode(turned(1, kind, **options)).astype(int)
     flips = {

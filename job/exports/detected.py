@@ -25,6 +25,8 @@ class DetectedImage:
         scores: (n,) detection confidences in [0, 1].
         classes: (n,) indices into the class names.
         probabilities: (n, classes + 1) class probabilities, background last; None to leave them out.
+        num_cut: Number of these boxes that were cut at the edge of the image.
+        num_dropped: Number of boxes that were dropped, because they are empty or outside the image.
     """
 
     number: int
@@ -36,6 +38,8 @@ class DetectedImage:
     scores: npt.NDArray[np.float64]
     classes: npt.NDArray[np.int32]
     probabilities: npt.NDArray[np.float16] | None = None
+    num_cut: int = 0
+    num_dropped: int = 0
 
     @property
     def has_size(self) -> bool:
@@ -85,9 +89,9 @@ def make_detected_image(
     """
     width, height = pool.size[row].tolist()
     limits = [width, height] * 2 if width > 0 and height > 0 else [np.inf] * 4
-    boxes = np.clip(detections.boxes.astype(np.float64), 0, limits).round(_DECIMALS)
+    given = detections.boxes.astype(np.float64).round(_DECIMALS)
+    boxes = np.clip(given, 0, limits)
     kept = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    scores = np.clip(detections.scores.astype(np.float64), 0, 1).round(_SCORE_DECIMALS)
     return DetectedImage(
         number=row + 1,
         file_name=pool.file_names[row],
@@ -95,7 +99,15 @@ def make_detected_image(
         width=width,
         height=height,
         boxes=boxes[kept],
-        scores=scores[kept],
+        scores=round_scores(detections.scores[kept]),
         classes=detections.classes[kept],
         probabilities=detections.class_probabilities[kept] if with_probabilities else None,
+        num_cut=int((boxes[kept] != given[kept]).any(axis=1).sum()),
+        num_dropped=int((~kept).sum()),
     )
+
+
+def round_scores(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(n,) detection confidences as the exports show them."""
+    result: npt.NDArray[np.float64] = np.clip(scores.astype(np.float64), 0, 1).round(_SCORE_DECIMALS)
+    return result

@@ -8,6 +8,7 @@ from job.exports import coco, table
 from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
 from job.exports.lightly import task_name
+from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
 from job.exports.xml import can_represent
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "exports/"
 ALL_IMAGES = "predictions/coco.json"
 _MAX_THREADS = 32
+_ALL_BOXES = PreLabels()
 
 
 def write(
@@ -28,6 +30,7 @@ def write(
     uri_of: Callable[[str], str],
     detections: Mapping[str, Detections],
     formats: Collection[str],
+    rules: PreLabels = _ALL_BOXES,
 ) -> None:
     """Writes the picks in some formats, and removes outdated files of an earlier run in any format.
 
@@ -38,15 +41,20 @@ def write(
         uri_of: Converts a file name to the URI of the image; see `job.exports.uris`.
         detections: Detections on the picks, by file name.
         formats: Names in `job.exports.table.FORMATS`.
+        rules: Which boxes become pre-labels, and the names of their classes.
 
     Raises:
         JobError: If the output cannot be used.
     """
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
-    images = [make_detected_image(pool, row[name], uri_of(name), detections[name]) for name in picks]
+    counts = Counts()
+    images = [make_pre_labels(pool, row[name], uri_of(name), detections[name], rules, counts) for name in picks]
     requested = [table.FORMATS[name] for name in formats]
-    _warn(images, requested)
-    export = Export(images, pool.provenance.class_names, task_name(pool.provenance))
+    if requested:
+        _log_boxes(counts, rules)
+        _warn(images, requested)
+    class_names, _ = rules.name_classes(pool.provenance.class_names)
+    export = Export(images, class_names, task_name(pool.provenance))
     files = {FOLDER + path: content for entry in requested for path, content in entry.render(export)}
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="exports") as executor:
         for _ in prefetch(executor, output.delete, _stale_files(output, set(files)), ahead=4 * _MAX_THREADS):
@@ -86,6 +94,24 @@ def write_all_images(
     )
     model = task_name(pool.provenance)
     output.write(ALL_IMAGES, coco.render(pool.provenance.class_names, model, entries, images))
+
+
+def _log_boxes(counts: Counts, rules: PreLabels) -> None:
+    """Says what became of the boxes of the picks; a warning if a box has no place in its image."""
+    logger.log(
+        logging.WARNING if counts.outside else logging.INFO,
+        "%d of %d boxes on the picks are in the exports; %d of these were cut at the edge of their image. Left out: "
+        "%d below CORAL_EXPORT_MIN_SCORE=%g, %d that repeat a box of higher confidence (IoU above %g), %d outside "
+        "their image or empty.",
+        counts.kept,
+        counts.boxes,
+        counts.cut,
+        counts.low,
+        rules.min_score,
+        counts.repeated,
+        MAX_IOU,
+        counts.outside,
+    )
 
 
 def _warn(images: list[DetectedImage], formats: Sequence[Format]) -> None:

@@ -99,6 +99,15 @@ class Detections:
     classes: npt.NDArray[np.int32]
     class_probabilities: npt.NDArray[np.float16]
 
+    def take(self, kept: npt.NDArray[np.bool_]) -> "Detections":
+        """The boxes for which `kept` (n,) is true."""
+        return Detections(
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            classes=self.classes[kept],
+            class_probabilities=self.class_probabilities[kept],
+        )
+
 
 @dataclass(frozen=True)
 class _PartRows:

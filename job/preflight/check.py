@@ -1,7 +1,7 @@
 """What one check is, what it finds, and what checks leave to those after them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,6 +49,7 @@ class State:
         listing: Images of the shard.
         previous: Outputs of earlier runs.
         detector: The detector, once it is built.
+        class_names: Class names of predictions from another detector.
         num_done: Number of images that have results from an earlier run.
     """
 
@@ -65,6 +66,7 @@ class State:
     listing: Listing | None = None
     previous: list[Storage] = field(default_factory=list)
     detector: "Detector | None" = None
+    class_names: Sequence[str] | None = None
     num_done: int = 0
 
 

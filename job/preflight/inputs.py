@@ -2,7 +2,7 @@
 
 import pyarrow.compute as pc
 
-from job import choose, columns, external, inputs, shards
+from job import columns, external, inputs, shards
 from job import metadata as image_metadata
 from job.embed import METHODS, from_file
 from job.names import list_first
@@ -66,9 +66,8 @@ def predictions(state: State) -> Findings:
             images=external.InputImages(settings, state.stop.requested),
         )
         state.listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
-        names = content.class_names
+        state.class_names = names = content.class_names
         yield f"{len(content.rows)} images with boxes of {len(names)} classes ({list_first(names)})"
-        choose.check_classes(settings, names)
         yield from map(Warn, content.warnings)
 
 

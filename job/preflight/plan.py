@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from job import choose, inputs, parts
+from job import choose, exports, inputs, parts
 from job.errors import TryAgain
 from job.names import list_first
 from job.preflight.check import Findings, State, Warn
@@ -48,11 +48,16 @@ def detector(state: State) -> Findings:
 
 
 def classes(state: State) -> Findings:
-    """The classes that the settings of the selection name."""
-    if state.detector is not None:
-        choose.check_classes(state.settings, state.detector.class_names)
-        if state.settings.class_weights:
-            yield "the detector has the classes of CORAL_CLASS_WEIGHTS"
+    """The classes that the settings of the selection and of the exports name."""
+    settings = state.settings
+    class_names = state.detector.class_names if state.detector is not None else state.class_names
+    if class_names is None:
+        return
+    choose.check_classes(settings, class_names)
+    exports.check_classes(settings.export_classes, class_names)
+    given = {"CORAL_CLASS_WEIGHTS": settings.class_weights, "CORAL_EXPORT_CLASSES": settings.export_classes}
+    if named := [name for name, value in given.items() if value]:
+        yield f"the detector has the classes of {' and '.join(named)}"
 
 
 def earlier_results(state: State) -> Findings:

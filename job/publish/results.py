@@ -11,6 +11,7 @@ from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.publish import MAX_EXPORTED_BOXES, MAX_EXPORTED_PROBABILITIES, REPORT, manifest, reasons, summary, tables
+from job.publish.sizes import fill_sizes
 from job.report.gather import gather
 from job.select import Selection, coverage
 from job.settings import Settings
@@ -92,21 +93,28 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         timings=run.seconds,
     )
     source = _open_input(run)
+    sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
     embeddings = inputs.embeddings if inputs.has_distances else None
-    report_content = gather(output, pool, embeddings, inputs.labelled, selected, content, source)
+    report_content = gather(output, sized, embeddings, inputs.labelled, selected, content, source)
     output.write(REPORT, report.render(report_content))
-    export(run, pool, selected, detections, source)
+    export(run, inputs.pool, sized, selected, detections, source)
     return selected
 
 
 def export(
-    run: Run, pool: Pool, selected: list[Selected], detections: dict[str, Detections], source: Source | None
+    run: Run,
+    pool: Pool,
+    sized: Pool,
+    selected: list[Selected],
+    detections: dict[str, Detections],
+    source: Source | None,
 ) -> None:
     """Writes the picks for other tools, and copies their files if CORAL_COPY_SELECTED=1.
 
     Args:
         run: The run.
         pool: The images.
+        sized: The images, with the sizes of the picks as far as these are known.
         selected: The picks, best first.
         detections: Detections on the picks, by file name.
         source: The input; None if it cannot be read.
@@ -117,7 +125,8 @@ def export(
     settings, output, picks = run.settings, run.output, [pick.file_name for pick in selected]
     if pool.has_detections:
         uri_of = exports.make_uri_builder(settings.input)
-        exports.write(output, pool, picks, uri_of, detections, settings.exports)
+        rules = exports.PreLabels(settings.export_min_score, settings.export_classes or {})
+        exports.write(output, sized, picks, uri_of, detections, settings.exports, rules)
         if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
             exports.write_all_images(output, pool, uri_of, with_probabilities=_can_export_probabilities(pool))
         elif "coco" in settings.exports:

@@ -161,6 +161,15 @@ def class_names(text: str, read_file: ReadFile) -> tuple[str, ...]:
     return tuple(names)
 
 
+def class_renames(text: str) -> dict[str, str]:
+    """New names of classes: ``class=name,class=name``."""
+    pairs = [[name.strip() for name in item.partition("=")[::2]] for item in text.split(",")]
+    renames = dict(pairs)
+    if len(renames) < len(pairs) or not all(old and new for old, new in pairs):
+        raise ValueError("must be class=name,class=name, with each class once")
+    return renames
+
+
 def secret_file(text: str) -> Secret:
     """A local file that holds a secret, as Kubernetes mounts them."""
     try:

@@ -12,6 +12,7 @@ from job.settings.parse import (
     auto_or,
     boolean,
     class_names,
+    class_renames,
     dataset,
     device,
     embedding,
@@ -106,6 +107,26 @@ class Settings:
         group=_DATA,
         metavar="LIST",
         shown_default="all",
+        step="select",
+    )
+    export_min_score: float = knob(
+        "CORAL_EXPORT_MIN_SCORE",
+        0.3,
+        "Lowest detection confidence of a pre-label in exports/.",
+        number(0, 1),
+        group=_DATA,
+        metavar="SCORE",
+        step="select",
+    )
+    export_classes: Mapping[str, str] | None = knob(
+        "CORAL_EXPORT_CLASSES",
+        None,
+        "Class names in exports/ that differ from the detector's: class=name,class=name. Classes that get the same "
+        "name become one class.",
+        class_renames,
+        group=_DATA,
+        metavar="LIST",
+        shown_default="the detector's",
         step="select",
     )
     copy_selected: bool = knob(

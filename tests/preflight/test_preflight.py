@@ -32,6 +32,7 @@ from job.stopping import Stop
 from job.storage import Entry, Listing, open_folder
 from tests.conftest import S3, SMALL_RCNN, Job, demo_variables, picture, random_checkpoint, settings
 from tests.detect.test_gpu import H100
+from tests.external import write_own_data
 from tests.standins.lightly_server import TOKEN, LightlyServer
 from tests.standins.servers import BUCKET, LISTER, READER, Fault, FaultProxy
 
@@ -129,6 +130,22 @@ def test_check_names_a_class_that_does_not_exist(few_frames: Path, tmp_path: Pat
     wrong = {"CORAL_CLASS_WEIGHTS": "bycicle=2", "CORAL_DEVICE": "cpu"}
     done = job("check", **demo_variables(few_frames, tmp_path / "out"), **wrong)
     assert done.returncode == 64 and "check classes: failed. CORAL_CLASS_WEIGHTS names 'bycicle'" in done.stderr
+    wrong = {"CORAL_EXPORT_CLASSES": "bycicle=bike", "CORAL_DEVICE": "cpu"}
+    done = job("check", **demo_variables(few_frames, tmp_path / "out", **wrong))
+    assert done.returncode == 64 and "check classes: failed. CORAL_EXPORT_CLASSES names 'bycicle'" in done.stderr
+    assert "did you mean bicycle?" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["CORAL_EXPORT_CLASSES", "CORAL_CLASS_WEIGHTS"])
+def test_check_and_run_know_the_classes_of_predictions(tmp_path: Path, job: Job, variable: str) -> None:
+    value = {"CORAL_EXPORT_CLASSES": "cat=animal", "CORAL_CLASS_WEIGHTS": "cat=2"}
+    given = write_own_data(tmp_path) | {variable: value[variable]}
+    for command in ("check", "select"):
+        done = job(command, **given)
+        assert done.returncode == 64 and f"{variable} names 'cat', which is not a class" in done.stderr
+    assert not (tmp_path / "out" / "selected.txt").exists()
+    done = job("check", **given | {variable: value[variable].replace("cat", "dog")})
+    assert done.returncode == 0 and f"check classes: ok, the detector has the classes of {variable}" in done.stderr
 
 
 def test_check_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,10 @@ def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
         ("CORAL_PREVIOUS", ",", "several with commas between them"),
         ("CORAL_PREVIOUS", "/a,ftp://b", "s3://, gs:// or az://"),
         ("CORAL_EMBEDDING", "/a.pkl", ".npz or .npy"),
+        ("CORAL_EXPORT_MIN_SCORE", "30%", "0 to 1"),
+        ("CORAL_EXPORT_CLASSES", "person", "class=name,class=name"),
+        ("CORAL_EXPORT_CLASSES", "person=a,person=b", "each class once"),
+        ("CORAL_EXPORT_CLASSES", "person=,=b", "class=name,class=name"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, says: str) -> None:
@@ -157,6 +161,12 @@ def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no
     assert resolve({}, GIVEN | {"CORAL_CLASSES": str(file)}).classes == ("car", "traffic light")
     many = tuple(f"class number {number}" for number in range(100))  # longer than a file's name may be
     assert resolve({}, GIVEN | {"CORAL_CLASSES": ",".join(many)}).classes == many
+
+
+def test_new_names_of_classes() -> None:
+    settings = resolve({}, GIVEN | {"CORAL_EXPORT_CLASSES": "traffic light = signal,car=b=c"})
+    assert settings.export_classes == {"traffic light": "signal", "car": "b=c"}
+    assert as_json(settings)["CORAL_EXPORT_CLASSES"] == settings.export_classes
 
 
 TOKEN = GIVEN | {"LIGHTLY_TOKEN": "s3cret", "CORAL_LIGHTLY_DATASET": "set"}
