@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 SCHEMES = ("s3", "gs", "az")  # `job.storage.stores` has a record of each
+# Label Studio's address of a local file; the path below its document root follows.
+LABEL_STUDIO_FILES = "/data/local-files/?d="
 _PREFIXES = ", ".join(f"{scheme}://" for scheme in SCHEMES[:-1]) + f" or {SCHEMES[-1]}://"
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 

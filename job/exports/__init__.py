@@ -6,7 +6,7 @@ All boxes are in the image after its EXIF orientation. A tool that ignores EXIF 
 from job.exports.copies import copy_selected
 from job.exports.prelabels import PreLabels, check_classes
 from job.exports.table import FORMATS, markdown_table
-from job.exports.uris import make_uri_builder
+from job.exports.uris import make_task_uri_builder, make_uri_builder
 from job.exports.writing import ALL_IMAGES, write, write_all_images
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PreLabels",
     "check_classes",
     "copy_selected",
+    "make_task_uri_builder",
     "make_uri_builder",
     "markdown_table",
     "write",

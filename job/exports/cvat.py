@@ -1,21 +1,25 @@
 """CVAT for images 1.1: one XML file, to be uploaded as the annotations of a task that has these images.
 
     exports/cvat.xml
+    exports/cvat_labels.json    the labels, for the label constructor of a new task ("Raw")
 
 CVAT finds an image by its name without the extension, or else by its id, its position in the task. CVAT orders images
 by name, and so do the ids here. So boxes find their images even in a task of the picks with other image names.
 Scores are the attribute ``score`` of the boxes. CVAT ignores it unless the labels of the task have this attribute, as
-those in ``meta`` do. Images of unknown size, and images whose names XML cannot represent, are left out.
+those in ``meta`` and in ``cvat_labels.json`` do. Images of unknown size, and images whose names XML cannot represent,
+are left out.
 """
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from typing import Any
 
 from job.exports.detected import ORIENTATION, DetectedImage, Export
 from job.exports.format import Format
 from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
 
-_FILE = "cvat.xml"
+_FILE, _LABELS = "cvat.xml", "cvat_labels.json"
 
 
 # labelformat's writer has no place for scores and ids, and writes to local folders only.
@@ -27,6 +31,14 @@ def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
         if image.has_size and can_represent(image.file_name):
             root.append(_image(number, image, export.class_names))
     yield _FILE, serialize(root)
+    labels = [_label(name) for name in export.class_names]
+    yield _LABELS, (json.dumps(labels, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _label(name: str) -> dict[str, Any]:
+    """A label for CVAT's label constructor, which wants at least one value even of a text attribute."""
+    score = {"name": "score", "mutable": False, "input_type": "text", "default_value": "", "values": [""]}
+    return {"name": replace_forbidden(name), "attributes": [score]}
 
 
 def _meta(export: Export) -> ET.Element:
@@ -66,7 +78,8 @@ FORMAT = Format(
     render=_render_files,
     unsized="left out",
     is_xml=True,
-    files=(_FILE,),
+    files=(_FILE, _LABELS),
     image_files=None,
-    summary="Upload the file as annotations of a task with these images.",
+    summary="Create a task with these images, and paste the JSON into its label constructor (Raw). Then upload the XML "
+    "as annotations.",
 )

@@ -1,5 +1,6 @@
 """Images with their boxes, in the form that every export format receives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +62,13 @@ class Export:
         images: The picks, best first.
         class_names: Class names by class index.
         model: Name of the detector.
+        task_uri_of: Converts a file name to the address of the image in Label Studio.
     """
 
     images: list[DetectedImage]
     class_names: tuple[str, ...]
     model: str
+    task_uri_of: Callable[[str], str]
 
     @property
     def sized_images(self) -> list[DetectedImage]:

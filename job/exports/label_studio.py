@@ -4,7 +4,8 @@
     exports/label_studio.xml
 
 ``image`` is the URI of the image. Label Studio opens s3:// and gs:// if the bucket is a source storage of the project,
-and local files only as ``/data/local-files/?d=<path below its document root>``. Boxes are percentages of the image
+and local files only as ``/data/local-files/?d=<path below its document root>``: so a path gets this form, for the
+document root ``/``. CORAL_IMAGES_AT gives the address for another document root. Boxes are percentages of the image
 size. An image of unknown size has no prediction. The score of a prediction, by which tasks can be sorted, is the mean
 score of its boxes.
 """
@@ -39,7 +40,7 @@ def _configuration(class_names: tuple[str, ...]) -> ET.Element:
 
 
 def _task(image: DetectedImage, export: Export) -> dict[str, Any]:
-    task: dict[str, Any] = {"data": {"image": image.uri, "file_name": image.file_name}}
+    task: dict[str, Any] = {"data": {"image": export.task_uri_of(image.file_name), "file_name": image.file_name}}
     if not image.has_size:
         return task
     prediction: dict[str, Any] = {"model_version": export.model, "result": _regions(image, export.class_names)}
@@ -82,5 +83,6 @@ FORMAT = Format(
     is_xml=False,
     files=(_TASKS, _CONFIGURATION),
     image_files=None,
-    summary="The JSON has the tasks with predictions, the XML the labelling configuration.",
+    summary="The JSON has the tasks with predictions, the XML the labelling configuration. Local files need "
+    "`LOCAL_FILES_SERVING_ENABLED=true` in Label Studio, and its document root `/` or `CORAL_IMAGES_AT`.",
 )

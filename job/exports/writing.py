@@ -9,6 +9,7 @@ from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
 from job.exports.lightly import task_name
 from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
+from job.exports.uris import to_task_uri
 from job.exports.xml import can_represent
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
@@ -31,6 +32,7 @@ def write(
     detections: Mapping[str, Detections],
     formats: Collection[str],
     rules: PreLabels = _ALL_BOXES,
+    task_uri_of: Callable[[str], str] | None = None,
 ) -> None:
     """Writes the picks in some formats, and removes outdated files of an earlier run in any format.
 
@@ -42,6 +44,7 @@ def write(
         detections: Detections on the picks, by file name.
         formats: Names in `job.exports.table.FORMATS`.
         rules: Which boxes become pre-labels, and the names of their classes.
+        task_uri_of: Converts a file name to the address of the image in Label Studio; made from `uri_of` by default.
 
     Raises:
         JobError: If the output cannot be used.
@@ -54,7 +57,8 @@ def write(
         _log_boxes(counts, rules)
         _warn(images, requested)
     class_names, _ = rules.name_classes(pool.provenance.class_names)
-    export = Export(images, class_names, task_name(pool.provenance))
+    task_uri_of = task_uri_of or (lambda file_name: to_task_uri(uri_of(file_name)))
+    export = Export(images, class_names, task_name(pool.provenance), task_uri_of)
     files = {FOLDER + path: content for entry in requested for path, content in entry.render(export)}
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="exports") as executor:
         for _ in prefetch(executor, output.delete, _stale_files(output, set(files)), ahead=4 * _MAX_THREADS):

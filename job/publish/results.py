@@ -124,9 +124,10 @@ def export(
     """
     settings, output, picks = run.settings, run.output, [pick.file_name for pick in selected]
     if pool.has_detections:
-        uri_of = exports.make_uri_builder(settings.input)
+        uri_of = exports.make_uri_builder(settings.input, settings.images_at)
+        task_uri_of = exports.make_task_uri_builder(settings.input, settings.images_at)
         rules = exports.PreLabels(settings.export_min_score, settings.export_classes or {})
-        exports.write(output, sized, picks, uri_of, detections, settings.exports, rules)
+        exports.write(output, sized, picks, uri_of, detections, settings.exports, rules, task_uri_of)
         if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
             exports.write_all_images(output, pool, uri_of, with_probabilities=_can_export_probabilities(pool))
         elif "coco" in settings.exports:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from job.secret import Secret
-from job.uris import Location
+from job.uris import LABEL_STUDIO_FILES, Location
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -138,6 +138,13 @@ def uris(text: str) -> tuple[str, ...]:
 def uri_or_url(text: str) -> str:
     """A value that `uri` accepts, or an http(s) URL."""
     return text if re.match(r"https?://", text) else uri(text)
+
+
+def images_address(text: str) -> str:
+    """The address of a folder of images for those who read the exports: a path, a URI, or an http(s) URL."""
+    if re.match(r"https?://", text) and LABEL_STUDIO_FILES not in text and re.search(r"[?#@]", text):
+        raise ValueError("must be the address of a folder, without ?, # and @")
+    return uri_or_url(text)
 
 
 def _is_file(path: Path) -> bool:

@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from job.settings.mix import ScoreMix
 from job.settings.parse import ReadFile
 from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
-from job.uris import Location, redact
+from job.uris import Location, normalize, redact
 
 # The value of CORAL_PREDICTIONS for a selection without predictions.
 NONE = "none"
@@ -80,7 +81,8 @@ def resolve(
 def as_json(settings: Settings) -> dict[str, Any]:
     """The settings by variable name, for run.json.
 
-    Secrets become ``***``. URLs lose their credentials and signatures.
+    CORAL_INPUT becomes absolute, so that it can be found from any folder. Secrets become ``***``. URLs lose their
+    credentials and signatures.
     """
 
     def plain(value: Any) -> Any:
@@ -88,6 +90,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
             return str(value)
         return redact(value) if isinstance(value, str) else value
 
+    settings = replace(settings, input=normalize(settings.input))
     values = {knob.env: plain(getattr(settings, name)) for name, knob in knobs()}
     return values | {"CORAL_PREVIOUS": ",".join(map(redact, settings.previous)) or None}
 

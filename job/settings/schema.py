@@ -17,6 +17,7 @@ from job.settings.parse import (
     device,
     embedding,
     external_id,
+    images_address,
     integer,
     metadata,
     number,
@@ -127,6 +128,17 @@ class Settings:
         group=_DATA,
         metavar="LIST",
         shown_default="the detector's",
+        step="select",
+    )
+    images_at: str | None = knob(
+        "CORAL_IMAGES_AT",
+        None,
+        "Where others find the images: takes the place of CORAL_INPUT in exports/ and predictions/coco.json. A path, "
+        "s3://, gs://, az://, https://, or for Label Studio alone /data/local-files/?d=<path below its document root>.",
+        images_address,
+        group=_DATA,
+        metavar="URI",
+        shown_default="CORAL_INPUT",
         step="select",
     )
     copy_selected: bool = knob(

@@ -242,7 +242,7 @@ def test_sizes_do_not_matter_to_a_hundredth_of_a_pixel(side: int, seed: int) -> 
 
     corners = np.sort(np.random.default_rng(seed).random((5, 2, 2)) * side, axis=1).reshape(-1, 4).round(3)
     image = DetectedImage(1, "a.jpg", "", side, side, corners, np.ones(5), np.zeros(5, np.int32))
-    content = dict(yolo.FORMAT.render(Export([image], ("a",), "m")))["yolo/labels/a.txt"].decode()
+    content = dict(yolo.FORMAT.render(Export([image], ("a",), "m", str)))["yolo/labels/a.txt"].decode()
     rows = np.array([[float(each) for each in line.split()[1:]] for line in content.splitlines()]) * side
     back = np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1)
     np.testing.assert_allclose(back, corners, atol=0.01)

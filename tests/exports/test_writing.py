@@ -265,6 +265,20 @@ def test_what_cvat_says_beside_the_boxes(exported: tuple[Path, dict[str, Detecti
         np.testing.assert_allclose(scores, found[image.attrib["name"]].scores, atol=1e-6)
 
 
+def test_the_labels_of_cvat_pass_its_own_checks(exported: tuple[Path, dict[str, Detections]]) -> None:
+    folder, _ = exported
+    labels = json.loads((folder / "cvat_labels.json").read_text())
+    in_xml = parsed((folder / "cvat.xml").read_bytes()).findall("meta/task/labels/label/name")
+    assert [label["name"] for label in labels] == [each.text for each in in_xml] == list(CLASSES)
+    # As cvat-ui/src/components/labels-editor/common.ts checks a raw label.
+    for label in labels:
+        assert label["name"].strip() and isinstance(label["attributes"], list) and "id" not in label
+        (attribute,) = label["attributes"]
+        assert attribute["name"] == "score" and attribute["mutable"] is False
+        assert attribute["input_type"] in ("checkbox", "number", "text", "radio", "select")
+        assert attribute["values"] == [""]  # at least one, all of them texts
+
+
 def test_the_tasks_of_label_studio_and_their_configuration(exported: tuple[Path, dict[str, Detections]]) -> None:
     folder, found = exported
     text = (folder / "label_studio.xml").read_text()
@@ -281,7 +295,7 @@ def test_the_tasks_of_label_studio_and_their_configuration(exported: tuple[Path,
     assert [task["data"]["file_name"] for task in tasks] == NAMES
     for task in tasks:
         name = task["data"]["file_name"]
-        assert task["data"]["image"] == uri_of(name)
+        assert task["data"]["image"] == uri_of(name)  # a bucket; local files are in test_uris.py
         if name == "unsized.jpg":
             assert task.keys() == {"data"}
             continue

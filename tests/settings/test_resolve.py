@@ -65,6 +65,7 @@ def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
         ("CORAL_PREVIOUS", "/a,ftp://b", "s3://, gs:// or az://"),
         ("CORAL_EMBEDDING", "/a.pkl", ".npz or .npy"),
         ("CORAL_EXPORT_MIN_SCORE", "30%", "0 to 1"),
+        ("CORAL_IMAGES_AT", "ftp://host/frames", "s3://, gs:// or az://"),
         ("CORAL_EXPORT_CLASSES", "person", "class=name,class=name"),
         ("CORAL_EXPORT_CLASSES", "person=a,person=b", "each class once"),
         ("CORAL_EXPORT_CLASSES", "person=,=b", "class=name,class=name"),
@@ -74,6 +75,18 @@ def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, s
     (problem,) = problems(**{variable: value})
     assert problem.startswith(f"{variable}={value!r} ")
     assert says in problem
+
+
+def test_the_address_of_the_images_is_a_folder() -> None:
+    (problem,) = problems(CORAL_IMAGES_AT="https://host/frames?sig=x")
+    assert problem == "CORAL_IMAGES_AT='https://host/frames' must be the address of a folder, without ?, # and @."
+    for address in (
+        "https://host/frames",
+        "http://host/data/local-files/?d=frames",
+        "/data/local-files/?d=",
+        "s3://b/x",
+    ):
+        assert resolve({}, GIVEN | {"CORAL_IMAGES_AT": address}).images_at == address
 
 
 def test_a_bad_flag_is_named_as_a_flag() -> None:
@@ -161,6 +174,19 @@ def test_class_names_from_a_list_or_a_file(tmp_path) -> None:  # type: ignore[no
     assert resolve({}, GIVEN | {"CORAL_CLASSES": str(file)}).classes == ("car", "traffic light")
     many = tuple(f"class number {number}" for number in range(100))  # longer than a file's name may be
     assert resolve({}, GIVEN | {"CORAL_CLASSES": ",".join(many)}).classes == many
+
+
+def test_run_json_has_the_absolute_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, written in (
+        ("frames", str(tmp_path / "frames")),
+        ("./lists/../list.txt", str(tmp_path / "list.txt")),
+        ("file:///data/frames/", "/data/frames"),
+        ("s3://bucket/frames/", "s3://bucket/frames"),
+    ):
+        settings = resolve({}, GIVEN | {"CORAL_INPUT": given})
+        assert as_json(settings)["CORAL_INPUT"] == written
+    assert resolve({}, GIVEN | {"CORAL_INPUT": "frames"}).input == "frames"
 
 
 def test_new_names_of_classes() -> None:
