@@ -27,7 +27,7 @@ OWN_COLUMNS = (
     *("file_name", "status", "error", "folder", "byte_size", "width", "height", "num_boxes", "expected_boxes"),
     *SCORES,
     *(f"{score}_weighted" for score in SCORES),
-    *("rank", "value", "distance", "nearest", "reason", "factors"),
+    *("rank", "value", "distance", "nearest", "reason", "factors", "labelled", "map_x", "map_y"),
 )
 UNKNOWN = "unknown"  # stands for null where a column is text for BALANCE
 _KINDS = {

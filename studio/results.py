@@ -16,7 +16,7 @@ from job.errors import SettingsError
 from studio import stores
 
 # Columns of images.parquet that are not metadata: LightlyStudio has other fields for them.
-_OTHER_COLUMNS = {"file_name", "status", "error", "width", "height", "factors"}
+_OTHER_COLUMNS = {"file_name", "status", "error", "width", "height", "factors", "labelled", "map_x", "map_y"}
 _PICK_METADATA = ("value", "reason")
 
 

@@ -10,6 +10,7 @@ SELECTED_TXT = "selected.txt"
 SELECTED_CSV = "selected.csv"
 SELECTED_JSONL = "selected.jsonl"
 IMAGES = "images.parquet"
+DETECTIONS = "detections.parquet"
 EMBEDDINGS = "embeddings.parquet"
 FAILURES = "failures.jsonl"
 RUN = "run.json"
@@ -72,7 +73,15 @@ FILES = (
         writer="job.publish.tables",
         written="always",
         content="One row per image: status, error, folder, size, number of boxes and of expected boxes, all scores, "
-        "distance to the nearest labelled or picked image and its name; for a pick also rank, value, reason, factors.",
+        "distance to the nearest labelled or picked image and its name; for a pick also rank, value, reason, factors; "
+        "whether it is labelled, and its coordinates on the report's map.",
+    ),
+    OutputFile(
+        name=DETECTIONS,
+        writer="job.publish.boxes",
+        written="with detections",
+        content="One row per box of each usable image: file name, class and its index, score, left, top, right and "
+        "bottom in pixels, entropy of the class probabilities (0 to 1).",
     ),
     OutputFile(
         name=EMBEDDINGS,

@@ -11,8 +11,10 @@ from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.publish import MAX_EXPORTED_BOXES, MAX_EXPORTED_PROBABILITIES, REPORT, manifest, reasons, summary, tables
+from job.publish.boxes import write_detections
 from job.publish.sizes import fill_sizes
 from job.report.gather import gather
+from job.report.projection import project
 from job.select import Selection, coverage
 from job.settings import Settings
 from job.settings.mix import largest_share
@@ -68,7 +70,12 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     centers = [row[name] for name in inputs.labelled if name in row] + [pick.index for pick in selection.picks]
     distance, nearest = coverage(inputs.embeddings, centers if inputs.has_distances else [])
-    tables.write_images(output, pool, selected, distance, nearest)
+    embeddings = inputs.embeddings if inputs.has_distances else None
+    projection = None if embeddings is None else project(embeddings)
+    points = None if projection is None else projection.points
+    tables.write_images(output, pool, selected, distance, nearest, inputs.labelled, points)
+    if pool.has_detections:
+        write_detections(output, pool)
     tables.write_selected(output, selected)
     counts = {
         "images": len(pool.file_names) + len(pool.failures),
@@ -94,8 +101,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
     )
     source = _open_input(run)
     sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
-    embeddings = inputs.embeddings if inputs.has_distances else None
-    report_content = gather(output, sized, embeddings, inputs.labelled, selected, content, source)
+    report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, content, source)
     output.write(REPORT, report.render(report_content))
     export(run, inputs.pool, sized, selected, detections, source)
     return selected

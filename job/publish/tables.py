@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +59,8 @@ def write_images(
     selected: Sequence[Selected],
     distance: npt.NDArray[np.float64],
     nearest: npt.NDArray[np.int64],
+    labelled: Collection[str],
+    points: npt.NDArray[np.float64] | None,
 ) -> None:
     """Writes images.parquet: one row per image, usable images first, both groups sorted by file name.
 
@@ -71,6 +73,8 @@ def write_images(
         selected: The picks.
         distance: (n,) distance to the nearest labelled or picked image, 0 to 2; infinite if there is none.
         nearest: (n,) row of that image; -1 if there is none.
+        labelled: File names of the images that have labels.
+        points: (n, 2) coordinates on the map of the embeddings; None without embeddings.
     """
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     columns: dict[str, list[Any]] = {
@@ -87,12 +91,20 @@ def write_images(
         image_values[name] = [pixels or None for pixels in image_values[name]]
     nulls = [None] * len(pool.failures)
     errors = [None] * len(pool.file_names) + [reason for _, reason in pool.failures]
+    file_names = pool.file_names + [file_name for file_name, _ in pool.failures]
+    labelled = frozenset(labelled)
+    map_columns = [[None] * len(pool.file_names)] * 2 if points is None else points.T.tolist()
     table = {
-        "file_name": pool.file_names + [file_name for file_name, _ in pool.failures],
+        "file_name": file_names,
         "status": ["ok"] * len(pool.file_names) + ["failed"] * len(pool.failures),
         "error": pa.array(errors, pa.string()),
         **{name: pa.array([*values, *nulls], _TYPES.get(name, pa.float64())) for name, values in image_values.items()},
         **{name: pa.array([*columns[name], *nulls], kind) for name, kind in _SELECTION_TYPES.items()},
+        "labelled": pa.array([file_name in labelled for file_name in file_names], pa.bool_()),
+        **{
+            name: pa.array([*values, *nulls], pa.float64())
+            for name, values in zip(("map_x", "map_y"), map_columns, strict=True)
+        },
         **{
             name: pa.concat_arrays([values, pa.nulls(len(nulls), values.type)])
             for name, values in pool.metadata.items()

@@ -14,13 +14,12 @@ from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
 from job.report import duplicates, pictures
 from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture, Strip
-from job.select.points import to_unit_length
+from job.report.projection import Projection
 from job.storage import Source, Storage
 
 _MAX_STRIP_IMAGES = 6
 _MAX_EMPTY_IMAGES = 12
 _MAX_MAP_POINTS = 1500
-_MAX_FITTED_POINTS = 20_000
 _MAX_DUPLICATE_GROUPS = 12
 _BINS = 24
 _MAX_EXAMPLES = 5
@@ -30,6 +29,7 @@ def gather(
     output: Storage,
     pool: Pool,
     embeddings: npt.NDArray[np.float32] | None,
+    projection: Projection | None,
     labelled: Sequence[str],
     selected: Sequence[Selected],
     run: Mapping[str, Any],
@@ -41,6 +41,7 @@ def gather(
         output: Folder of the results, with the parts.
         pool: The images.
         embeddings: (n, d) in the order of the pool; None without any.
+        projection: The map of the embeddings; None without any.
         labelled: File names of the images that have labels.
         selected: The picks.
         run: Content of run.json.
@@ -59,7 +60,7 @@ def gather(
         cards=[_make_card(pool, pick, row[pick.file_name], previews, detections) for pick in selected],
         strips=[_make_strip(pool, score, rows, detections) for score, rows in struggles],
         classes=_make_class_rows(pool, run),
-        map=None if embeddings is None else _make_map(pool, embeddings, labelled_rows, picks),
+        map=None if projection is None else _make_map(pool, projection, labelled_rows, picks),
         histograms=[_make_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
         duplicates=("", []) if embeddings is None else _find_duplicates(pool, embeddings),
         failures=_group_failures(pool.failures),
@@ -156,26 +157,20 @@ def _make_class_rows(pool: Pool, run: Mapping[str, Any]) -> list[ClassRow]:
     ]
 
 
-def _make_map(pool: Pool, embeddings: npt.NDArray[np.float32], labelled: list[int], picks: list[int]) -> Map:
-    """Projects a sample of the pool on the two directions of the largest variance."""
-    fitted = to_unit_length(embeddings[:: max(1, -(-len(embeddings) // _MAX_FITTED_POINTS))]).astype(np.float64)
-    center = fitted.mean(axis=0)
-    values, vectors = np.linalg.eigh((fitted - center).T @ (fitted - center))
-    axes = vectors[:, ::-1][:, :2] * np.sign(vectors[:, ::-1][:, :2].sum(axis=0) + 1e-300)
-    if axes.shape[1] < 2:
-        axes = np.concatenate([axes, np.zeros((len(axes), 2 - axes.shape[1]))], axis=1)
+def _make_map(pool: Pool, projection: Projection, labelled: list[int], picks: list[int]) -> Map:
+    """Chooses the images to show on the map: all picks, labelled images, and a sample of the others."""
+    total = len(projection.points)
     special = {**dict.fromkeys(labelled[:_MAX_MAP_POINTS], "labelled"), **dict.fromkeys(picks, "pick")}
     free = max(0, _MAX_MAP_POINTS - len(special))
-    sample = range(0, len(embeddings), max(1, -(-len(embeddings) // max(1, free)))) if free else ()
+    sample = range(0, total, max(1, -(-total // max(1, free)))) if free else ()
     rows = sorted({*special, *sample})
-    explained = float(values[::-1][:2].sum() / total) if (total := values.sum()) > 0 else 1.0
     return Map(
-        points=(to_unit_length(embeddings[rows]).astype(np.float64) - center) @ axes,
+        points=projection.points[rows],
         kinds=[special.get(row, "pool") for row in rows],
         file_names=[pool.file_names[row] for row in rows],
         thumbnails=[pictures.make_hover(pool.thumbnails[row]) for row in rows],
-        explained=explained,
-        total=len(embeddings),
+        explained=projection.explained,
+        total=total,
     )
 
 

@@ -23,7 +23,15 @@ from tests.standins.servers import (
     client,
 )
 
-FILES = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl")
+FILES = (
+    "selected.txt",
+    "selected.csv",
+    "selected.jsonl",
+    "images.parquet",
+    "detections.parquet",
+    "embeddings.parquet",
+    "failures.jsonl",
+)
 POOL = "pool dir/ü"
 
 

@@ -25,7 +25,15 @@ from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
 from tests.publish.test_files import check_output
 
-FILES = {"selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl"}
+FILES = {
+    "selected.txt",
+    "selected.csv",
+    "selected.jsonl",
+    "images.parquet",
+    "detections.parquet",
+    "embeddings.parquet",
+    "failures.jsonl",
+}
 RESULTS = FILES | {"run.json", "status.json", "report.html", "_SUCCESS", "parts", ".lightly", "exports", "predictions"}
 
 

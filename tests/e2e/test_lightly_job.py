@@ -23,7 +23,15 @@ from tests.conftest import Job, demo_variables, start_job
 from tests.standins.lightly_client import IMPATIENT, state
 from tests.standins.lightly_server import TOKEN, Fault, LightlyServer
 
-RESULTS = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet", "failures.jsonl")
+RESULTS = (
+    "selected.txt",
+    "selected.csv",
+    "selected.jsonl",
+    "images.parquet",
+    "detections.parquet",
+    "embeddings.parquet",
+    "failures.jsonl",
+)
 
 
 def variables(output: Path, server: LightlyServer | str, **more: Any) -> dict[str, Any]:

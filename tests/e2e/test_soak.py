@@ -16,7 +16,14 @@ from tests.conftest import S3, demo_variables, start_job
 from tests.standins.servers import ADMIN, BUCKET, SeaweedFS, client
 
 WAYS = ("SIGKILL", "SIGTERM", "server")
-RESULTS = ("selected.txt", "selected.csv", "selected.jsonl", "images.parquet", "embeddings.parquet")
+RESULTS = (
+    "selected.txt",
+    "selected.csv",
+    "selected.jsonl",
+    "images.parquet",
+    "detections.parquet",
+    "embeddings.parquet",
+)
 # How often `make soak` kills the job or the server.
 KILLS = int(os.environ.get("SOAK_KILLS", "20"))
 

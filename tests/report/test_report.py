@@ -23,6 +23,7 @@ from job.publish.results import explain
 from job.publish.summary import gather as evidence
 from job.report import duplicates
 from job.report.gather import gather
+from job.report.projection import project
 from job.storage import Entry
 from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, settings, start_job
@@ -89,7 +90,7 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
         "counts": counts | {"failed": len(found.failures), "selected": len(selected)},
         "selection": evidence(chosen, everything, selection, detections, np.zeros(len(found.file_names))),
     }  # fmt: skip
-    content = gather(output, found, embeddings, [], selected, run, source)
+    content = gather(output, found, embeddings, project(embeddings), [], selected, run, source)
     return report.render(content).decode()
 
 
@@ -295,7 +296,8 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
         "selection": {"classes": {name: {"picks": 0} for name in "abc"}, "boxes": 2, "expected_boxes": 1.0,
                       "without_boxes": {"pool": 0.0, "picks": 0.0}, "expected_cost": 0.0},
     }  # fmt: skip
-    content = gather(output, large, large.features, [], picks, run, None)
+    assert large.features is not None
+    content = gather(output, large, large.features, project(large.features), [], picks, run, None)
     page = report.render(content)
     assert content.map is not None and len(content.map.file_names) <= 1600 and content.map.total == 200_000
     assert " of 200,000 images are shown" in page.decode() and "(evenly spaced, of 200,000)" in page.decode()
