@@ -93,7 +93,7 @@ def make_detected_image(
     width, height = pool.size[row].tolist()
     limits = [width, height] * 2 if width > 0 and height > 0 else [np.inf] * 4
     given = detections.boxes.astype(np.float64).round(_DECIMALS)
-    boxes = np.clip(given, 0, limits)
+    boxes = np.clip(given, 0, limits) + 0.0  # no -0.0
     kept = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return DetectedImage(
         number=row + 1,

@@ -352,6 +352,8 @@ def test_boxes_are_cut_at_the_borders_and_nothing_is_left_of_some(small: tuple[S
     ]  # fmt: skip
     cut = of_boxes(boxes, (100, 50), small[1])
     assert cut.boxes.tolist() == [[0, 0, 10.25, 20.5], [90, 40, 100, 50], [5, 5, 100, 9]]
+    assert (cut.num_cut, cut.num_dropped) == (3, 3)
+    assert str(of_boxes([[-0.0001, -1, 9, 9]], (100, 50), small[1]).boxes.tolist()) == "[[0.0, 0.0, 9.0, 9.0]]"
     assert cut.classes.tolist() == [0, 1, 5] and cut.scores.tolist() == [1, 0.8, 0]
     whole = of_boxes(boxes, (0, 0), small[1])
     assert whole.boxes.tolist() == [[0, 0, 10.25, 20.5], [90, 40, 103.5, 60], [100, 0, 120, 10]]
