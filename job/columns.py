@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import pyarrow as pa
+
+from job.names import shorten
 
 # The accepted names of the column, or array, of file names. Lightly's own files have the fourth.
 NAME_COLUMNS = (
@@ -15,12 +16,6 @@ NAME_COLUMNS = (
 VECTOR_COLUMNS = ("embedding", "embeddings", "feature", "features", "vector", "vectors")
 _MAX_CHARACTERS = 80
 _MAX_COLUMNS_IN_WORDS = 5
-
-
-def shorten(value: Any) -> str:
-    """The repr of a value, cut to a limited length."""
-    text = repr(value)
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def list_names(columns: Sequence[str]) -> str:

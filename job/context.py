@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from job import parts
 from job.errors import Stopped
+from job.inputs.match import Match
 from job.parts.pool import Pool
 from job.progress import now
 from job.settings import Settings
@@ -21,6 +23,9 @@ from job.storage import Storage
 if TYPE_CHECKING:
     from job.detect.model import Detector
     from job.lightly.api import Platform
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Run:
         detector: The detector, once it is built.
         class_names: Names by class index of the imported predictions; None if there are none.
         seconds: Duration of each stage, by name.
+        names: What was found when each list of names was compared with CORAL_INPUT, by the kind of list.
         current_stage: Name of the stage that is running.
     """
 
@@ -98,6 +104,7 @@ class Run:
     detector: "Detector | None" = None
     class_names: tuple[str, ...] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    names: dict[str, dict[str, int]] = field(default_factory=dict)
     current_stage: str | None = None
 
     @contextlib.contextmanager
@@ -127,6 +134,22 @@ class Run:
         from job.detect import config
 
         return config.read(self.settings).class_names
+
+    def accept(self, kind: str, match: Match) -> Match:
+        """Notes for run.json how a list of names meets the images, and logs it once.
+
+        Args:
+            kind: Kind of the list, for run.json.
+            match: What a comparison with CORAL_INPUT found.
+        """
+        if kind in self.names:
+            return match
+        self.names[kind] = match.counts
+        if respelled := match.describe_respelled():
+            logger.log(logging.WARNING if match.ignores_folders else logging.INFO, respelled)
+        if unknown := match.describe_unknown():
+            logger.warning(unknown)
+        return match
 
     def need_detector(self) -> "Detector":
         """The detector, built on first use."""

@@ -15,8 +15,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from job import columns
-from job.columns import NAME_COLUMNS, describe_type, shorten
+from job.columns import NAME_COLUMNS, describe_type
 from job.errors import SettingsError, one_line
+from job.names import shorten
 from job.settings.choices import SCORES
 from job.settings.entries import BalanceEntry, Entry, Threshold, Weights
 from job.shards import Shard

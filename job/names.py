@@ -7,6 +7,7 @@ be read back. All others are written unchanged.
 import json
 import unicodedata
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 _MAX_NAMES_SHOWN = 10
 _MAX_CHARACTERS_SHOWN = 80
@@ -42,3 +43,17 @@ def list_first(names: Sequence[str]) -> str:
 def is_one_line(name: str) -> bool:
     """Returns whether a name has no line breaks, no other control characters and no lone surrogates."""
     return not any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in name)
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Returns whether a value is non-empty text that can be encoded; half of a surrogate pair cannot."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def shorten(value: Any) -> str:
+    """Returns the repr of a value, cut to a limited length, for messages."""
+    text = repr(value)
+    return text if len(text) <= _MAX_CHARACTERS_SHOWN else f"{text[:_MAX_CHARACTERS_SHOWN]}..."

@@ -17,6 +17,7 @@ from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
+from job.inputs import labelled as labels
 from job.metadata import Metadata
 from job.parts import listings, previous
 from job.parts import pool as pools
@@ -158,7 +159,10 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     settings, output = run.settings, run.output
     labelled: list[str] = []
     if settings.labelled:
-        labelled = inputs.read_labelled(settings.labelled, listing, complete=not settings.allow_missing)
+        match = labels.match(settings.labelled, listing, settings.input)
+        if not settings.allow_missing:  # the labelled images may be those of a missing shard
+            match.require_any()
+        labelled = sorted(set(run.accept("labelled", match).file_names.values()), key=str.encode)
     table = _read_metadata(settings, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
@@ -172,7 +176,7 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
     with run.stage("embed"):
-        embeddings, embedding = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool))
+        embeddings, embedding = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool), run.accept)
     with run.stage("select"):
         selection = choose_among(settings, output, pool, embeddings, labelled)
     if len(selection.picks) < settings.n_samples:
@@ -270,14 +274,18 @@ def _sha256(lines: list[str]) -> str:
 def check_failures(pool: Pool, max_failed: float) -> None:
     """Ends the run if too many images are unusable.
 
+    Images that imported predictions or embeddings lack do not count: their files may be good, and the comparison of the
+    names has reported them.
+
     Raises:
         TooManyFailedImages: If their share is above the limit, or no image is usable.
     """
-    failed, total = len(pool.failures), len(pool.failures) + len(pool.file_names)
+    failures = [(name, reason) for name, reason in pool.failures if name not in pool.absent]
+    failed, total = len(failures), len(failures) + len(pool.file_names)
     if failed:
         logger.warning("%d of %d images are unusable: failures.jsonl gives the reasons.", failed, total)
     if failed > max_failed * total or failed == total:
-        name, reason = pool.failures[0]
+        name, reason = failures[0]
         raise TooManyFailedImages(
             f"{failed} of {total} images are unusable, more than CORAL_MAX_FAILED={max_failed:g} allows. The first is "
             f"{name!r}: {reason}. failures.jsonl lists all."

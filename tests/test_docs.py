@@ -53,8 +53,12 @@ def place(few_frames: Path, tmp_path: Path, seaweedfs: S3) -> dict[str, Path]:
 def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
     if "LIGHTLY_TOKEN" in command:
         pytest.skip("the platform is tested with its stand-in: tests/e2e/test_lightly_job.py")
-    names = [f"{each}.jpg" for each in range(12)]
-    (tmp_path / "predictions.json").write_text(json.dumps(own_coco()))
+    frames = place["/data/"] / "frames"
+    names = sorted(str(file.relative_to(frames)) for file in frames.rglob("*.jpg"))
+    predictions = own_coco()
+    for image, name in zip(predictions["images"], names, strict=True):
+        image["file_name"] = name
+    (tmp_path / "predictions.json").write_text(json.dumps(predictions))
     rows = "".join(f"{name},{number % 3},{number / 7:.3f},1\n" for number, name in enumerate(names))
     (tmp_path / "embeddings.csv").write_text("file_name,x,y,z\n" + rows)
     changes = {

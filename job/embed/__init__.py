@@ -13,6 +13,7 @@ import job
 from job.embed import from_file, table
 from job.errors import SettingsError
 from job.images import read_thumbnail
+from job.inputs.match import Match
 from job.parts.pool import Pool
 from job.settings import Settings
 from job.storage import Storage
@@ -26,7 +27,11 @@ METHODS = ("detector", "simclr")  # any other value is the URI of a file of embe
 
 
 def embed(
-    pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
+    pool: Pool,
+    settings: Settings,
+    output: Storage,
+    need_detector: Callable[[], "Detector"],
+    accept: Callable[[str, Match], object],
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Embeds the pool and writes embeddings.parquet, unless the file is there from the same inputs.
 
@@ -35,6 +40,7 @@ def embed(
         settings: The settings.
         output: Folder of the results.
         need_detector: Returns the detector, whose backbone simclr starts from.
+        accept: Takes note of how the names in a file of embeddings meet the images.
 
     Returns:
         (n, d) embeddings in the order of the pool, and how they were made. Embeddings of the same ``space`` can be
@@ -47,7 +53,11 @@ def embed(
         embeddings, description = _simclr(pool, settings, output, need_detector)
         return embeddings, description | {"dimension": embeddings.shape[1]}
     if settings.embedding != "detector":
-        embeddings, digest = from_file.read_for_pool(settings.embedding, pool.file_names)
+        unusable = [name for name, _ in pool.failures]
+        embeddings, digest, match = from_file.read_for_pool(
+            settings.embedding, pool.file_names, unusable, settings.input
+        )
+        accept("embeddings", match)
         description = {"method": "own", "space": digest}
     elif settings.predictions and not settings.needs_embeddings:
         output.delete(table.NAME)  # it may be there from an earlier run

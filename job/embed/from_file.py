@@ -1,16 +1,17 @@
 """Reads embeddings that were made elsewhere: a file with one vector per file name."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from job.columns import shorten
 from job.embed import arrays, tabular
 from job.errors import SettingsError, one_line
-from job.storage import Entry, read_file
+from job.inputs.match import Match, compare
+from job.names import shorten
+from job.storage import Entry, Listing, read_file
 
 _MAX_EXAMPLES = 3
 
@@ -70,45 +71,66 @@ def _parse(uri: str, data: bytes, name_list: bytes) -> tuple[list[str], npt.NDAr
     return tabular.read_parquet(data) if uri.endswith(".parquet") else tabular.read_csv(data)
 
 
-def find_missing(uri: str, names: Sequence[str], listing: Iterable[Entry], max_failed: float) -> list[str]:
-    """Finds the images of a listing that have no embedding, before any work.
-
-    Images that later turn out to be unusable need no embedding, so as many may be missing as may be unusable.
+def match_names(uri: str, names: Sequence[str], listing: Listing, input_uri: str) -> Match:
+    """Compares the names in a file of embeddings with the images.
 
     Args:
         uri: Path or bucket URI of the file, for the error message.
         names: File names in it.
         listing: The images.
+        input_uri: CORAL_INPUT.
+
+    Raises:
+        SettingsError: If an image is named twice.
+    """
+    match = compare(f"CORAL_EMBEDDING={uri!r}", names, listing, input_uri)
+    match.require_distinct()
+    return match
+
+
+def require_most(uri: str, missing: Sequence[str], count: int, max_failed: float) -> None:
+    """Refuses a file that lacks too many images, before any work.
+
+    Images that later turn out to be unusable need no embedding, so as many may be missing as may be unusable.
+
+    Args:
+        uri: Path or bucket URI of the file, for the error message.
+        missing: File names of the images that it lacks.
+        count: Number of images.
         max_failed: Largest share of the images that may be unusable, in [0, 1].
 
     Raises:
         SettingsError: If more embeddings are missing than images may be unusable.
     """
-    embedded, file_names = set(names), [entry.key for entry in listing]
-    missing = [name for name in file_names if name not in embedded]
-    if len(missing) > max_failed * len(file_names):
-        raise _incomplete(uri, missing, len(file_names))
-    return missing
+    if len(missing) > max_failed * count:
+        raise _incomplete(uri, missing, count)
 
 
-def read_for_pool(uri: str, file_names: Sequence[str]) -> tuple[npt.NDArray[np.float32], str]:
+def read_for_pool(
+    uri: str, file_names: Sequence[str], unusable: Sequence[str], input_uri: str
+) -> tuple[npt.NDArray[np.float32], str, Match]:
     """Reads the embeddings of a pool.
 
     Args:
         uri: Path or bucket URI of the file.
         file_names: File names of the pool.
+        unusable: File names of the images that could not be used and need no embedding.
+        input_uri: CORAL_INPUT.
 
     Returns:
-        The embeddings (n, d) in the order of the pool, and the SHA-256 of the file.
+        The embeddings (n, d) in the order of the pool, the SHA-256 of the file, and how its names meet the images.
 
     Raises:
         SettingsError: If the file is invalid, or an image has no embedding.
     """
     names, vectors, digest = read(uri)
-    row_of = {name: row for row, name in enumerate(names)}
+    listing = Listing.from_entries(Entry(name, "", 0) for name in (*file_names, *unusable))
+    match = match_names(uri, names, listing, input_uri)
+    match.require_any()
+    row_of = {match.file_names[name]: row for row, name in enumerate(names) if name in match.file_names}
     if missing := [name for name in file_names if name not in row_of]:
         raise _incomplete(uri, missing, len(file_names))
-    return vectors[[row_of[name] for name in file_names]], digest
+    return vectors[[row_of[name] for name in file_names]], digest, match
 
 
 def _incomplete(uri: str, missing: Sequence[str], count: int) -> SettingsError:

@@ -11,7 +11,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from job import columns
-from job.columns import NAME_COLUMNS, VECTOR_COLUMNS, describe_type, shorten
+from job.columns import NAME_COLUMNS, VECTOR_COLUMNS, describe_type
+from job.names import shorten
 
 Floats = npt.NDArray[np.floating]
 

@@ -1,12 +1,14 @@
 """Problems in the predictions, as sentences for the user."""
 
 import json
-from typing import Any, TypeGuard
+from typing import Any
 
 from job.errors import SettingsError
+from job.names import is_text, shorten
+
+__all__ = ["Problems", "is_text", "parse_json", "shorten"]
 
 _MAX_SENTENCES = 3
-_MAX_CHARACTERS = 80
 
 
 class Problems:
@@ -38,20 +40,6 @@ class Problems:
             self._sentences.append(f"CORAL_PREDICTIONS: more problems found before reading ended: {self._num_omitted}.")
         if self._sentences:
             raise SettingsError(*self._sentences)
-
-
-def shorten(value: Any) -> str:
-    """The repr of a value, cut to a limited length."""
-    text = repr(value)
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
-
-
-def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a value is non-empty text that can be encoded; half of a surrogate pair cannot."""
-    try:
-        return isinstance(value, str) and bool(value.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def parse_json(data: bytes, uri: str) -> Any:

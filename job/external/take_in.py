@@ -1,11 +1,15 @@
 """Writes predictions of other detectors into parts, so that the reduce step works on them as on the job's own."""
 
 import logging
+from collections.abc import Iterable
+from dataclasses import replace
 
-from job import external, parts
+from job import external, inputs, parts
 from job.context import Run
 from job.embed import from_file
+from job.inputs.match import Match, compare
 from job.parts import Provenance, Row, listings
+from job.settings import Settings
 from job.settings.resolve import NONE
 from job.shards import Shard
 from job.storage import Entry, Listing
@@ -16,18 +20,26 @@ logger = logging.getLogger(__name__)
 def import_predictions(run: Run) -> Listing:
     """Reads CORAL_PREDICTIONS and writes it into parts.
 
-    With CORAL_PREDICTIONS=none, the images are those of CORAL_EMBEDDING, and their rows have no detections.
+    The images are those of CORAL_INPUT. Predictions of other images are left out, and an image without predictions gets
+    a row that says so. With CORAL_PREDICTIONS=none, CORAL_EMBEDDING takes their place, and rows have no detections.
 
     Returns:
         The listing of the images.
 
     Raises:
-        SettingsError: If the predictions are invalid, or the output holds other detections.
+        SettingsError: If the predictions are invalid, if they are of none of the images, or if the output holds other
+            detections.
     """
     settings, output = run.settings, run.output
     without_detector = settings.predictions == NONE
+    files = inputs.list_names(settings, run.stop.requested)
     rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run)
     run.class_names = provenance.class_names
+    kind, noun = ("embeddings", "embedding") if without_detector else ("predictions", "prediction")
+    match = run.accept(kind, compare_rows(settings, files, (row.file_name for row in rows)))
+    if without := match.describe_without(noun):
+        logger.warning(without)
+    rows = _rename(rows, match, noun)
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
     remaining = [row for row in rows if (row.file_name, row.etag) not in done]
@@ -35,8 +47,44 @@ def import_predictions(run: Run) -> Listing:
     for start in range(0, len(remaining), settings.part_size):
         parts.write(output, remaining[start : start + settings.part_size], provenance)
     listings.finish(output, Shard(0, 1), listing)
-    logger.info("Imported %s for %d images.", "embeddings" if without_detector else "predictions", len(rows))
+    logger.info("Imported %s for %d of %d images.", kind, match.counts["matched"], len(rows))
     return listing
+
+
+def compare_rows(settings: Settings, files: Listing, names: Iterable[str]) -> Match:
+    """Compares the images that have predictions, or else embeddings, with those of CORAL_INPUT.
+
+    Args:
+        settings: The settings.
+        files: The images of CORAL_INPUT.
+        names: Names of the images that have predictions or embeddings.
+
+    Raises:
+        SettingsError: If none of them is in CORAL_INPUT, or an image is named twice.
+    """
+    without_detector = settings.predictions == NONE
+    name, uri = ("EMBEDDING", settings.embedding) if without_detector else ("PREDICTIONS", settings.predictions)
+    match = compare(f"CORAL_{name}={uri!r}", names, files, settings.input)
+    match.require_any()
+    match.require_distinct()
+    return match
+
+
+def _rename(rows: list[Row], match: Match, noun: str) -> list[Row]:
+    """Gives rows the names of their files, leaves out those without a file, and adds those of all other files.
+
+    The ETag says how a row came to its file: a later run with other names makes other rows.
+    """
+    renamed = []
+    for row in rows:
+        file_name = match.file_names.get(row.file_name)
+        if file_name == row.file_name:
+            renamed.append(row)
+        elif file_name is not None:
+            renamed.append(replace(row, file_name=file_name, etag=f"named {row.file_name}"))
+    reason = f"no {noun} in {match.setting.partition('=')[0]}"
+    absent = [Row(file_name, "absent", 0, "absent", reason) for file_name in match.without]
+    return sorted(renamed + absent, key=lambda row: row.file_name.encode())
 
 
 def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:

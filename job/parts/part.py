@@ -42,7 +42,7 @@ class Row:
         etag: ETag of the file when it was read.
         byte_size: Size of the file in bytes.
         status: ``ok``; ``failed`` if the file itself is unusable; ``unread`` if the file could not be read, so that a
-            later start tries again.
+            later start tries again; ``absent`` if imported predictions or embeddings lack the image.
         error: Why the image is unusable.
         width: Width in pixels, after the EXIF orientation is applied.
         height: Height in pixels, after the EXIF orientation is applied.

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import parts, scores
-from job.columns import shorten
 from job.errors import SettingsError, TryAgain
-from job.names import list_first
+from job.names import list_first, shorten
 from job.parts.score import ImageScores, score_images
 from job.settings.mix import ALL_OTHERS
 from job.settings.parse import hint
@@ -46,6 +45,7 @@ class Pool:
         failures: File name and reason of each unusable image, sorted bytewise.
         provenance: What the parts were made with.
         metadata: (n,) columns of CORAL_METADATA by name; see `job.metadata`.
+        absent: File names of the failures that imported predictions or embeddings lack; their files may be good.
     """
 
     file_names: list[str]
@@ -65,6 +65,7 @@ class Pool:
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
     metadata: Mapping[str, pa.Array] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
 
     @property
     def has_detections(self) -> bool:
@@ -118,12 +119,14 @@ class _PartRows:
         provenance: What the part was made with.
         usable: Rows of usable images.
         failures: File name and reason of each unusable image.
+        absent: File names of the failures that imported predictions or embeddings lack.
     """
 
     name: str
     provenance: parts.Provenance
     usable: pa.Table
     failures: list[tuple[str, str]]
+    absent: frozenset[str] = frozenset()
 
 
 def load(
@@ -169,7 +172,7 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
         if part.provenance != provenance and not is_warned:
             is_warned = True
             _warn_of_new_names(part.provenance.class_names, provenance.class_names)
-        own_rows, failures = [], []
+        own_rows, failures, absent = [], [], set()
         columns = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
         for row, (key, etag, status, error) in enumerate(zip(*columns, strict=True)):
             if status == "unread":
@@ -180,7 +183,10 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
                     own_rows.append(row)
                 else:
                     failures.append((key, error))
-        yield _PartRows(part.name, provenance, part.table.take(pa.array(own_rows, pa.int64())), failures)
+                    if status == "absent":
+                        absent.add(key)
+        usable = part.table.take(pa.array(own_rows, pa.int64()))
+        yield _PartRows(part.name, provenance, usable, failures, frozenset(absent))
     if part is None or provenance is None or missing - unread.keys():
         count = len(missing - unread.keys())
         raise TryAgain(f"{count} images have no detections yet: run `predict` until it has finished, then try again.")
@@ -203,7 +209,7 @@ def _warn_of_new_names(old: Sequence[str], new: Sequence[str]) -> None:
 def _without_boxes(rows: _PartRows) -> _PartRows:
     """The rows without the columns that are large, and that nothing needs once the images are scored."""
     kept = ["key", "etag", "byte_size", "width", "height", "thumbnail", "feature"]
-    return _PartRows(rows.name, rows.provenance, rows.usable.select(kept), rows.failures)
+    return _PartRows(rows.name, rows.provenance, rows.usable.select(kept), rows.failures, rows.absent)
 
 
 def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted: bool) -> Pool:
@@ -244,6 +250,7 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
         part=[part_names[row] for row in order],
         failures=sorted((failure for part in rows for failure in part.failures), key=lambda pair: pair[0].encode()),
         provenance=provenance,
+        absent=frozenset().union(*(part.absent for part in rows)),
     )
 
 

@@ -50,6 +50,7 @@ class State:
         previous: Outputs of earlier runs.
         detector: The detector, once it is built.
         class_names: Class names of predictions from another detector.
+        absent: Images that have no predictions, or no embeddings, where these are imported.
         num_done: Number of images that have results from an earlier run.
     """
 
@@ -67,6 +68,7 @@ class State:
     previous: list[Storage] = field(default_factory=list)
     detector: "Detector | None" = None
     class_names: Sequence[str] | None = None
+    absent: frozenset[str] = frozenset()
     num_done: int = 0
 
 

@@ -5,11 +5,14 @@ import pyarrow.compute as pc
 from job import columns, external, inputs, shards
 from job import metadata as image_metadata
 from job.embed import METHODS, from_file
-from job.names import list_first
+from job.external import take_in
+from job.inputs import labelled as labels
+from job.inputs.match import Match
+from job.names import list_first, shorten
 from job.parts import previous
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.settings.resolve import NONE
-from job.storage import Entry, Listing, open_source
+from job.storage import Listing, open_source
 
 
 def shard(state: State) -> Findings:
@@ -36,8 +39,10 @@ def shard(state: State) -> Findings:
 
 
 def images(state: State) -> Findings:
-    """The images of this shard exist and can be read."""
+    """The images of this shard exist and can be read. With CORAL_PREDICTIONS, only their names are needed."""
     if state.settings.predictions:
+        state.listing = inputs.list_names(state.settings, state.stop.requested)
+        yield f"{len(state.listing)} file names"
         return
     source = open_source(state.settings.input, state.stop.requested)
     listing = inputs.list_images(state.settings, source, state.shard)
@@ -55,9 +60,13 @@ def format_size(listing: Listing) -> str:
 
 
 def predictions(state: State) -> Findings:
-    """Predictions from another detector, which also say what images there are."""
+    """Predictions from another detector, or embeddings alone, and the images that they are of."""
     settings = state.settings
-    if settings.predictions and settings.predictions != NONE:
+    if not settings.predictions or state.listing is None:
+        return
+    if settings.predictions == NONE:
+        names, noun = from_file.read(settings.embedding)[0], "embedding"
+    else:
         content = external.read(
             settings.predictions,
             settings.classes,
@@ -65,10 +74,26 @@ def predictions(state: State) -> Findings:
             min_score=settings.score_threshold,
             images=external.InputImages(settings, state.stop.requested),
         )
-        state.listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in content.rows)
-        state.class_names = names = content.class_names
-        yield f"{len(content.rows)} images with boxes of {len(names)} classes ({list_first(names)})"
+        state.class_names = classes = content.class_names
+        names, noun = [row.file_name for row in content.rows], "prediction"
+        yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
         yield from map(Warn, content.warnings)
+    match = take_in.compare_rows(settings, state.listing, names)
+    state.absent = frozenset(match.without)
+    yield from _describe(match, noun)
+
+
+def _describe(match: Match, noun: str) -> Findings:
+    yield f"{match.counts['matched']} of {len(match.listing)} images have an entry in {match.setting}"
+    yield from _describe_respelled(match)
+    for problem in (match.describe_unknown(), match.describe_without(noun)):
+        if problem:
+            yield Warn(problem)
+
+
+def _describe_respelled(match: Match) -> Findings:
+    if respelled := match.describe_respelled():
+        yield Warn(respelled) if match.ignores_folders else respelled.rstrip(".")
 
 
 def lightly_names(state: State) -> Findings:
@@ -87,9 +112,17 @@ def lightly_names(state: State) -> Findings:
 
 def labelled(state: State) -> Findings:
     """The list of images that have labels."""
-    if state.settings.labelled and state.listing is not None:
-        names = inputs.read_labelled(state.settings.labelled, state.listing, state.shard)
-        yield f"{len(names)} names in {state.settings.labelled}"
+    if not state.settings.labelled or state.listing is None:
+        return
+    match = labels.match(state.settings.labelled, state.listing, state.settings.input)
+    if state.shard.count > 1:  # the other labelled images may be those of other shards
+        yield f"{match.counts['matched']} images of this shard are labelled"
+        return
+    match.require_any()
+    yield f"{match.counts['matched']} images are labelled"
+    yield from _describe_respelled(match)
+    if not state.is_run and (unknown := match.describe_unknown()):  # a run says so when it selects
+        yield Warn(unknown)
 
 
 def metadata(state: State) -> Findings:
@@ -111,13 +144,23 @@ def embeddings(state: State) -> Findings:
         return
     names, vectors, _ = from_file.read(settings.embedding)
     yield f"{len(names)} embeddings of {vectors.shape[1]} dimensions in {settings.embedding}"
-    if state.listing is not None and settings.predictions != NONE:
-        missing = from_file.find_missing(settings.embedding, names, state.listing, settings.max_failed)
-        if missing:
-            yield Warn(
-                f"{settings.embedding} has no embedding for {len(missing)} images, such as {missing[0]!r}: every "
-                "usable image needs one."
-            )
+    if state.listing is None or settings.predictions == NONE:
+        return
+    match = from_file.match_names(settings.embedding, names, state.listing, settings.input)
+    if state.shard.count > 1 and not match.file_names:
+        yield Warn(f"{match.setting} names no image of this shard; `select` compares it with all images.")
+        return
+    match.require_any()
+    missing = [name for name in match.without if name not in state.absent]
+    from_file.require_most(settings.embedding, missing, len(match.listing) - len(state.absent), settings.max_failed)
+    yield from _describe_respelled(match)
+    if not state.is_run and state.shard.count == 1 and (unknown := match.describe_unknown()):
+        yield Warn(unknown)
+    if missing:
+        yield Warn(
+            f"{settings.embedding} has no embedding for {len(missing)} images, such as {shorten(missing[0])}: every "
+            "usable image needs one."
+        )
 
 
 def previous_run(state: State) -> Findings:

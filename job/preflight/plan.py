@@ -82,14 +82,14 @@ def run(state: State) -> Findings:
     settings, listing = state.settings, state.listing
     if listing is None:
         return
-    strategy = settings.strategy
+    strategy, count = settings.strategy, len(listing) - len(state.absent)
     by = strategy.title + (f" with {settings.score}" if strategy.uses_scores and not strategy.entries else "")
     shard = f" in shard {state.shard.index} of {state.shard.count}" if state.shard.count > 1 else ""
     yield (
-        f"it would use {len(listing)} images ({format_size(listing)}){shard}, pick {settings.n_samples} by {by}, and "
+        f"it would use {count} images ({format_size(listing)}){shard}, pick {settings.n_samples} by {by}, and "
         f"write to {settings.output}"
     )
-    if state.shard.count == 1 and len(listing) < settings.n_samples:
+    if state.shard.count == 1 and count < settings.n_samples:
         yield Warn(
             f"CORAL_N_SAMPLES={settings.n_samples} is more than the number of images: the run would pick all that "
             "it can."

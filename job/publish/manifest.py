@@ -36,6 +36,7 @@ def write(
     run_id: str,
     device: "torch.device | None",
     inputs: dict[str, str],
+    names: dict[str, dict[str, int]],
     embedding: dict[str, Any],
     selected_by: str,
     counts: dict[str, int],
@@ -51,6 +52,8 @@ def write(
         run_id: Name of the selection.
         device: Device that the detector ran on; None if this run did not need the detector.
         inputs: Digests of the names and sizes of the images, and of the list of labelled images.
+        names: How each list of names meets the images of the input: numbers of images that the list names, of names
+            without an image, and of images without a name.
         embedding: How the embeddings were made.
         selected_by: ``local``, or ``platform`` for Lightly's selection.
         counts: Numbers of images and boxes.
@@ -63,6 +66,7 @@ def write(
         "settings": as_json(settings),
         "detector": json.loads(provenance.to_json()) | {"digest": provenance.digest},
         "inputs": inputs,
+        "names": names,
         "embedding": embedding,
         "selected_by": selected_by,
         "counts": counts,

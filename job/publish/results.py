@@ -93,6 +93,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         run_id=inputs.run_id,
         device=run.detector.device if run.detector else None,
         inputs=inputs.digests,
+        names=run.names,
         embedding=inputs.embedding,
         selected_by=selected_by,
         counts=counts,

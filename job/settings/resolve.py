@@ -145,6 +145,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"CORAL_PREVIOUS and CORAL_OUTPUT are both {settings.output!r}: remove it from CORAL_PREVIOUS, since a "
             "run resumes in its output anyway."
         )
+    if settings.labelled and _same(settings.labelled, settings.output):
+        yield (
+            f"CORAL_LABELLED and CORAL_OUTPUT are both {settings.output!r}, where the picks of this run replace the "
+            "labelled ones: set CORAL_OUTPUT to a new folder."
+        )
     yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)
 

@@ -390,7 +390,8 @@ class Settings:
     labelled: str | None = knob(
         "CORAL_LABELLED",
         None,
-        "File (a path, s3://, gs:// or az://) with the names of the images that already have labels, one per line.",
+        "Images that already have labels: a list of file names (.txt), a .csv or .jsonl with file_name, COCO JSON, or "
+        "an earlier CORAL_OUTPUT, whose picks they are (a path, s3://, gs:// or az://).",
         uri,
         group=_SELECT,
         metavar="URI",

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +68,10 @@ class FileList:
         """Reads a whole file."""
         folder, name = self._find(key)
         return folder.read(name, etag)
+
+    def keys(self) -> Iterable[str]:
+        """The files as the list names them, without asking a store."""
+        return self._entries.keys()
 
     def _entry(self, key: str) -> Entry:
         if (entry := self._entries[key]) is not None:

@@ -375,7 +375,11 @@ def test_what_is_wrong_is_one_sentence_and_the_right_exit_code(few_frames: Path,
         ({"CORAL_INPUT": tmp_path / "nowhere"}, 64, "is not a folder"),
         ({"CORAL_OUTPUT": tmp_path / "file" / "out"}, 77, "Cannot write"),
         ({"CORAL_MODEL": "COCO-Detection/faster_rcn_R_50_FPN_3x.yaml"}, 64, "did you mean"),
-        ({"CORAL_LABELLED": tmp_path / "labelled.txt"}, 64, "names images that are not in CORAL_INPUT: 'nowhere.jpg'"),
+        (
+            {"CORAL_LABELLED": tmp_path / "labelled.txt"},
+            64,
+            "none of them is among the 12 of CORAL_INPUT. It names 'nowhere.jpg'",
+        ),
         ({"CORAL_WEIGHTS": "https://127.0.0.1:9/model.pth?X-Signature=s3cret"}, 69, "could not be downloaded"),
         ({"CORAL_SEEED": 1, "CORAL_N_SAMPLES": 0}, 64, "did you mean CORAL_SEED?"),
     ]

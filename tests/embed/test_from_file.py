@@ -50,12 +50,36 @@ def test_embeddings_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> No
     assert blind.returncode == 64 and "needs predictions" in blind.stderr
 
 
+def test_embeddings_alone_are_compared_with_the_input(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    given |= {"CORAL_PREDICTIONS": "none", "CORAL_STRATEGY": "coreset"}
+    assert job("select", **given).returncode == 0
+    expected = (tmp_path / "out" / "selected.jsonl").read_bytes()
+    table = pq.read_table(tmp_path / "embeddings.parquet")
+    prefixed = pa.array([f"/data/frames/{name}" for name in table["file_name"].to_pylist()])
+    pq.write_table(table.set_column(0, "file_name", prefixed), tmp_path / "embeddings.parquet")
+    done = job("select", **given | {"CORAL_OUTPUT": tmp_path / "other"})
+    assert done.returncode == 0 and done.stderr.count("12 names are spelled differently") == 1, done.stderr
+    assert (tmp_path / "other" / "selected.jsonl").read_bytes() == expected
+    pq.write_table(table.slice(2), tmp_path / "embeddings.parquet")  # without 11.jpg and 10.jpg
+    done = job("select", **given | {"CORAL_OUTPUT": tmp_path / "fewer"})
+    assert done.returncode == 0, done.stderr
+    assert "2 of 12 images of CORAL_INPUT have no embedding in CORAL_EMBEDDING=" in done.stderr
+    failures = [json.loads(line) for line in (tmp_path / "fewer" / "failures.jsonl").read_text().splitlines()]
+    assert failures == [
+        {"file_name": name, "reason": "no embedding in CORAL_EMBEDDING"} for name in ("10.jpg", "11.jpg")
+    ]
+    (tmp_path / "images.txt").write_text("x.jpg\n")
+    for command in ("select", "check"):
+        refused = job(command, **given)
+        assert refused.returncode == 64 and "none of them is among the 1 of CORAL_INPUT" in refused.stderr
+
+
 def test_wrong_classes_and_embeddings_are_refused_before_detection(few_frames: Path, job: Job, tmp_path: Path) -> None:
     variables = demo_variables(few_frames, tmp_path / "out")
     (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
     for wrong, says in (
         ({"CORAL_CLASS_WEIGHTS": "bycicle=2"}, "names 'bycicle', which is not a class"),
-        ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "has no embedding for 12 of 12 images"),
+        ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "names 1 images, and none of them is among the 12 of CORAL_INPUT"),
     ):
         done = job(**variables | wrong)
         assert done.returncode == 64 and says in done.stderr
@@ -78,7 +102,7 @@ def test_wrong_classes_and_embeddings_are_refused_before_detection(few_frames: P
 def test_invalid_embeddings_are_refused(tmp_path: Path, table: Any, says: str) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(SettingsError, match=says):
-        from_file.read_for_pool(str(tmp_path / "a.parquet"), ["a", "b"])
+        from_file.read_for_pool(str(tmp_path / "a.parquet"), ["a", "b"], [], "in")
 
 
 NAMES = ["sub/b.jpg", "a.jpg", "7"]

@@ -135,8 +135,9 @@ def write_own_data(folder: Path) -> dict[str, Any]:
     keys = [f"{each}.jpg" for each in reversed(range(12))]
     table = pa.table({"file_name": keys, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 3)})
     pq.write_table(table, folder / "embeddings.parquet")
+    (folder / "images.txt").write_text("".join(f"{each}\n" for each in keys))  # files that do not exist
     return {
-        "CORAL_INPUT": folder / "not there",
+        "CORAL_INPUT": folder / "images.txt",
         "CORAL_OUTPUT": folder / "out",
         "CORAL_PREDICTIONS": folder / "predictions.json",
         "CORAL_EMBEDDING": folder / "embeddings.parquet",

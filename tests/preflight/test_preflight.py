@@ -478,11 +478,14 @@ def test_the_labelled_list(tmp_path: Path) -> None:
     path = tmp_path / "labelled.txt"
     path.write_text("000.jpg\n001.jpg\n")
     ours = settings(labelled=str(path))
-    assert only(inputs.labelled, known(ours, listing=listing())) == f"2 names in {path}"
+    assert only(inputs.labelled, known(ours, listing=listing())) == "2 images are labelled"
+    path.write_text("000.jpg\nold.jpg\n")
+    said, warned = tried(inputs.labelled, known(ours, listing=listing()))
+    assert said == "1 images are labelled" and type(warned) is Warn and "1 of 2 names are not in CORAL_INPUT" in warned
+    assert tried(inputs.labelled, known(ours, listing=listing(), is_run=True)) == [said], "`select` warns"
     path.write_text("none.jpg\n")
-    assert "names images that are not in CORAL_INPUT" in only(
-        inputs.labelled, known(ours, listing=listing()), SettingsError
-    )
+    said = only(inputs.labelled, known(ours, listing=listing()), SettingsError)
+    assert "none of them is among the 30 of CORAL_INPUT" in said and "'none.jpg'" in said and "'000.jpg'" in said
     assert tried(inputs.labelled, known(ours)) == tried(inputs.labelled, known(listing=listing())) == []
 
 
@@ -597,22 +600,26 @@ def test_detections_from_elsewhere_need_no_detector(
         "annotations": [{"image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 0.5}],
     }
     (tmp_path / "coco.json").write_text(json.dumps(coco))
+    (tmp_path / "images.txt").write_text("0.jpg\n1.jpg\n2.jpg\nnot predicted.jpg\n")
     vectors = [np.ones(4, np.float32)] * 2
     pq.write_table(pa.table({"file_name": names[:2], "embedding": vectors}), tmp_path / "own.parquet")
     ours = settings(
-        input="/nowhere", output=str(tmp_path / "out"), predictions=str(tmp_path / "coco.json"), n_samples=2,
-        embedding=str(tmp_path / "own.parquet"),
+        input=str(tmp_path / "images.txt"), output=str(tmp_path / "out"), n_samples=2,
+        predictions=str(tmp_path / "coco.json"), embedding=str(tmp_path / "own.parquet"),
     )  # fmt: skip
     with pytest.raises(SettingsError, match="1 of "):
         preflight.run_checks(ours, Stop(), {})
     for line in (
+        "check images: ok, 4 file names.",
         "check predictions: ok, 3 images with boxes of 1 classes (car).",
+        f"check predictions: ok, 3 of 4 images have an entry in CORAL_PREDICTIONS='{tmp_path}/coco.json'.",
+        "check predictions: warning. 1 of 4 images of CORAL_INPUT have no prediction in CORAL_PREDICTIONS=",
         f"check embeddings: ok, 2 embeddings of 4 dimensions in {tmp_path}/own.parquet.",
         "own.parquet' has no embedding for 1 of 3 images: '2.jpg'",
         "check run: ok, it would use 3 images",
     ):
         assert line in caplog.text
-    for word in ("check images", "check detector", "weights"):
+    for word in ("check detector", "weights"):
         assert word not in caplog.text
     (tmp_path / "coco.json").write_text("[]")
     with pytest.raises(SettingsError, match="1 of "):

@@ -154,6 +154,7 @@ def test_contradictions() -> None:
     (same,) = problems(CORAL_OUTPUT="/out/../out", CORAL_PREDICTIONS="/out", CORAL_EMBEDDING="/a.csv")
     assert same.startswith("CORAL_PREDICTIONS and CORAL_OUTPUT are both '/out/../out': set CORAL_OUTPUT to another")
     assert "work with CORAL_STRATEGY=coral only" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    assert "the picks of this run replace" in problems(CORAL_LABELLED="/out/", CORAL_OUTPUT="/out")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]
 

@@ -1,15 +1,16 @@
-"""The inputs of a run: the images of its shard, and the list of labelled images."""
+"""The inputs of a run: the images of its shard, and the lists that name images."""
 
 import logging
 import re
+import threading
 from collections import Counter
 from posixpath import splitext
 
-from job import images, names
+from job import images
 from job.errors import AccessDenied, SettingsError
 from job.settings import Settings
 from job.shards import Shard
-from job.storage import Listing, Source, read_file
+from job.storage import Entry, Listing, Source, open_source
 from job.storage.clutter import is_clutter
 from job.storage.filelist import FileList
 from job.uris import normalize, relativize
@@ -148,32 +149,31 @@ def describe_replaced(done: set[tuple[str, str]], listing: Listing, shard: Shard
     )
 
 
-def read_labelled(uri: str, listing: Listing, shard: Shard | None = None, *, complete: bool = True) -> list[str]:
-    """Reads the list of labelled images.
+def list_names(settings: Settings, stop: threading.Event) -> Listing:
+    """Lists the images of the input by their names alone, for a run that does not read them.
+
+    A list of files is not opened: none of its files needs to exist. ETags are empty and sizes are 0.
 
     Args:
-        uri: Path or URI of the list.
-        listing: The images to compare the list with.
-        shard: Shard of these images; None if they are those of all shards.
-        complete: Whether the listing has all images of that shard. If not, names that it lacks are accepted.
-
-    Returns:
-        All names in the list, sorted bytewise, each once.
+        settings: The settings.
+        stop: When set, waiting for a store ends.
 
     Raises:
-        SettingsError: If the list cannot be read, or contains names that are not in the listing.
+        SettingsError: If the input does not exist or contains no images.
     """
+    source = open_source(settings.input, stop)
     try:
-        labelled = sorted(set(names.parse(read_file(uri).decode())), key=str.encode)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"CORAL_LABELLED={uri!r} cannot be read: {reason}.") from None
-    owned = [name for name in labelled if shard is None or shard.owns(name)]
-    missing = listing.find_missing(owned) if complete else []
-    if missing:
-        shown = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise SettingsError(
-            f"CORAL_LABELLED={uri!r} names images that are not in CORAL_INPUT: {shown}. "
-            "Names are relative to CORAL_INPUT, as in selected.txt."
+        keys = (
+            source.keys()
+            if isinstance(source, FileList)
+            else [entry.key for entry in list_images(settings, source, Shard())]
         )
-    return labelled
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error} With CORAL_PREDICTIONS, CORAL_INPUT says which images there are: set it to their folder, or to a "
+            "list of their names (.txt), whose files are not opened."
+        ) from None
+    listing = Listing.from_entries(Entry(key, "", 0) for key in keys)
+    if not len(listing):
+        raise SettingsError(f"CORAL_INPUT={settings.input!r} is an empty list: give one file name per line.")
+    return listing

@@ -1,0 +1,106 @@
+"""Reads CORAL_LABELLED: the names of images that have labels, in the forms that labelling tools and this job write."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from job import names
+from job.errors import JobError, SettingsError, one_line
+from job.inputs.match import Match, compare
+from job.names import shorten
+from job.storage import Listing, open_folder, read_file
+
+_COLUMN = "file_name"
+_PICKS = "selected.txt"
+
+
+def match(uri: str, listing: Listing, input_uri: str) -> Match:
+    """Reads the names of the labelled images, and compares them with the images of the input.
+
+    Args:
+        uri: CORAL_LABELLED: path or URI of a list, or of the output of an earlier run.
+        listing: The images.
+        input_uri: CORAL_INPUT.
+
+    Raises:
+        SettingsError: If the list cannot be read.
+        JobError: If the store cannot be used.
+    """
+    return compare(f"CORAL_LABELLED={uri!r}", read(uri), listing, input_uri)
+
+
+def read(uri: str) -> list[str]:
+    """Reads the names of the labelled images, as they are written.
+
+    The forms are lines (any extension), ``.csv`` with a column ``file_name``, ``.jsonl`` with strings or objects that
+    have a ``file_name``, a JSON list of these, COCO JSON (all its images), and the output of a run (its picks).
+
+    Raises:
+        SettingsError: If the list cannot be read, or has none of these forms.
+        JobError: If the store cannot be used.
+    """
+    try:
+        return _parse(_read_text(uri), uri.lower())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
+        raise SettingsError(
+            f"CORAL_LABELLED={uri!r} cannot be read: {reason}. Give a list of file names (.txt), a .csv or .jsonl with "
+            "file_name, a COCO JSON file, or an earlier CORAL_OUTPUT."
+        ) from None
+
+
+def _read_text(uri: str) -> str:
+    try:
+        return read_file(uri).decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        try:
+            return open_folder(uri).read(_PICKS).decode()
+        except (OSError, JobError):
+            raise error from None
+
+
+def _parse(text: str, uri: str) -> list[str]:
+    if uri.endswith(".csv"):
+        return _parse_csv(text)
+    if uri.endswith((".jsonl", ".ndjson")):
+        return _find_names(json.loads(line) for line in text.split("\n") if line.strip())
+    if uri.endswith(".json") or text.lstrip().startswith(("{", "[")):
+        try:
+            content: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if uri.endswith(".json"):
+                raise ValueError(f"it is not valid JSON ({one_line(error)})") from None
+        else:
+            return _parse_json(content)
+    return names.parse(text)
+
+
+def _parse_csv(text: str) -> list[str]:
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if _COLUMN not in (rows.fieldnames or ()):
+            columns = ", ".join(shorten(name) for name in (rows.fieldnames or ())[:5])
+            raise ValueError(f"it has no column {_COLUMN}, only {columns or 'nothing'}")
+        return [row[_COLUMN] for row in rows if row[_COLUMN]]
+    except csv.Error as error:
+        raise ValueError(f"it is not valid CSV ({error})") from None
+
+
+def _parse_json(content: Any) -> list[str]:
+    if isinstance(content, list):
+        return _find_names(content)
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        return _find_names(content["images"])
+    raise ValueError("it is JSON without images that have a file_name")
+
+
+def _find_names(entries: Iterable[Any]) -> list[str]:
+    found = []
+    for number, entry in enumerate(entries, start=1):
+        name = entry.get(_COLUMN) if isinstance(entry, dict) else entry
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"entry {number} has no {_COLUMN}: {shorten(entry)}")
+        found.append(name)
+    return found
