@@ -64,6 +64,7 @@ def predictions(state: State) -> Findings:
     settings = state.settings
     if not settings.predictions or state.listing is None:
         return
+    listing, state.listing = state.listing, None  # later checks need predictions that are right
     if settings.predictions == NONE:
         names, noun = from_file.read(settings.embedding)[0], "embedding"
     else:
@@ -78,8 +79,8 @@ def predictions(state: State) -> Findings:
         names, noun = [row.file_name for row in content.rows], "prediction"
         yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
         yield from map(Warn, content.warnings)
-    match = take_in.compare_rows(settings, state.listing, names)
-    state.absent = frozenset(match.without)
+    match = take_in.compare_rows(settings, listing, names)
+    state.listing, state.absent = listing, frozenset(match.without)
     yield from _describe(match, noun)
 
 
