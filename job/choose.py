@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job import metadata, scores
+from job import scores
 from job.errors import SettingsError
+from job.inputs import metadata
 from job.names import list_first
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool

@@ -11,14 +11,15 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from job import embed, exports, inputs, metadata, parts, preflight
+from job import embed, exports, inputs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
 from job.inputs import labelled as labels
-from job.metadata import Metadata
+from job.inputs import metadata
+from job.inputs.metadata import Metadata
 from job.parts import listings, previous
 from job.parts import pool as pools
 from job.parts.pool import Pool

@@ -44,7 +44,7 @@ class Pool:
         part: Name of the part that holds each row.
         failures: File name and reason of each unusable image, sorted bytewise.
         provenance: What the parts were made with.
-        metadata: (n,) columns of CORAL_METADATA by name; see `job.metadata`.
+        metadata: (n,) columns of CORAL_METADATA by name; see `job.inputs.metadata`.
         absent: File names of the failures that imported predictions or embeddings lack; their files may be good.
     """
 

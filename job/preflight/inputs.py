@@ -3,10 +3,10 @@
 import pyarrow.compute as pc
 
 from job import columns, external, inputs, shards
-from job import metadata as image_metadata
 from job.embed import METHODS, from_file
 from job.external import take_in
 from job.inputs import labelled as labels
+from job.inputs import metadata as image_metadata
 from job.inputs.match import Match
 from job.names import list_first, shorten
 from job.parts import previous

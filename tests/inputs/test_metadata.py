@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from job import choose, metadata
+from job import choose
 from job.errors import SettingsError
+from job.inputs import metadata
 from job.parts.pool import Pool
 from job.preflight import inputs
 from job.preflight.check import State, Warn
