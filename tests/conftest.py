@@ -1,5 +1,6 @@
 """Shared fixtures: the demo's files, small detectors of random weights, and the job as a process."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -56,6 +57,18 @@ TEST: {DETECTIONS_PER_IMAGE: 20}
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of the user's home is read or written."""
     os.environ["FVCORE_CACHE"] = str(tmp_path_factory.mktemp("fvcore"))
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a test configures does not change which lines the next one captures."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        if type(handler).__module__ == "job.logs":
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
