@@ -81,7 +81,7 @@ def _rename(rows: list[Row], match: Match, noun: str) -> list[Row]:
         if file_name == row.file_name:
             renamed.append(row)
         elif file_name is not None:
-            renamed.append(replace(row, file_name=file_name, etag=f"named {row.file_name}"))
+            renamed.append(replace(row, file_name=file_name, etag=parts.RENAMED + row.file_name))
     reason = f"no {noun} in {match.setting.partition('=')[0]}"
     absent = [Row(file_name, "absent", 0, "absent", reason) for file_name in match.without]
     return sorted(renamed + absent, key=lambda row: row.file_name.encode())

@@ -3,6 +3,7 @@
 from job.parts.part import (
     FOLDER,
     NO_DETECTOR,
+    RENAMED,
     SCHEMA_VERSION,
     Part,
     Provenance,
@@ -20,6 +21,7 @@ from job.parts.part import (
 __all__ = [
     "FOLDER",
     "NO_DETECTOR",
+    "RENAMED",
     "SCHEMA_VERSION",
     "Part",
     "Provenance",

@@ -25,6 +25,8 @@ from job.storage.rangefile import RangeFile
 
 SCHEMA_VERSION = 1
 NO_DETECTOR = "none"
+# Begins the ETag of an imported row whose predictions name its image differently; no file has such an ETag.
+RENAMED = "named "
 FOLDER = "parts/"
 _PROVENANCE = b"coralpick"
 _PREFIX = FOLDER + "part-"

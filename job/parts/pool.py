@@ -29,7 +29,7 @@ class Pool:
     Attributes:
         file_names: File names of the n usable images, sorted bytewise; all arrays below have this order.
         size: (n, 2) width and height in pixels; 0 if unknown.
-        etag: ETags of the files at the time of detection.
+        etag: ETags of the files at the time of detection; empty if the detections were made elsewhere.
         byte_size: (n,) sizes of the files.
         num_boxes: (n,) numbers of detected boxes.
         expected_boxes: (n,) sums of the boxes' confidences: the expected number of objects, if these are calibrated.
@@ -236,7 +236,7 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
     return Pool(
         file_names=[names[row] for row in order],
         size=np.array([[width or 0 for width in listed(side)] for side in ("width", "height")], np.int32).T,
-        etag=listed("etag"),
+        etag=["" if etag.startswith(parts.RENAMED) else etag for etag in listed("etag")],
         byte_size=np.array(listed("byte_size"), np.int64),
         num_boxes=joined(part.num_boxes for part in scored),
         expected_boxes=joined(part.expected_boxes for part in scored),

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pyarrow.parquet as pq
 import pytest
 
 from job import names
-from tests.conftest import ROOT, Job, clean_environment
+from tests.conftest import ROOT, Job, clean_environment, picture
 from tests.external import own_coco, read_picks, write_own_data
 
 # Fails the process if a selection imports what it can do without.
@@ -149,6 +150,21 @@ def test_names_of_another_spelling_give_the_same_picks(given: dict[str, Any], jo
         assert ("If these are other images, correct the names." in said) == (spelling != "backslashes")
         run = json.loads((output / "run.json").read_text())
         assert run["names"]["predictions"] == {"matched": 12, "unknown": 0, "without": 0}
+
+
+def test_images_whose_names_are_respelled_can_be_read(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    respell(given, "prefix")
+    content = json.loads((tmp_path / "predictions.json").read_text())
+    for image in content["images"]:
+        del image["width"], image["height"]
+    (tmp_path / "predictions.json").write_text(json.dumps(content))
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / "in" / f"{number}.jpg"), picture(number, 48, 64))
+    done = job("select", **given | {"CORAL_INPUT": tmp_path / "in", "CORAL_COPY_SELECTED": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read" not in done.stderr and "have unknown width" not in done.stderr
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 4
 
 
 def test_images_without_predictions_are_rows_and_predictions_without_images_are_counted(
