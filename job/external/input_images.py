@@ -2,39 +2,32 @@
 
 import functools
 import threading
+from collections.abc import Iterable
 from posixpath import basename, splitext
 
-from job import images, inputs
+from job import images
 from job.errors import one_line
+from job.inputs.match import compare
 from job.settings import Settings
-from job.shards import Shard
-from job.storage import Source, open_source
+from job.storage import Listing, Source, open_source
 
 
 class InputImages:
-    """The images in CORAL_INPUT. They are listed when they are needed first.
+    """The images in CORAL_INPUT.
 
     Args:
         settings: The settings, which name the input.
+        listing: The images.
         stop: Ends waiting for a store when it is set.
     """
 
-    def __init__(self, settings: Settings, stop: threading.Event) -> None:
-        self._settings, self._stop = settings, stop
-
-    @functools.cached_property
-    def uri(self) -> str:
-        """CORAL_INPUT, in the form that is shown."""
-        return self._source.uri
+    def __init__(self, settings: Settings, listing: Listing, stop: threading.Event) -> None:
+        self._settings, self._listing, self._stop = settings, listing, stop
 
     @functools.cached_property
     def file_names(self) -> list[str]:
-        """File names of all images, sorted bytewise.
-
-        Raises:
-            SettingsError: If CORAL_INPUT does not exist or contains no images.
-        """
-        return [entry.key for entry in inputs.list_images(self._settings, self._source, Shard())]
+        """File names of all images, sorted bytewise."""
+        return [entry.key for entry in self._listing]
 
     def find(self, name: str) -> list[str]:
         """Finds the images that a name may mean.
@@ -46,6 +39,27 @@ class InputImages:
             File names. One with the whole name comes before those with that stem, and these before those in any folder.
         """
         return next((table[name] for table in self._tables if name in table), [])
+
+    def match(self, setting: str, names: Iterable[str]) -> dict[str, list[str]]:
+        """Finds the images that each name of a list may mean; see `find`, and `job.inputs.match` for other spellings.
+
+        Args:
+            setting: The setting that gives the list, with its value, for messages.
+            names: The names.
+
+        Raises:
+            SettingsError: If there are names, and none of them is an image's.
+        """
+        names = list(dict.fromkeys(names))
+        meant = {name: self.find(name) for name in names}
+        if not all(meant.values()):
+            match = compare(setting, names, self._listing, self._settings.input)
+            for name in names:
+                if not meant[name] and name in match.file_names:
+                    meant[name] = [match.file_names[name]]
+            if not any(meant.values()):
+                match.require_any()
+        return meant
 
     def read_size(self, file_name: str) -> tuple[int, int] | str:
         """Reads width and height of an image after its EXIF orientation; or gives the reason why this fails."""

@@ -82,7 +82,7 @@ def read(
         images: The images in CORAL_INPUT.
 
     Raises:
-        SettingsError: If the content is invalid, or names neither images nor classes.
+        SettingsError: If the content is invalid, names neither images nor classes, or names no image in CORAL_INPUT.
     """
     has_file_names = any("file_name" in row for row in content)
     key = "file_name" if has_file_names else "image_id"
@@ -91,8 +91,9 @@ def read(
     categories = _make_categories(content, classes, uri, warnings, counts_from_1=has_file_names)
     rows: dict[str, tuple[Image, list[Any]]] = {name: (Image(uri, name), []) for name in images.file_names}
     problems = Problems()
+    meant_by = images.match(f"CORAL_PREDICTIONS={uri!r}", (row[key] for row in content))
     for row in content:
-        meant = images.find(row[key]) or [row[key]]
+        meant = meant_by[row[key]] or [row[key]]
         if len(meant) > 1:
             problems.add(
                 uri,

@@ -33,7 +33,7 @@ def import_predictions(run: Run) -> Listing:
     settings, output = run.settings, run.output
     without_detector = settings.predictions == NONE
     files = inputs.list_names(settings, run.stop.requested)
-    rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run)
+    rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run, files)
     run.class_names = provenance.class_names
     kind, noun = ("embeddings", "embedding") if without_detector else ("predictions", "prediction")
     match = run.accept(kind, compare_rows(settings, files, (row.file_name for row in rows)))
@@ -87,14 +87,14 @@ def _rename(rows: list[Row], match: Match, noun: str) -> list[Row]:
     return sorted(renamed + absent, key=lambda row: row.file_name.encode())
 
 
-def _read_predictions(run: Run) -> tuple[list[Row], Provenance]:
+def _read_predictions(run: Run, files: Listing) -> tuple[list[Row], Provenance]:
     settings = run.settings
     predictions = external.read(
         str(settings.predictions),
         settings.classes,
         stop=run.stop.requested,
         min_score=settings.score_threshold,
-        images=external.InputImages(settings, run.stop.requested),
+        images=external.InputImages(settings, files, run.stop.requested),
     )
     for warning in predictions.warnings:
         logger.warning("%s", warning)

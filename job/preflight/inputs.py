@@ -73,7 +73,7 @@ def predictions(state: State) -> Findings:
             settings.classes,
             stop=state.stop.requested,
             min_score=settings.score_threshold,
-            images=external.InputImages(settings, state.stop.requested),
+            images=external.InputImages(settings, listing, state.stop.requested),
         )
         state.class_names = classes = content.class_names
         names, noun = [row.file_name for row in content.rows], "prediction"

@@ -15,6 +15,7 @@ from job import parts
 from job.errors import SettingsError
 from job.external import InputImages, Predictions
 from job.external.results import _COCO_IDS
+from job.inputs import list_names
 from job.parts import listings
 from job.shards import Shard
 from job.storage import Entry, Listing
@@ -40,7 +41,8 @@ def pool(tmp_path: Path) -> Path:
 
 
 def read_with(pool: Path, uri: Path | str, classes: tuple[str, ...] | None = CLASSES) -> Predictions:
-    return read(uri, classes, images=InputImages(settings(input=str(pool)), threading.Event()))
+    stop, given = threading.Event(), settings(input=str(pool))
+    return read(uri, classes, images=InputImages(given, list_names(given, stop), stop))
 
 
 def results(name: Callable[[str], dict[str, Any]], number: Callable[[int], int]) -> list[dict[str, Any]]:
@@ -100,6 +102,8 @@ IMAGE_IDS: list[Callable[[str], dict[str, Any]]] = [
     lambda name: {"image_id": last(name)},
     lambda name: {"image_id": stem(last(name))},
     lambda name: {"image_id": 1, "file_name": last(name)},
+    lambda name: {"image_id": 1, "file_name": f".\\{name}".replace("/", "\\")},
+    lambda name: {"image_id": 1, "file_name": f"/in/{name}"},
 ]
 
 
@@ -212,6 +216,7 @@ def test_a_file_with_a_comma_in_its_name(pool: Path, tmp_path: Path) -> None:
         ([{"image_id": "a.jpg"}], None, "a list of COCO results, which does not name its classes. Set CORAL_CLASSES"),
         ([{"image_id": 1, "file_name": None}], CLASSES, "whose file_names, such as None, do not name images"),
         ([{"image_id": "x"}], CLASSES, "the image_id 'x' may mean 'p/x.jpg' or 'q/x.jpg'"),
+        ([{"image_id": "A.JPG"}], CLASSES, "none of them is among .*in the case of letters: 'A.JPG' and 'a.jpg'"),
         ([{"image_id": "a.jpg", "category_id": 1}], CLASSES, "has a box without a score"),
     ],
 )
