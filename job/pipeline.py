@@ -164,12 +164,12 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
         if not settings.allow_missing:  # the labelled images may be those of a missing shard
             match.require_any()
         labelled = sorted(set(run.accept("labelled", match).file_names.values()), key=str.encode)
-    table = _read_metadata(settings, listing)
+    table = _read_metadata(run, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
         run.check_provenance(pool)
     if table is not None:
-        pool = dataclasses.replace(pool, metadata=table.take(pool.file_names))
+        pool = _add_metadata(settings, pool, table)
     if pool.has_detections:
         exports.check_classes(settings.export_classes, pool.provenance.class_names)
     now.failures = len(pool.failures)
@@ -211,14 +211,21 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     return selected
 
 
-def _read_metadata(settings: Settings, listing: Listing) -> Metadata | None:
+def _read_metadata(run: Run, listing: Listing) -> Metadata | None:
+    settings = run.settings
     if settings.metadata is None:
         return None
     table = metadata.read(settings.metadata)
-    if warning := metadata.compare(table, listing):
+    match = metadata.match(table, listing, settings.input)
+    match.require_any()
+    return table.rename(run.accept("metadata", match))
+
+
+def _add_metadata(settings: Settings, pool: Pool, table: Metadata) -> Pool:
+    if warning := table.describe_missing(pool.file_names):
         logger.warning(warning)
-    metadata.check_strategy(table, settings.strategy.entries, listing, settings.max_failed)
-    return table
+    metadata.check_strategy(table, settings.strategy.entries, pool.file_names, max_failed=0)
+    return dataclasses.replace(pool, metadata=table.take(pool.file_names))
 
 
 def publish_platform_picks(

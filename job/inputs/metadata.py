@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from job import columns
 from job.columns import NAME_COLUMNS, describe_type
 from job.errors import SettingsError, one_line
+from job.inputs.match import Match, compare
 from job.names import shorten
 from job.settings.choices import SCORES
 from job.settings.entries import BalanceEntry, Entry, Threshold, Weights
-from job.shards import Shard
 from job.storage import Listing, read_file
 
 # The columns that images.parquet has without metadata.
@@ -59,6 +59,26 @@ class Metadata:
     columns: dict[str, pa.Array]
     sha256: str
 
+    def rename(self, match: Match) -> "Metadata":
+        """The rows of the images in CORAL_INPUT, with the names of their files."""
+        rows = [row for row, name in enumerate(self.file_names) if name in match.file_names]
+        return replace(
+            self,
+            file_names=[match.file_names[self.file_names[row]] for row in rows],
+            columns={name: column.take(pa.array(rows, pa.int64())) for name, column in self.columns.items()},
+        )
+
+    def describe_missing(self, file_names: Sequence[str]) -> str | None:
+        """A sentence on those of these images that have no row; None if all have one."""
+        present = set(self.file_names)
+        missing = [name for name in file_names if name not in present]
+        if not missing:
+            return None
+        return (
+            f"CORAL_METADATA={self.uri!r} has no row for {len(missing)} of {len(file_names)} images, such as "
+            f"{shorten(missing[0])}: their values are unknown."
+        )
+
     def take(self, file_names: Sequence[str]) -> dict[str, pa.Array]:
         """The columns for these images, in this order; null for images without a row."""
         row_of = {name: row for row, name in enumerate(self.file_names)}
@@ -93,40 +113,25 @@ def read(uri: str) -> Metadata:
     return Metadata(uri, file_names, content, hashlib.sha256(data).hexdigest())
 
 
-def compare(metadata: Metadata, listing: Listing, shard: Shard | None = None) -> str:
+def match(metadata: Metadata, listing: Listing, input_uri: str) -> Match:
     """Compares the file names with those of the images.
 
     Args:
         metadata: The table.
         listing: The images.
-        shard: Shard of these images; None if they are those of all shards.
-
-    Returns:
-        A warning with counts; empty if the names are the same.
+        input_uri: CORAL_INPUT.
 
     Raises:
-        SettingsError: If no name matches an image.
+        SettingsError: If an image is named twice, in two spellings.
     """
-    owned = [name for name in metadata.file_names if shard is None or shard.owns(name)]
-    surplus = listing.find_missing(owned)
-    num_matching = len(owned) - len(surplus)
-    is_complete = shard is None or shard.count == 1
-    if is_complete and len(listing) and not num_matching:
-        raise _invalid(
-            metadata.uri,
-            f"has no row for any of the {len(listing)} images: it names {shorten(owned[0])}, and an image is "
-            f"{shorten(listing.sample(1)[0].key)}",
-        )
-    if not surplus and num_matching == len(listing):
-        return ""
-    example = f", such as {shorten(surplus[0])}" if surplus else ""
-    return (
-        f"CORAL_METADATA={metadata.uri!r} has rows for {num_matching} of {len(listing)} images, and {len(surplus)} "
-        f"rows without an image{example}: values of the other images are unknown."
-    )
+    result = compare(f"CORAL_METADATA={metadata.uri!r}", metadata.file_names, listing, input_uri)
+    result.require_distinct()
+    return result
 
 
-def check_strategy(metadata: Metadata, entries: Iterable[Entry], listing: Listing | None, max_failed: float) -> None:
+def check_strategy(
+    metadata: Metadata, entries: Iterable[Entry], file_names: Sequence[str] | None, max_failed: float
+) -> None:
     """Checks, before any work, that the strategy can use the columns that it names.
 
     Images that later turn out to be unusable need no metadata, so as many may be without it as may be unusable.
@@ -134,7 +139,7 @@ def check_strategy(metadata: Metadata, entries: Iterable[Entry], listing: Listin
     Args:
         metadata: The table.
         entries: Entries of CORAL_STRATEGY.
-        listing: The images; None if they are not known yet.
+        file_names: File names of the images; None if they are not known yet.
         max_failed: Largest share of the images that may be unusable, in [0, 1].
 
     Raises:
@@ -155,8 +160,7 @@ def check_strategy(metadata: Metadata, entries: Iterable[Entry], listing: Listin
             to_texts(name, column[:0])
             continue
         to_numbers(name, column[:0], [])
-        if listing is not None:
-            file_names = [image.key for image in listing]
+        if file_names is not None:
             values = metadata.take(file_names)[name]
             if values.null_count > max_failed * len(file_names):
                 to_numbers(name, values, file_names)

@@ -97,6 +97,15 @@ def _describe_respelled(match: Match) -> Findings:
         yield Warn(respelled) if match.ignores_folders else respelled.rstrip(".")
 
 
+def _describe_names(state: State, match: Match) -> Findings:
+    """What a list of names and the images do not have in common; a run says so when it selects."""
+    if state.is_run:
+        return
+    yield from _describe_respelled(match)
+    if state.shard.count == 1 and (unknown := match.describe_unknown()):
+        yield Warn(unknown)
+
+
 def lightly_names(state: State) -> Findings:
     """The Lightly platform accepts the file names."""
     if state.platform is None or state.listing is None:
@@ -121,9 +130,7 @@ def labelled(state: State) -> Findings:
         return
     match.require_any()
     yield f"{match.counts['matched']} images are labelled"
-    yield from _describe_respelled(match)
-    if not state.is_run and (unknown := match.describe_unknown()):  # a run says so when it selects
-        yield Warn(unknown)
+    yield from _describe_names(state, match)
 
 
 def metadata(state: State) -> Findings:
@@ -133,9 +140,18 @@ def metadata(state: State) -> Findings:
         return
     table = image_metadata.read(settings.metadata)
     yield f"{len(table.file_names)} rows with {columns.list_names(list(table.columns))} in {settings.metadata}"
-    if state.listing is not None and (warning := image_metadata.compare(table, state.listing, state.shard)):
-        yield Warn(warning)
-    image_metadata.check_strategy(table, settings.strategy.entries, state.listing, settings.max_failed)
+    usable: list[str] | None = None
+    if state.listing is not None:
+        match = image_metadata.match(table, state.listing, settings.input)
+        if state.shard.count == 1:  # the other rows may be those of other shards
+            match.require_any()
+        table = table.rename(match)
+        yield from _describe_names(state, match)
+        if match.file_names:
+            usable = [entry.key for entry in state.listing if entry.key not in state.absent]
+            if not state.is_run and (missing := table.describe_missing(usable)):
+                yield Warn(missing)
+    image_metadata.check_strategy(table, settings.strategy.entries, usable, settings.max_failed)
 
 
 def embeddings(state: State) -> Findings:
@@ -154,9 +170,7 @@ def embeddings(state: State) -> Findings:
     match.require_any()
     missing = [name for name in match.without if name not in state.absent]
     from_file.require_most(settings.embedding, missing, len(match.listing) - len(state.absent), settings.max_failed)
-    yield from _describe_respelled(match)
-    if not state.is_run and state.shard.count == 1 and (unknown := match.describe_unknown()):
-        yield Warn(unknown)
+    yield from _describe_names(state, match)
     if missing:
         yield Warn(
             f"{settings.embedding} has no embedding for {len(missing)} images, such as {shorten(missing[0])}: every "

@@ -132,15 +132,16 @@ def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
     ("names", "says"),
     [
         (["a.jpg", "7", "sub/ä.jpg"], ""),
-        (["a.jpg", "7"], "rows for 2 of 2 images, and 1 rows without an image, such as 'sub/ä.jpg'"),
-        (["a.jpg", "7", "sub/ä.jpg", "new.jpg"], "rows for 3 of 4 images, and 0 rows without an image: values"),
-        (["images/a.jpg", "A.JPG"], None),
+        (["a.jpg", "7"], "1 of 3 names are not in CORAL_INPUT and are left out: 'sub/ä.jpg'"),
+        (["a.jpg", "7", "sub/ä.jpg", "new.jpg"], "has no row for 1 of 4 images, such as 'new.jpg': their values"),
+        (["in/a.jpg", "in/7", "in/sub/ä.jpg"], "3 names are spelled differently from the files"),
+        (["images/b.jpg", "A.JPG"], None),
     ],
 )
 def test_names_are_compared_with_the_images(tmp_path: Path, names: list[str], says: str | None) -> None:
     state = State(settings(metadata=write(tmp_path, "m.csv")), Stop(), {}, listing=listing(*names))
     if says is None:
-        with pytest.raises(SettingsError, match=r"none|any of the 2 images: it names 'a.jpg', and an image is 'A.JPG'"):
+        with pytest.raises(SettingsError, match=r"none of them .*the case of letters: 'a.jpg' and 'A.JPG'"):
             list(inputs.metadata(state))
         return
     first, *warnings = inputs.metadata(state)
@@ -149,8 +150,10 @@ def test_names_are_compared_with_the_images(tmp_path: Path, names: list[str], sa
 
 
 def test_a_shard_that_has_no_image_of_the_table_is_no_error(tmp_path: Path) -> None:
-    table = metadata.read(write(tmp_path, "m.csv"))
-    assert "rows for 0 of 1 images" in metadata.compare(table, listing("new.jpg"), Shard(0, 2))
+    chosen = settings(metadata=write(tmp_path, "m.csv"), strategy=strategy("WEIGHTS", "speed"))
+    assert len(list(inputs.metadata(State(chosen, Stop(), {}, shard=Shard(0, 2), listing=listing("new.jpg"))))) == 1
+    with pytest.raises(SettingsError, match="none of them is among the 1 of CORAL_INPUT"):
+        list(inputs.metadata(State(chosen, Stop(), {}, listing=listing("new.jpg"))))
 
 
 def strategy(way: str, column: str, **fields: Any) -> str:
@@ -238,7 +241,27 @@ def test_strategies_use_the_columns(
     assert done.returncode == 0, done.stderr
     picks = [int(pick["file_name"].removesuffix(".jpg")) for pick in read_picks(tmp_path)]
     assert len(picks) == 4 and is_right(picks), picks
-    assert "rows for 12 of 12 images, and 1 rows without an image, such as 'elsewhere.jpg'" in done.stderr
+    assert done.stderr.count("1 of 13 names are not in CORAL_INPUT and are left out: 'elsewhere.jpg'") == 1
+
+
+def test_rows_are_matched_with_files_of_another_spelling(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("file_name,light\nin\\1.jpg,day\nin\\2.jpg,dusk\n")
+    done = job("select", **given)
+    assert done.returncode == 0 and "is '1.jpg'. If these are other images, correct the names" in done.stderr
+    assert "has no row for 10 of 12 images, such as '0.jpg': their values are unknown" in done.stderr
+    rows = pq.read_table(tmp_path / "out" / "images.parquet").to_pylist()
+    assert {row["file_name"]: row["light"] for row in rows if row["light"]} == {"1.jpg": "day", "2.jpg": "dusk"}
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["names"]["metadata"] == {"matched": 2, "unknown": 0, "without": 10}
+
+
+def test_images_without_predictions_need_no_metadata(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    with (tmp_path / "images.txt").open("a") as file:
+        file.write("more.jpg\nmost.jpg\n")
+    for command in ("check", "select"):
+        done = job(command, CORAL_STRATEGY=json.dumps([entry("METADATA", "WEIGHTS", {"key": "speed"})]), **given)
+        assert done.returncode == 0, done.stderr
+        assert "has no row for" not in done.stderr
 
 
 def test_images_parquet_and_run_json_have_the_metadata(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
@@ -257,10 +280,10 @@ def test_images_parquet_and_run_json_have_the_metadata(given: dict[str, Any], jo
 
 
 def test_metadata_of_other_images_ends_with_64_before_any_work(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("file_name,light\nimages/1.jpg,day\n")
+    (tmp_path / "m.csv").write_text("file_name,light\nimages/gone.jpg,day\n")
     done = job("select", **given)
     assert done.returncode == 64
-    assert "has no row for any of the 12 images: it names 'images/1.jpg', and an image is '0.jpg'" in done.stderr
+    assert "names 1 images, and none of them is among the 12 of CORAL_INPUT. It names 'images/gone.jpg'" in done.stderr
     assert not (tmp_path / "out" / "selected.txt").exists()
 
 
