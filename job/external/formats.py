@@ -12,7 +12,7 @@ from job.external.batch import Reading
 from job.external.input_images import InputImages
 from job.external.problems import parse_json, shorten
 from job.storage import Storage, open_location, read_required
-from job.uris import Location
+from job.uris import Location, redact
 
 _FORMATS = (
     "The supported formats are a COCO JSON file (an object with images, categories and annotations), a list of COCO "
@@ -66,7 +66,8 @@ def _parse(uri: str, whole: str) -> Location:
     try:
         return Location.parse(uri)
     except ValueError as error:
-        raise SettingsError(f"CORAL_PREDICTIONS={whole!r} {error}.") from None
+        shown = ",".join(map(redact, whole.split(",")))
+        raise SettingsError(f"CORAL_PREDICTIONS={shown!r} {error}.") from None
 
 
 def _read_if_file(location: Location, stop: threading.Event) -> bytes | None:

@@ -230,6 +230,21 @@ def test_results_that_cannot_be_read(
         read_with(pool, in_file(tmp_path, rows), classes)
 
 
+@pytest.mark.parametrize(
+    "data_set",
+    [
+        "s3://b/i.json?X-Amz-Signature=SECRET",
+        "az://c/i.json?sig=SECRET",
+        "s3://user:SECRET@b/i.json",
+        "https://user:SECRET@host/i.json?token=SECRET",
+    ],
+)
+def test_a_secret_in_the_second_of_two_files_is_not_shown(tmp_path: Path, data_set: str) -> None:
+    with pytest.raises(SettingsError, match=r"CORAL_PREDICTIONS=.*results\.json,.* must ") as caught:
+        read(f"{tmp_path}/results.json,{data_set}", CLASSES)
+    assert "SECRET" not in str(caught.value)
+
+
 @pytest.mark.parametrize("folder", ["labels", "predict/labels", "predict"])
 @pytest.mark.parametrize("name", [stem, lambda name: stem(last(name))])
 def test_yolo_labels(pool: Path, tmp_path: Path, folder: str, name: Callable[[str], str]) -> None:
