@@ -25,6 +25,7 @@ from job.external.batch import MIXED_PROBABILITIES, Batch, make_rows
 from job.external.input_images import InputImages
 from job.external.problems import Problems
 from job.parts import Row
+from job.parts.pool import describe_new_names
 from job.stopping import MESSAGE
 
 __all__ = ["InputImages", "Predictions", "read"]
@@ -81,8 +82,12 @@ def read(
     opened = formats.open_predictions(uri, context)
     if isinstance(opened, earlier.Output):
         rows, provenance = opened.read(classes, min_score, digest.update)
-        warnings = _warn_if_missing(len(provenance.class_names), missing=provenance.probabilities == "synthetic")
-        return Predictions(rows, provenance.class_names, digest.hexdigest(), provenance.probabilities, warnings)
+        _require_rows(rows, uri)
+        class_names = classes or provenance.class_names
+        warnings = _warn_if_missing(len(class_names), missing=provenance.probabilities == "synthetic")
+        if class_names != provenance.class_names:
+            warnings += (describe_new_names(provenance.class_names, class_names),)
+        return Predictions(rows, class_names, digest.hexdigest(), provenance.probabilities, warnings)
     rows = []
     uri_of: dict[str, str] = {}
     with_probabilities: set[bool] = set()
@@ -96,12 +101,16 @@ def read(
             raise SettingsError(f"CORAL_PREDICTIONS={uri!r}: {MIXED_PROBABILITIES}")
         rows += make_rows(batch, len(opened.class_names), min_score)
     rows += opened.failures
-    if not rows:
-        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} contains no images. Add an entry for each image of the pool.")
+    _require_rows(rows, uri)
     rows.sort(key=lambda row: row.file_name.encode())
     probabilities = "external" if True in with_probabilities else "synthetic"
     warnings = (*opened.warnings, *_warn_if_missing(len(opened.class_names), missing=False in with_probabilities))
     return Predictions(rows, opened.class_names, digest.hexdigest(), probabilities, warnings)
+
+
+def _require_rows(rows: list[Row], uri: str) -> None:
+    if not rows:
+        raise SettingsError(f"CORAL_PREDICTIONS={uri!r} contains no images. Add an entry for each image of the pool.")
 
 
 def _warn_if_missing(num_classes: int, *, missing: bool) -> tuple[str, ...]:

@@ -40,10 +40,10 @@ class Output:
             update_digest: Called with what the content of the parts depends on.
 
         Returns:
-            The rows, sorted by the bytes of the file name, and what they were made with.
+            The rows, sorted by the bytes of the file name, and what they were made with, without corrected names.
 
         Raises:
-            SettingsError: If the output has no detections, or CORAL_CLASSES contradicts its classes.
+            SettingsError: If the output has no detections, or CORAL_CLASSES has more or fewer names than its classes.
             TryAgain: If the run has not finished its detections.
             JobError: If a part cannot be read.
         """
@@ -60,13 +60,16 @@ class Output:
                     unread[row.file_name, row.etag] = row
                 elif (row.file_name, row.etag) in remaining:
                     remaining.remove((row.file_name, row.etag))
-                    rows.append(row)
+                    if row.status != "absent":  # that run had no predictions of the image, either
+                        rows.append(row)
         if provenance is None or provenance.probabilities == parts.NO_DETECTOR:
             raise SettingsError(
                 f"CORAL_PREDICTIONS={folder.uri!r} is the output of a run without detections. Give that of a run with "
                 "a detector."
             )
-        check_class_names(provenance.class_names, folder.uri, classes)
+        # The names may be corrected after the detection, as in that run itself.
+        is_corrected = classes is not None and len(classes) == len(provenance.class_names)
+        check_class_names(provenance.class_names, folder.uri, None if is_corrected else classes)
         rows += [row for key, row in unread.items() if key in remaining]
         rows.sort(key=lambda row: row.file_name.encode())
         update_digest(provenance.to_json().encode())

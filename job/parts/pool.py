@@ -171,7 +171,7 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
         parts.check_same(output, part.provenance, provenance)
         if part.provenance != provenance and not is_warned:
             is_warned = True
-            _warn_of_new_names(part.provenance.class_names, provenance.class_names)
+            logger.warning(describe_new_names(part.provenance.class_names, provenance.class_names))
         own_rows, failures, absent = [], [], set()
         columns = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
         for row, (key, etag, status, error) in enumerate(zip(*columns, strict=True)):
@@ -194,15 +194,17 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
     yield _PartRows(part.name, provenance, part.table.slice(0, 0), failures)
 
 
-def _warn_of_new_names(old: Sequence[str], new: Sequence[str]) -> None:
+def describe_new_names(old: Sequence[str], new: Sequence[str]) -> str:
+    """A warning that some classes have other names than at detection.
+
+    Args:
+        old: Class names at detection, by class index.
+        new: As many class names of this run. Some of them differ.
+    """
     changed = [(before, after) for before, after in zip(old, new, strict=True) if before != after]
-    logger.warning(
-        "%d of %d classes have another name than at detection, such as %s instead of %s. The results have the names of "
-        "this run.",
-        len(changed),
-        len(old),
-        shorten(changed[0][1]),
-        shorten(changed[0][0]),
+    return (
+        f"{len(changed)} of {len(old)} classes have another name than at detection, such as {shorten(changed[0][1])} "
+        f"instead of {shorten(changed[0][0])}. The results have the names of this run."
     )
 
 

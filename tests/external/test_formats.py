@@ -329,6 +329,25 @@ def test_an_earlier_output(tmp_path: Path) -> None:
     assert [len(arrays(each)[1]) for each in fewer.rows[:3]] == [int((arrays(each)[1] >= 0.5).sum()) for each in rows]
 
 
+def test_class_names_of_an_earlier_output_may_be_corrected(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    rows = [row("a", boxes=2, seed=1), parts.Row("b", "absent", 0, "absent", "no prediction in CORAL_PREDICTIONS")]
+    parts.write(output, rows, MADE_WITH)
+    listed = [Entry(each.file_name, each.etag, each.byte_size) for each in rows]
+    listings.finish(output, Shard(0, 1), Listing.from_entries(listed))
+    given = read(tmp_path)
+    assert [each.file_name for each in given.rows] == ["a"], "the run had no predictions of b"
+    corrected = ("new", *MADE_WITH.class_names[1:])
+    found = read(tmp_path, corrected)
+    assert found.class_names == corrected and found.sha256 == given.sha256
+    assert f"such as 'new' instead of {MADE_WITH.class_names[0]!r}" in found.warnings[-1]
+    with pytest.raises(SettingsError, match="but CORAL_CLASSES is"):
+        read(tmp_path, ("more", *corrected))
+    listings.finish(output, Shard(0, 1), Listing.from_entries(listed[1:]))
+    with pytest.raises(SettingsError, match="contains no images"):
+        read(tmp_path)
+
+
 def test_an_earlier_output_without_detections(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     made_with = parts.Provenance("", "", "", parts.NO_DETECTOR, ())
