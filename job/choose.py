@@ -10,7 +10,7 @@ import numpy.typing as npt
 from job import scores
 from job.errors import SettingsError
 from job.inputs import metadata
-from job.names import list_first
+from job.names import list_first, shorten
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
@@ -239,9 +239,10 @@ class _Composition:
 
     def _column(self, name: str) -> Any:
         if name not in self._columns:
+            accepted = [*self._pool.metadata, *self._columns]
             raise SettingsError(
-                f"CORAL_STRATEGY names the column {name!r}, which does not exist: use "
-                f"{', '.join([*self._columns, *self._pool.metadata])}."
+                f"CORAL_STRATEGY names the column {shorten(name)}, which does not exist: use "
+                f"{list_first(accepted)}{hint(name, accepted)}."
             )
         return self._columns[name]
 

@@ -18,9 +18,10 @@ from job import columns
 from job.columns import NAME_COLUMNS, describe_type
 from job.errors import SettingsError, one_line
 from job.inputs.match import Match, compare
-from job.names import shorten
+from job.names import list_first, shorten
 from job.settings.choices import SCORES
 from job.settings.entries import BalanceEntry, Entry, Threshold, Weights
+from job.settings.parse import hint
 from job.storage import Listing, read_file
 
 # The columns that images.parquet has without metadata.
@@ -145,14 +146,15 @@ def check_strategy(
     Raises:
         SettingsError: If a column does not exist, holds the wrong kind of values, or lacks values.
     """
+    accepted = [*metadata.columns, *OWN_COLUMNS]
     for entry in entries:
         if not isinstance(entry, BalanceEntry | Threshold | Weights) or not entry.column:
             continue
         name, column = entry.column, metadata.columns.get(entry.column)
         if column is None and name not in OWN_COLUMNS:
             raise SettingsError(
-                f"CORAL_STRATEGY names the column {name!r}, which neither images.parquet nor CORAL_METADATA has: use "
-                f"{', '.join([*metadata.columns, *OWN_COLUMNS])}."
+                f"CORAL_STRATEGY names the column {shorten(name)}, which neither images.parquet nor CORAL_METADATA "
+                f"has: use {list_first(accepted)}{hint(name, accepted)}."
             )
         if column is None:
             continue

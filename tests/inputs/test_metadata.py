@@ -188,6 +188,15 @@ def test_unusable_columns_are_refused_before_any_work(
         list(inputs.metadata(State(chosen, Stop(), {}, listing=listing(*names))))
 
 
+def test_columns_of_wide_tables_are_named_in_short(tmp_path: Path) -> None:
+    columns = {"file_name": ["a.jpg"]} | {f"{number:03}{'x' * 200}": [1] for number in range(200)}
+    name = f"2000{'x' * 199}"
+    chosen = settings(metadata=write(tmp_path, "m.csv", columns), strategy=strategy("WEIGHTS", name))
+    with pytest.raises(SettingsError, match=r"x [.]{3} [(]did you mean ") as caught:
+        list(inputs.metadata(State(chosen, Stop(), {}, listing=listing("a.jpg"))))
+    assert "x" * 81 not in str(caught.value) and len(str(caught.value)) < 1500
+
+
 def test_as_many_images_may_lack_a_number_as_may_be_unusable(tmp_path: Path) -> None:
     chosen = settings(metadata=write(tmp_path, "m.csv"), strategy=strategy("WEIGHTS", "speed"), max_failed=0.5)
     list(inputs.metadata(State(chosen, Stop(), {}, listing=listing(*(row["file_name"] for row in ROWS)))))
