@@ -43,7 +43,7 @@ def read(uri: str) -> list[str]:
     """
     try:
         return _parse(_read_text(uri), uri.lower())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested too deeply
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
         raise SettingsError(
             f"CORAL_LABELLED={uri!r} cannot be read: {reason}. Give a list of file names (.txt), a .csv or .jsonl with "

@@ -80,6 +80,7 @@ def test_an_output_in_a_bucket(seaweedfs: S3) -> None:
         ("a.json", "[1]", "entry 1 has no file_name: 1"),
         ("a.json", '{"a": 1}', "it is JSON without images that have a file_name"),
         ("a.json", "a.jpg", "it is not valid JSON"),
+        ("a.jsonl", "[" * 100_000, "maximum recursion depth exceeded"),
         ("a.txt", '{"info": {}, "categories": [' + ", ".join(["{}"] * 100_000) + "]}", "it is JSON without images"),
         ("a.txt", b"\xff\xfe", "codec can't decode"),
         ("none.txt", None, "No such file or directory"),
