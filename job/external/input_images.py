@@ -40,12 +40,13 @@ class InputImages:
         """
         return next((table[name] for table in self._tables if name in table), [])
 
-    def match(self, setting: str, names: Iterable[str]) -> dict[str, list[str]]:
+    def match(self, setting: str, names: Iterable[str], warnings: list[str]) -> dict[str, list[str]]:
         """Finds the images that each name of a list may mean; see `find`, and `job.inputs.match` for other spellings.
 
         Args:
             setting: The setting that gives the list, with its value, for messages.
             names: The names.
+            warnings: Gets a sentence if folders at the beginning of the names are ignored.
 
         Raises:
             SettingsError: If there are names, and none of them is an image's.
@@ -59,6 +60,8 @@ class InputImages:
                     meant[name] = [match.file_names[name]]
             if not any(meant.values()):
                 match.require_any()
+            if match.ignores_folders and (respelled := match.describe_respelled()):
+                warnings.append(respelled)
         return meant
 
     def read_size(self, file_name: str) -> tuple[int, int] | str:

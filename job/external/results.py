@@ -91,7 +91,7 @@ def read(
     categories = _make_categories(content, classes, uri, warnings, counts_from_1=has_file_names)
     rows: dict[str, tuple[Image, list[Any]]] = {name: (Image(uri, name), []) for name in images.file_names}
     problems = Problems()
-    meant_by = images.match(f"CORAL_PREDICTIONS={uri!r}", (row[key] for row in content))
+    meant_by = images.match(f"CORAL_PREDICTIONS={uri!r}", (row[key] for row in content), warnings)
     for row in content:
         meant = meant_by[row[key]] or [row[key]]
         if len(meant) > 1:

@@ -112,6 +112,11 @@ def test_results_that_name_their_images(pool: Path, tmp_path: Path, name: Callab
     check(read_with(pool, in_file(tmp_path, results(name, lambda kind: kind))), {})
 
 
+def test_results_that_match_without_their_folder_say_so(pool: Path, tmp_path: Path) -> None:
+    found = read_with(pool, in_file(tmp_path, results(lambda name: {"image_id": f"/in/{name}"}, lambda kind: kind)))
+    assert "'/in/a.jpg' is 'a.jpg'. If these are other images, correct the names." in found.warnings[0]
+
+
 def test_results_with_class_probabilities(pool: Path, tmp_path: Path) -> None:
     box = {"image_id": "a.jpg", "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}
     found = read_with(pool, in_file(tmp_path, [box | {"probabilities": [0.5, 0.125, 0.25, 0.125]}]))
