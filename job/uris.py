@@ -88,12 +88,19 @@ _SIGNATURE = re.compile(
 SIGNED = re.compile(r"\?([^?]*&)?(x-(amz|goog)-signature|signature|sig)=.*", re.IGNORECASE)
 
 
+# The comma before the next URL of a list.
+_NEXT_URL = re.compile(r",(?=\s*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+
+
 def redact(text: str) -> str:
     """Removes credentials from a text that may be a URL or a URI.
 
     A URL loses its user, password, query and fragment, and the URI of a bucket its user, password and signature. Other
     texts stay unchanged.
     """
+    urls = _NEXT_URL.split(text)
+    if len(urls) > 1:
+        return ",".join(map(redact, urls))
     if "://" not in text:
         return text
     if not text.lower().startswith("http"):  # in the name of an object, ? and # are ordinary characters

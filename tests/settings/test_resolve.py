@@ -268,3 +268,4 @@ def test_what_names_the_file_behind_a_url() -> None:
     assert strip_signature("https://me:pass@host/get?id=A&X-Amz-Signature=1&sig=2") == "https://host/get?id=A"
     assert strip_signature("https://host/get?id=A") != strip_signature("https://host/get?id=B")
     assert redact("/a/path?with#marks") == "/a/path?with#marks"
+    assert redact("s3://b/x?y,https://me:pass@h/o?token=a,b") == "s3://b/x?y,https://h/o"
