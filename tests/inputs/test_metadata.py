@@ -199,7 +199,9 @@ def test_columns_of_wide_tables_are_named_in_short(tmp_path: Path) -> None:
 
 def test_as_many_images_may_lack_a_number_as_may_be_unusable(tmp_path: Path) -> None:
     chosen = settings(metadata=write(tmp_path, "m.csv"), strategy=strategy("WEIGHTS", "speed"), max_failed=0.5)
-    list(inputs.metadata(State(chosen, Stop(), {}, listing=listing(*(row["file_name"] for row in ROWS)))))
+    state = State(chosen, Stop(), {}, listing=listing(*(row["file_name"] for row in ROWS)))
+    findings = list(inputs.metadata(state))
+    assert findings and not any(isinstance(finding, Warn | Exception) for finding in findings)
 
 
 def test_own_columns_are_those_of_images_parquet(small: tuple[LocalFolder, Pool]) -> None:
