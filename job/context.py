@@ -14,11 +14,11 @@ import numpy.typing as npt
 from job import parts
 from job.errors import Stopped
 from job.inputs.match import Match
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.progress import now
 from job.settings import Settings
 from job.stopping import MESSAGE, Stop
-from job.storage import Storage
 
 if TYPE_CHECKING:
     from job.detect.model import Detector
@@ -88,7 +88,7 @@ class Run:
     Attributes:
         settings: The settings.
         stop: Whether the job was asked to stop.
-        output: Folder of the results.
+        output: Folder of the results, which replaces only files that the job wrote.
         platform: The Lightly platform; None if nothing is uploaded.
         detector: The detector, once it is built.
         class_names: Names by class index of the imported predictions; None if there are none.
@@ -99,7 +99,7 @@ class Run:
 
     settings: Settings
     stop: Stop
-    output: Storage
+    output: OwnedOutput
     platform: "Platform | None" = None
     detector: "Detector | None" = None
     class_names: tuple[str, ...] | None = None

@@ -2,6 +2,7 @@
 
     JobError                70  an internal error: please report it
     ├── SettingsError       64  a setting is wrong: retrying cannot help
+    │   └── LinkError           a symbolic link in the output is in the way
     ├── TooManyFailedImages 65  more images than CORAL_MAX_FAILED could not be used
     ├── ServiceUnavailable  69  a service or download that the job needs cannot be reached
     ├── TryAgain            75  a temporary condition: the same command may succeed later
@@ -31,6 +32,10 @@ class SettingsError(JobError):
     def __init__(self, *problems: str) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class LinkError(SettingsError):
+    """A symbolic link in the output is in the way."""
 
 
 class TooManyFailedImages(JobError):

@@ -7,6 +7,7 @@ parts -> score -> embed -> select -> publish     reduce step: `select`
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from job.inputs import metadata
 from job.inputs.metadata import Metadata
 from job.parts import listings, previous
 from job.parts import pool as pools
+from job.parts.claim import Claim
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
@@ -30,6 +33,7 @@ from job.publish.results import compute_run_id, list_picks, publish
 from job.publish.status import Status
 from job.select import Selection
 from job.settings import Settings
+from job.settings.resolve import as_json
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, open_source
@@ -100,7 +104,7 @@ def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = T
     output = require(state.output)
     with Status(output, shard):
         preflight.verify(state, preflight.UPLOAD)
-        yield Run(settings, stop, output, state.platform)
+        yield Run(settings, stop, OwnedOutput(output), state.platform)
 
 
 def map_step(run: Run, shard: Shard) -> Listing:
@@ -151,11 +155,20 @@ def map_step(run: Run, shard: Shard) -> Listing:
 def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     """Scores, embeds and selects among the images of a listing, and writes the results.
 
-    `_SUCCESS` means that all files are final. It comes before the upload, unless the upload decides the picks.
-
     Raises:
         TooManyFailedImages: If more images are unusable than CORAL_MAX_FAILED allows.
+        TryAgain: If a run with other settings is writing its results to this output.
         JobError: If the job cannot finish (see `job.errors`).
+    """
+    settings = json.dumps(as_json(dataclasses.replace(run.settings, shard_index=0)), sort_keys=True)
+    with Claim(run.output, _sha256([settings]), run.stop.requested) as claim:
+        return select_and_publish(run, listing, claim)
+
+
+def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selected]:
+    """Does the work of the reduce step.
+
+    `_SUCCESS` means that all files are final. It comes before the upload, unless the upload decides the picks.
     """
     settings, output = run.settings, run.output
     labelled: list[str] = []
@@ -173,6 +186,7 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     if pool.has_detections:
         exports.check_classes(settings.export_classes, pool.provenance.class_names)
     now.failures = len(pool.failures)
+    claim.verify()
     output.delete(SUCCESS)
     tables.write_failures(output, pool.failures)
     check_failures(pool, settings.max_failed)
@@ -200,15 +214,21 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     results = SelectionInputs(pool, embeddings, embedding, labelled, digests, name)
     if run.platform and settings.lightly_select == "platform":
         selected = publish_platform_picks(run, run.platform, results, selection)
-        output.write(SUCCESS, b"")
+        _finish(output, claim, name)
         return selected
     selected = publish(run, results, selection)
-    output.write(SUCCESS, b"")
+    _finish(output, claim, name)
     if run.platform:
         upload(run, run.platform, results, selection)
     else:
         logger.info("Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set.")
     return selected
+
+
+def _finish(output: OwnedOutput, claim: Claim, run_id: str) -> None:
+    claim.verify()
+    output.write(SUCCESS, f"{run_id}\n".encode())
+    output.finish()
 
 
 def _read_metadata(run: Run, listing: Listing) -> Metadata | None:

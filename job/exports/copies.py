@@ -1,18 +1,19 @@
 """Copies of the picked files.
 
     selected/<file name>
-    exports/copies.jsonl    file_name and copy of each pick
+    exports/copies.jsonl    file_name and copy of each pick, and the SHA-256 of the copy
 
-That list identifies the copies of an earlier run, which are removed if their images are no longer picked. Nothing else
-in the folder is touched: labelling tools save their work next to the images.
+By that list the copies of an earlier run are known. They are removed if their images are no longer picked. A file that
+the list does not name, or that has changed since, is never touched: labelling tools save their work next to the images.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from job.errors import one_line
+from job.errors import LinkError, one_line
 from job.exports import paths
 from job.parts.pool import Pool
 from job.prefetch import prefetch
@@ -44,23 +45,45 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     """
     etag = dict(zip(pool.file_names, pool.etag, strict=True))
     copies = {file_name: FOLDER + path for file_name, path in paths.assign_copies(picks).items()}
+    present = {entry.key for entry in output.list(FOLDER)}
+    earlier = _read_list(output)
+    digests = {key: earlier.get(key) for key in copies.values()}
+    kept: set[str] = set()
+
+    def is_own(key: str) -> bool:
+        return key not in present or (key in earlier and earlier[key] in (None, _compute_digest(output, key)))
+
+    def delete(key: str) -> None:
+        if key in present and is_own(key):
+            output.delete(key)
 
     def copy(file_name: str) -> str | None:
+        key = copies[file_name]
         try:
             data = source.read(file_name, etag[file_name] or None)
         except OSError as error:
-            output.delete(copies[file_name])  # may be from an earlier run, with other content
+            delete(key)  # may be from an earlier run, with other content
             return error.strerror or one_line(error)
-        output.write(copies[file_name], data)
+        digests[key] = hashlib.sha256(data).hexdigest()
+        if key in present and digests[key] == _compute_digest(output, key):
+            return None
+        try:
+            if is_own(key):
+                output.write(key, data)
+                return None
+        except LinkError:
+            pass
+        kept.add(key)
         return None
 
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="copies") as executor:
-        for _ in prefetch(executor, output.delete, _earlier_copies(output) - set(copies.values()), ahead=_MAX_THREADS):
+        for _ in prefetch(executor, delete, earlier.keys() - copies.values(), ahead=_MAX_THREADS):
             pass
-        _write_list(output, copies)  # before the copies, so that the list also has those of an interrupted run
+        # Before the copies, so that the list also has those of an interrupted run.
+        _write_list(output, copies, digests)
         problems = list(prefetch(executor, copy, picks, ahead=_MAX_THREADS))
     failed = {name: problem for name, problem in zip(picks, problems, strict=True) if problem is not None}
-    _write_list(output, {name: copies[name] for name in picks if name not in failed})
+    _write_list(output, {name: copies[name] for name in picks if name not in failed}, digests)
     if failed:
         file_name, problem = next(iter(failed.items()))
         logger.warning(
@@ -72,19 +95,33 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
             file_name,
             problem,
         )
+    if kept:
+        logger.warning(
+            "%d files in %s/%s were changed by someone else and stay as they are. The first is %s.",
+            len(kept),
+            output.uri,
+            FOLDER,
+            min(kept),
+        )
     return len(picks) - len(failed)
 
 
-def _write_list(output: Storage, copies: Mapping[str, str]) -> None:
-    rows = ({"file_name": file_name, "copy": key} for file_name, key in copies.items())
+def _compute_digest(output: Storage, key: str) -> str:
+    return hashlib.sha256(read_required(output, key)).hexdigest()
+
+
+def _write_list(output: Storage, copies: Mapping[str, str], digests: Mapping[str, str | None]) -> None:
+    rows = ({"file_name": file_name, "copy": key, "sha256": digests[key]} for file_name, key in copies.items())
     output.write(LIST, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
-def _earlier_copies(output: Storage) -> set[str]:
+def _read_list(output: Storage) -> dict[str, str | None]:
+    """Reads the digests of the copies of an earlier run, by their keys; None for one that was interrupted."""
     if output.stat(LIST) is None:
-        return set()
+        return {}
     try:
-        keys = {json.loads(line)["copy"] for line in read_required(output, LIST).decode().split("\n") if line}
+        rows = [json.loads(line) for line in read_required(output, LIST).decode().split("\n") if line]
+        digests = {row["copy"]: row["sha256"] for row in rows}
     except (ValueError, KeyError, TypeError):
         logger.warning(
             "%s/%s is not a list of copies, so copies of an earlier run are not removed: delete those in %s yourself.",
@@ -92,6 +129,6 @@ def _earlier_copies(output: Storage) -> set[str]:
             LIST,
             FOLDER,
         )
-        return set()
+        return {}
     # Nothing outside the folder is removed, even if the list names it.
-    return {key for key in keys if isinstance(key, str) and paths.is_below(key, FOLDER)}
+    return {key: digest for key, digest in digests.items() if isinstance(key, str) and paths.is_below(key, FOLDER)}

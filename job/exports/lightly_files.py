@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
+from job import parts
 from job.exports.lightly import categories, predictions, task_name
+from job.exports.paths import is_below
 from job.names import is_one_line
 from job.parts import Provenance, ledger
 from job.parts.ledger import Ledger
@@ -27,6 +29,7 @@ from job.storage import Storage, read_required
 logger = logging.getLogger(__name__)
 
 FOLDER = ".lightly/predictions/"
+_OUTDATED = parts.FOLDER + "outdated-predictions.json"
 _SIMULTANEOUS = 32
 # Readers treat a file with this name as the schema, in every folder.
 _SCHEMA = "schema.json"
@@ -51,9 +54,13 @@ def write(output: Storage, pool: Pool) -> None:
         for part, rows in pool.rows_by_part().items()
     }
     whole = ledger.name_piece(task, sorted(pieces.items()))
-    done = Ledger(output, "predictions", [whole, *pieces.values()])
+    done = Ledger(output, "predictions")
     if whole in done:
         return
+    # Before anything is forgotten or written: an interrupted run must not leave a file that no record names.
+    outdated = _find_outdated(output, done, {whole, *pieces.values()}) - {folder + _SCHEMA, *path.values()}
+    output.write(_OUTDATED, _json(sorted(outdated)))
+    done.forget_others([whole, *pieces.values()])
     _add_task(output, task)
     output.write(folder + _SCHEMA, _json(schema(pool.provenance)))
 
@@ -64,12 +71,21 @@ def write(output: Storage, pool: Pool) -> None:
     remaining = [row for row, part in enumerate(pool.part) if pieces[part] not in done]
     with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="predictions") as executor:
         for part, detections_of in detections_by_part(output, pool, remaining):
+            names = [path[name] for name in detections_of]
+            done.begin(pieces[part], names)
             _finish(prefetch(executor, put, detections_of.items(), ahead=4 * _SIMULTANEOUS))
-            done.add(pieces[part])
-        expected = {folder + _SCHEMA, *path.values()}
-        stale = [entry.key for entry in output.list(folder) if entry.key not in expected]
-        _finish(prefetch(executor, output.delete, stale, ahead=4 * _SIMULTANEOUS))
+            done.add(pieces[part], names)
+        _finish(prefetch(executor, output.delete, outdated, ahead=4 * _SIMULTANEOUS))
+    output.delete(_OUTDATED)
     done.add(whole)
+
+
+def _find_outdated(output: Storage, done: Ledger, pieces: set[str]) -> set[str]:
+    """Finds the files of pieces that no longer exist, also of those that an interrupted run began or found."""
+    outdated = done.names_of_others(pieces)
+    if output.stat(_OUTDATED):
+        outdated |= set(json.loads(read_required(output, _OUTDATED)))
+    return {key for key in outdated if is_below(key, FOLDER)}
 
 
 def _add_task(output: Storage, task: str) -> None:

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from job.exports import coco, table
+from job.exports import coco, copies, table
 from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
 from job.exports.lightly import task_name
@@ -12,20 +11,19 @@ from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
 from job.exports.uris import to_task_uri
 from job.exports.xml import can_represent
 from job.parts import pool as pools
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Detections, Pool
-from job.prefetch import prefetch
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "exports/"
 ALL_IMAGES = "predictions/coco.json"
-_MAX_THREADS = 32
 _ALL_BOXES = PreLabels()
 
 
 def write(
-    output: Storage,
+    output: OwnedOutput,
     pool: Pool,
     picks: Sequence[str],
     uri_of: Callable[[str], str],
@@ -34,7 +32,7 @@ def write(
     rules: PreLabels = _ALL_BOXES,
     task_uri_of: Callable[[str], str] | None = None,
 ) -> None:
-    """Writes the picks in some formats, and removes outdated files of an earlier run in any format.
+    """Writes the picks in some formats, and removes what an earlier run wrote in any format.
 
     Args:
         output: Folder of the results.
@@ -60,11 +58,7 @@ def write(
     task_uri_of = task_uri_of or (lambda file_name: to_task_uri(uri_of(file_name)))
     export = Export(images, class_names, task_name(pool.provenance), task_uri_of)
     files = {FOLDER + path: content for entry in requested for path, content in entry.render(export)}
-    with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="exports") as executor:
-        for _ in prefetch(executor, output.delete, _stale_files(output, set(files)), ahead=4 * _MAX_THREADS):
-            pass
-        for _ in prefetch(executor, lambda item: output.write(*item), files.items(), ahead=4 * _MAX_THREADS):
-            pass
+    output.write_all(files, FOLDER, keeps=[copies.LIST])
 
 
 def write_all_images(
@@ -131,17 +125,3 @@ def _warn(images: list[DetectedImage], formats: Sequence[Format]) -> None:
     ):
         if count and names:
             logger.warning("%d of %d picks %s %s.", count, len(images), problem, ", ".join(names))
-
-
-def _stale_files(output: Storage, expected: set[str]) -> list[str]:
-    """The files that the formats can have written and that this run does not write.
-
-    Nothing else in the folder is touched: it may be an annotator's work, or a link to images.
-    """
-    keys: list[str] = []
-    for entry in table.FORMATS.values():
-        keys += [FOLDER + path for path in entry.files]
-        if pattern := entry.image_files:
-            listing = output.list(FOLDER + pattern.folder)
-            keys += {file.key for file in listing if file.key.endswith(pattern.suffix)}
-    return [key for key in keys if key not in expected]

@@ -19,32 +19,55 @@ class Ledger:
     Args:
         output: Folder of the results.
         kind: Kind of work.
-        pieces: Names of all pieces that exist now. All others are forgotten before the work begins, since it may undo
-            their results. None keeps all.
+        pieces: Names of all pieces that exist now; all others are forgotten (`forget_others`). None keeps all.
     """
 
     def __init__(self, output: Storage, kind: str, pieces: Iterable[str] | None = None) -> None:
         self._output = output
-        self._prefix = f"{FOLDER}done-{kind}-"
-        files = output.list(FOLDER, lambda key: key.startswith(self._prefix))
-        self._done = {file.key.removeprefix(self._prefix) for file in files}
+        self._done_prefix, self._begun_prefix = f"{FOLDER}done-{kind}-", f"{FOLDER}begun-{kind}-"
+        prefixes = (self._done_prefix, self._begun_prefix)
+        keys = [file.key for file in output.list(FOLDER, lambda key: key.startswith(prefixes))]
+        self._done = {key.removeprefix(self._done_prefix) for key in keys if key.startswith(self._done_prefix)}
+        self._begun = {key.removeprefix(self._begun_prefix) for key in keys if key.startswith(self._begun_prefix)}
         if pieces is not None:
-            pieces = set(pieces)
-            for other in self._done - pieces:
-                output.delete(self._prefix + other)
-            self._done &= pieces
+            self.forget_others(pieces)
 
     def __contains__(self, name: str) -> bool:
         return name in self._done
 
+    def begin(self, name: str, names: Iterable[str]) -> None:
+        """Records the names of a piece before it is done, so that a killed run leaves nothing without a record."""
+        self._output.write(self._begun_prefix + name, json.dumps(sorted(names)).encode())
+        self._begun.add(name)
+
     def add(self, name: str, names: Iterable[str] = ()) -> None:
         """Records that a piece is finished, with some names."""
-        self._output.write(self._prefix + name, json.dumps(sorted(names)).encode())
+        self._output.write(self._done_prefix + name, json.dumps(sorted(names)).encode())
         self._done.add(name)
+        if name in self._begun:
+            self._output.delete(self._begun_prefix + name)
+            self._begun.remove(name)
+
+    def forget_others(self, names: Iterable[str]) -> None:
+        """Forgets all pieces but these, before work begins that may undo the results of the others."""
+        names = set(names)
+        for other in self._done - names:
+            self._output.delete(self._done_prefix + other)
+        for other in self._begun - names:
+            self._output.delete(self._begun_prefix + other)
+        self._done &= names
+        self._begun &= names
+
+    def names_of_others(self, names: Iterable[str]) -> set[str]:
+        """The names that were recorded with all pieces but these, finished or begun."""
+        names = set(names)
+        files = [self._done_prefix + other for other in self._done - names]
+        files += [self._begun_prefix + other for other in self._begun - names]
+        return set().union(*(json.loads(read_required(self._output, file)) for file in files))
 
     def names(self, name: str) -> set[str]:
         """The names that were recorded with a piece; empty if the piece is not finished."""
-        return set(json.loads(read_required(self._output, self._prefix + name))) if name in self._done else set()
+        return set(json.loads(read_required(self._output, self._done_prefix + name))) if name in self._done else set()
 
     def all_names(self) -> set[str]:
         """The names that were recorded with all finished pieces."""

@@ -15,7 +15,7 @@ from job import parts
 from job.errors import AccessDenied, JobError
 from job.preflight.check import Findings, State, Warn
 from job.retry import Patience
-from job.storage import STORES, Storage, expect_readable, open_folder
+from job.storage import STORES, Storage, expect_readable, open_output
 from job.uris import Location
 
 # After SIGTERM a run still has this time to save its work, and a check to delete its probe.
@@ -27,7 +27,7 @@ _MAX_SKEW_SECONDS = 5 * 60.0
 def output(state: State) -> Findings:
     """Every permission that a run needs on the output, tested with a small file that is deleted again."""
     location = Location.parse(state.settings.output)
-    store = open_folder(state.settings.output, stop=state.stop.requested, patience=PATIENCE)
+    store = open_output(state.settings.output, stop=state.stop.requested, patience=PATIENCE)
     restored = contextlib.nullcontext() if state.is_run else _restore_folders(location)
     problems: set[str] = set()
     with restored, contextlib.closing(_Probe(store)) as probe:

@@ -24,6 +24,7 @@ LIGHTLY = "lightly.json"
 STATUS = "status.json"
 STATUS_OF_SHARD = "status-{index}-of-{count}.json"
 PARTS = "parts/"
+EDITED = "edited/"
 SUCCESS = "_SUCCESS"
 
 MAX_EXPORTED_BOXES = 2_000_000  # some 400 MB of JSON
@@ -168,10 +169,17 @@ FILES = (
         "shard, and which pieces of work have finished.",
     ),
     OutputFile(
+        name=EDITED,
+        writer="job.parts.owned",
+        written="if a file that the job did not write had the name of a result",
+        content="That file, moved to `edited/<digest>/<name>`. Files below `exports/` and `selected/` that "
+        "someone else changed stay where they are instead.",
+    ),
+    OutputFile(
         name=SUCCESS,
         writer="job.pipeline",
         written="when all other files are final; only an upload may follow",
-        content="Nothing: the file is empty.",
+        content="The name of the run, `run_id` in `run.json`.",
     ),
 )
 

@@ -13,7 +13,8 @@ from job.uris import Location, normalize
 
 __all__ = [
     "STORES", "Entry", "Listing", "Source", "Storage",
-    "expect_readable", "open_folder", "open_location", "open_source", "read_file", "read_required",
+    "expect_readable", "open_folder", "open_location", "open_output", "open_source", "read_file",
+    "read_required",
 ]  # fmt: skip
 
 
@@ -38,6 +39,25 @@ def open_location(
     """Opens a folder as `open_folder` does, from a URI that is parsed already."""
     store = STORES[location.scheme]
     return store.open(location, stop=stop or threading.Event(), patience=patience or Patience())
+
+
+def open_output(uri: str, *, stop: threading.Event, patience: Patience) -> Storage:
+    """Opens the output as `open_folder` does, but does not follow symbolic links in it: they lead to files of others.
+
+    Args:
+        uri: A path, or the URI of a bucket or of a folder in it.
+        stop: When set, waiting for the store ends.
+        patience: How long to try.
+
+    Raises:
+        SettingsError: If the store's own variables or configuration files are wrong, or its library is missing.
+    """
+    location = Location.parse(uri)
+    if location.scheme:
+        return open_location(location, stop=stop, patience=patience)
+    from job.storage.local import LocalFolder
+
+    return LocalFolder(location.path, follows_links=False)
 
 
 def open_source(uri: str, stop: threading.Event) -> Source:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from job.errors import AccessDenied, SettingsError
+from job.errors import AccessDenied, LinkError, SettingsError
 from job.storage.base import Entry, keep_all
 from job.storage.clutter import is_clutter_folder
 
@@ -23,18 +23,28 @@ class LocalFolder:
         uri: Absolute path of the folder.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, follows_links: bool = True) -> None:
+        """Opens a folder.
+
+        Args:
+            path: The folder. It may be a symbolic link itself.
+            follows_links: Whether symbolic links below it count as what they lead to. Otherwise they are not listed,
+                and `write` and `delete` refuse to go through them.
+        """
         self._root = Path(os.path.abspath(path))  # noqa: PTH100  # without `..`, but with symbolic links as they are
+        self._follows_links = follows_links
         self.uri = str(self._root)
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
-        """Yields the files below the folder; symbolic links are followed.
+        """Yields the files below the folder.
 
         Folders of clutter are left out; often they cannot be read. Other folders that cannot be read are skipped with a
         warning, unless nothing else was there.
         """
         if not self._is_folder():
             raise SettingsError(f"{self._root} is not a folder.")
+        if self._find_link(self._root / prefix / "file"):
+            return
         seen: set[tuple[int, int]] = set()  # without it, a link to a parent folder would never end
         pending, is_empty = [self._root / prefix], True
         problems: list[str] = []
@@ -47,6 +57,8 @@ class LocalFolder:
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
                     for item in entries:
+                        if item.is_symlink() and not self._follows_links:
+                            continue
                         if _is_folder(item):
                             if not is_clutter_folder(item.name):
                                 pending.append(Path(item.path))
@@ -81,6 +93,24 @@ class LocalFolder:
             raise FileNotFoundError(errno.ENOENT, "no file can have such a name")
         return self._root / key
 
+    def _find_link(self, path: Path) -> Path | None:
+        """Finds the first folder on the way to a file that is a symbolic link and not to be followed."""
+        if self._follows_links:
+            return None
+        folders = reversed(path.parents[: len(path.parts) - len(self._root.parts) - 1])
+        return next((folder for folder in folders if folder.is_symlink()), None)
+
+    def _refuse_links(self, path: Path) -> None:
+        """Refuses a file that a symbolic link below the folder leads to.
+
+        Raises:
+            LinkError: If there is such a link.
+        """
+        if link := self._find_link(path):
+            raise LinkError(
+                f"{link} is a symbolic link, and the job does not write through links in CORAL_OUTPUT: move it away."
+            )
+
     def stat(self, key: str) -> Entry | None:
         """Returns the entry of one file."""
         try:
@@ -108,6 +138,9 @@ class LocalFolder:
     def write(self, key: str, data: bytes) -> None:
         """Writes a file whole or not at all."""
         path = self._root / key
+        self._refuse_links(path)
+        if not self._follows_links and path.is_symlink():
+            raise LinkError(f"{path} is a symbolic link, which the job does not replace: move it away.")
         # Another process may write the same file at the same time: each has its own temporary file.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -123,7 +156,8 @@ class LocalFolder:
             raise AccessDenied(f"Cannot write {path}: {error.strerror}.") from error
 
     def delete(self, key: str) -> None:
-        """Deletes a file."""
+        """Deletes a file; of a symbolic link, the link itself."""
+        self._refuse_links(self._root / key)
         try:
             (self._root / key).unlink(missing_ok=True)
         except OSError as error:

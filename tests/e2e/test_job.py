@@ -19,6 +19,7 @@ from demo import fetch
 from job import names, publish
 from job.context import Run
 from job.errors import Stopped
+from job.parts.owned import OwnedOutput
 from job.settings import knobs
 from job.stopping import Stop
 from job.storage.local import LocalFolder
@@ -75,7 +76,8 @@ def done(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_the_outputs_are_there_and_agree(done: dict[str, Any]) -> None:
     output = done["output"]
     assert {each.name for each in output.iterdir()} == RESULTS
-    check_output(output, missing=[publish.SELECTED, publish.COPIES, publish.LIGHTLY, publish.STATUS_OF_SHARD])
+    absent = [publish.SELECTED, publish.COPIES, publish.LIGHTLY, publish.STATUS_OF_SHARD, publish.EDITED]
+    check_output(output, missing=absent)
     selected = names.parse((output / "selected.txt").read_text())
     assert len(selected) == 5 and all((done["source"] / name).is_file() for name in selected)
     with (output / "selected.csv").open(newline="") as file:
@@ -205,7 +207,7 @@ def test_a_second_sigterm_does_not_break_into_the_leaving() -> None:
         stop._handle(signal.SIGTERM, None)
     stop._handle(signal.SIGTERM, None)
     # A request that got lost in a clean-up of Python's is still heeded, by the next stage.
-    job = Run(settings(), stop, LocalFolder("unused"))
+    job = Run(settings(), stop, OwnedOutput(LocalFolder("unused")))
     with pytest.raises(Stopped), job.stage("next"):
         pytest.fail("it must not begin")
 

@@ -16,6 +16,7 @@ import pytest
 
 from job.context import Run
 from job.errors import SettingsError, Stopped, TooManyFailedImages
+from job.parts.owned import OwnedOutput
 from job.progress import Progress, now
 from job.publish import status
 from job.publish.status import Status, file_name
@@ -73,7 +74,7 @@ def status_in(recorder: Recorder, shard: Shard | None = None) -> Status:
 
 def test_it_is_written_when_stages_begin_and_end(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    job = Run(settings(), Stop(), recorder.folder)
+    job = Run(settings(), Stop(), OwnedOutput(recorder.folder))
     with status_in(recorder):
         recorder.wait(state="running", stage=None, exit_code=None)
         with job.stage("list"):
@@ -96,7 +97,7 @@ def test_it_is_written_when_stages_begin_and_end(tmp_path: Path) -> None:
 
 def test_a_stage_within_another_gives_way_to_it(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
-    job = Run(settings(), Stop(), recorder.folder)
+    job = Run(settings(), Stop(), OwnedOutput(recorder.folder))
     with status_in(recorder), job.stage("embed"):
         with job.stage("load the detector"), Progress("Downloading the weights", 9, "byte"):
             recorder.wait(stage="load the detector", total=9)
@@ -109,7 +110,7 @@ def test_a_stage_within_another_gives_way_to_it(tmp_path: Path) -> None:
 def test_between_stages_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_SECONDS_BETWEEN_WRITES", 0.05)
     recorder = Recorder(tmp_path)
-    job = Run(settings(), Stop(), recorder.folder)
+    job = Run(settings(), Stop(), OwnedOutput(recorder.folder))
     with status_in(recorder), job.stage("detect"), Progress("Detecting", 10, "image") as progress:
         for count in range(1, 4):
             progress.add()
@@ -138,7 +139,7 @@ def test_between_stages_it_is_written_now_and_then(tmp_path: Path, monkeypatch: 
 def test_how_a_run_has_ended(tmp_path: Path, error: BaseException, state: str, code: int, message: str) -> None:
     assert Secret("t0ken" * 3)
     recorder = Recorder(tmp_path)
-    job = Run(settings(), Stop(), recorder.folder)
+    job = Run(settings(), Stop(), OwnedOutput(recorder.folder))
     with pytest.raises(type(error)), status_in(recorder), job.stage("score"):
         raise error
     assert recorder.states("state", "exit_code", "message", "stage")[-1] == (state, code, message, "score")
@@ -164,7 +165,7 @@ def test_a_fault_of_the_store_is_reported_once_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorder = Broken(tmp_path)
-    job = Run(settings(), Stop(), recorder.folder)
+    job = Run(settings(), Stop(), OwnedOutput(recorder.folder))
     with status_in(recorder):
         for name in ("list", "detect", "score"):
             with job.stage(name):
@@ -177,7 +178,7 @@ def test_a_store_that_stalls_holds_nothing_up(proxy: FaultProxy, monkeypatch: py
     monkeypatch.setattr(status, "_SECONDS_AT_THE_END", 0.5)
     proxy.faults = [Fault("stall", "PUT .*status")]
     output: Storage = open_folder(f"s3://{BUCKET}/stalls", patience=Patience(attempt=3, total=0))
-    job = Run(settings(), Stop(), output)
+    job = Run(settings(), Stop(), OwnedOutput(output))
     start = time.monotonic()
     with Status(output, Shard()):
         for number in range(20):

@@ -17,6 +17,7 @@ from job.exports.copies import LIST
 from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
 from job.names import is_one_line
 from job.parts import Row
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -85,7 +86,9 @@ def test_nothing_of_an_earlier_run_stays(tmp_path: Path, formats: tuple[str, ...
     exports.write(output, pool, NAMES, uri_of, found, exports.FORMATS)
     theirs = {"yolo/images/a.jpg": b"i", "voc/notes.md": b"n", "yolo/labels.cache": b"c", "own.json": b"o"}
     for name, content in theirs.items():
-        output.write("exports/" + name, content)
+        path = tmp_path / "again/exports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     exports.write(output, pool, NAMES[10:], uri_of, found, formats)
     once, pool, found = filled(tmp_path / "once", NAMES)
     exports.write(once, pool, NAMES[10:], uri_of, dict(reversed(found.items())), formats)
@@ -123,7 +126,7 @@ def test_images_that_no_detector_has_seen(tmp_path: Path) -> None:
     from job.parts import NO_DETECTOR, Provenance
     from job.parts import pool as pools
 
-    output = LocalFolder(str(tmp_path))
+    output = OwnedOutput(LocalFolder(str(tmp_path), follows_links=False))
     parts.write(output, [Row.undetected("a.jpg"), Row.undetected("b.jpg")], Provenance("", "", "", NO_DETECTOR, ()))
     pool = pools.load(output, [Entry("a.jpg", "", 0), Entry("b.jpg", "", 0)])
     exports.write(output, pool, ["b.jpg"], uri_of, pools.detections(output, pool, [1]), exports.FORMATS)

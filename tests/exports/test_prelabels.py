@@ -17,6 +17,7 @@ from job import exports, parts
 from job.errors import SettingsError
 from job.exports.prelabels import MAX_IOU, PreLabels, check_classes, find_distinct
 from job.parts import pool as pools
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -49,7 +50,7 @@ def overlap(one: Any, other: Any) -> float:
     return len(pixels[0] & pixels[1]) / len(pixels[0] | pixels[1])
 
 
-def filled(folder: Path, size: tuple[int | None, int | None] = (100, 50)) -> tuple[LocalFolder, Pool, Any]:
+def filled(folder: Path, size: tuple[int | None, int | None] = (100, 50)) -> tuple[OwnedOutput, Pool, Any]:
     """One image of 100x50 pixels, on which the detector has found six boxes."""
     boxes = [
         ([10, 10, 30, 30], 0.9, 0),
@@ -69,7 +70,7 @@ def filled(folder: Path, size: tuple[int | None, int | None] = (100, 50)) -> tup
         width=size[0],
         height=size[1],
     )
-    output = LocalFolder(str(folder))
+    output = OwnedOutput(LocalFolder(str(folder), follows_links=False))
     parts.write(output, [given], replace(MADE_WITH, class_names=("person", "rider", "car")))
     pool = pools.load(output, [Entry(given.file_name, given.etag, given.byte_size)])
     return output, pool, pools.detections(output, pool, [0])

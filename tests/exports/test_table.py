@@ -52,7 +52,7 @@ def test_a_new_format_is_one_record(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert written.keys() == {"coco.json", "toy.txt", "toy/1.toy", "toy/2.toy"}
     assert (written["toy.txt"], written["toy/2.toy"]) == (b"2 of 3\n", b"b.jpg")
 
-    output.write("exports/toy/notes.md", b"an annotator's work")
+    (tmp_path / "exports/toy/notes.md").write_bytes(b"an annotator's work")
     exports.write(output, pool, ["a.jpg"], uri_of, detections, ["toy"])
     assert tree(tmp_path / "exports").keys() == {"toy.txt", "toy/1.toy", "toy/notes.md"}
     exports.write(output, pool, picks, uri_of, detections, ["coco"])

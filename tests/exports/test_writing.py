@@ -27,6 +27,7 @@ from job.exports.detected import DetectedImage, make_detected_image
 from job.exports.lightly import task_name
 from job.external import coco as external
 from job.parts import pool as pools
+from job.parts.owned import OwnedOutput
 from job.parts.pool import Detections, Pool
 from job.storage import Entry, Storage
 from job.storage.local import LocalFolder
@@ -54,9 +55,9 @@ def parsed(content: bytes) -> ET.Element:
     return ET.fromstring(content)  # noqa: S314  # our own
 
 
-def filled(folder: Path, names: list[str], per_part: int = 7) -> tuple[LocalFolder, Pool, dict[str, Detections]]:
+def filled(folder: Path, names: list[str], per_part: int = 7) -> tuple[OwnedOutput, Pool, dict[str, Detections]]:
     """An output with a row for each image: the first has one box, the second two, the third three, and so on."""
-    output = LocalFolder(str(folder))
+    output = OwnedOutput(LocalFolder(str(folder), follows_links=False))
     made_with = replace(MADE_WITH, class_names=CLASSES)
     rows = []
     for number, name in enumerate(names):

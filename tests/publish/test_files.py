@@ -10,6 +10,7 @@ from job import exports, parts, publish
 from job.embed import table
 from job.exports import copies, lightly_files, writing
 from job.lightly import upload
+from job.parts import owned
 from tests.conftest import ROOT, Job, demo_variables
 from tests.standins.lightly_server import TOKEN, LightlyServer
 from tests.test_imports import loaded
@@ -41,7 +42,7 @@ def test_a_run_with_everything_leaves_what_is_in_the_table(
     lightly = {"LIGHTLY_TOKEN": TOKEN, "LIGHTLY_SERVER_LOCATION": server.url, "CORAL_LIGHTLY_DATASET": "demo"}
     finished = job(**variables, **lightly, NO_PROXY="127.0.0.1")
     assert finished.returncode == 0, finished.stderr
-    check_output(tmp_path / "out", missing=[publish.STATUS_OF_SHARD])
+    check_output(tmp_path / "out", missing=[publish.EDITED, publish.STATUS_OF_SHARD])
 
 
 def test_names_are_those_of_the_rooms_below() -> None:
@@ -51,6 +52,7 @@ def test_names_are_those_of_the_rooms_below() -> None:
     assert (publish.SELECTED, publish.COPIES) == (copies.FOLDER, copies.LIST)
     assert publish.LIGHTLY_PREDICTIONS == lightly_files.FOLDER
     assert publish.LIGHTLY == upload.REPORT
+    assert publish.EDITED == owned.EDITED
 
 
 def test_records_are_complete() -> None:

@@ -1,0 +1,180 @@
+"""The result files of the output: the job replaces and deletes only what it wrote itself.
+
+`files.json` in the folder of the parts names every result file with the SHA-256 of its content. It is written before
+the files, with the digests of both the present and the new content, so that a killed run leaves no file that it does
+not name. A file that it does not name, or whose content has another digest, belongs to a person:
+
+- below ``exports/`` it stays as it is, with a warning. It may be an annotator's work.
+- anywhere else it is moved to ``edited/<digest>/`` first, so that all results are those of one run.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from job.errors import LinkError
+from job.parts import FOLDER
+from job.prefetch import prefetch
+from job.storage import Entry, Storage, read_required
+from job.storage.base import keep_all
+
+logger = logging.getLogger(__name__)
+
+_Digests = dict[str, list[str]]  # of the contents that the job wrote, by key; outside the class, which has a `list`
+
+LEDGER = FOLDER + "files.json"
+EDITED = "edited/"
+_PEOPLE_WORK_IN = "exports/"
+_HAVE_OWN_LEDGERS = (FOLDER, ".lightly/", "selected/")
+_MAX_THREADS = 32
+
+
+class OwnedOutput:
+    """The output as a `Storage` that touches nobody's files.
+
+    Attributes:
+        uri: Place of the output, in the form that is shown.
+    """
+
+    def __init__(self, output: Storage) -> None:
+        self.uri = output.uri
+        self._output = output
+        self._digests: _Digests | None = None  # read on first use
+        self._written: dict[str, str] = {}
+        self._kept: set[str] = set()
+
+    def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
+        """Yields files; see `Storage`."""
+        return self._output.list(prefix, keep)
+
+    def stat(self, key: str) -> Entry | None:
+        """Returns the entry of one file; see `Storage`."""
+        return self._output.stat(key)
+
+    def read(self, key: str, etag: str | None = None) -> bytes:
+        """Reads a whole file; see `Storage`."""
+        return self._output.read(key, etag)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Reads a part of a file; see `Storage`."""
+        return self._output.read_range(key, start, length)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a file, unless it has this content; see `Storage` and, for files of people, the module."""
+        if key.startswith(_HAVE_OWN_LEDGERS):
+            self._output.write(key, data)
+        else:
+            self._write({key: data}, {key} if self._output.stat(key) else ())
+
+    def delete(self, key: str) -> None:
+        """Deletes a file; see `Storage` and, for files of people, the module."""
+        if key.startswith(_HAVE_OWN_LEDGERS):
+            self._output.delete(key)
+        elif self._output.stat(key) is not None:
+            self._delete_own(key)
+
+    def write_all(self, files: Mapping[str, bytes], folder: str, *, keeps: Collection[str] = ()) -> None:
+        """Writes the files of a folder, several at once, and deletes those that an earlier run wrote there.
+
+        Args:
+            files: Contents by key, all below the folder.
+            folder: The folder, ending in ``/``.
+            keeps: Keys below it that are not deleted, since another writer does so.
+
+        Raises:
+            JobError: If the output cannot be used.
+        """
+        stale = [key for key in self._read_ledger() if key.startswith(folder) and key not in {*files, *keeps}]
+        present = {entry.key for entry in self._output.list(folder)}
+        self._write(files, present)
+        with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="files") as executor:
+            for _ in prefetch(executor, self._delete_own, (key for key in stale if key in present), ahead=_MAX_THREADS):
+                pass
+        for key in stale:
+            self._read_ledger().pop(key)
+
+    def _write(self, files: Mapping[str, bytes], present: Collection[str]) -> None:
+        digests = self._read_ledger()
+        new = {key: hashlib.sha256(data).hexdigest() for key, data in files.items()}
+        for key, digest in new.items():
+            digests[key] = list(dict.fromkeys([*digests.get(key, []), digest]))
+        self._write_ledger()
+
+        def write(key: str) -> None:
+            current = self._compute_digest(key) if key in present else None
+            if current == new[key] or not self._may_replace(key, current):
+                return
+            try:
+                self._output.write(key, files[key])
+            except LinkError:
+                if not key.startswith(_PEOPLE_WORK_IN):
+                    raise
+                self._kept.add(key)
+
+        with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="files") as executor:
+            for _ in prefetch(executor, write, files, ahead=_MAX_THREADS):
+                pass
+        self._written |= new
+
+    def finish(self) -> None:
+        """Forgets the contents that this run has replaced, and names the files of people that it met.
+
+        Raises:
+            JobError: If the output cannot be used.
+        """
+        digests = self._read_ledger()
+        digests |= {key: [digest] for key, digest in self._written.items()}
+        self._write_ledger()
+        if self._kept:
+            logger.warning(
+                "%d files in %s were changed by someone else and stay as they are, so they do not show this run. The "
+                "first is %s. Delete them, or move them away, and run `select` again to have them written.",
+                len(self._kept),
+                self.uri,
+                min(self._kept),
+            )
+
+    def _compute_digest(self, key: str) -> str | None:
+        """Computes the digest of a file; None if it was deleted meanwhile."""
+        try:
+            return hashlib.sha256(self._output.read(key)).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def _may_replace(self, key: str, digest: str | None) -> bool:
+        """Whether a file may be replaced or deleted. A person's file is kept, or moved if results need its name."""
+        if digest is None or digest in self._read_ledger().get(key, []):
+            return True
+        if key.startswith(_PEOPLE_WORK_IN):
+            self._kept.add(key)
+            return False
+        moved = f"{EDITED}{digest[:8]}/{key}"
+        self._output.write(moved, read_required(self._output, key))
+        self._output.delete(key)  # of a link, the link
+        logger.warning("%s/%s was not written by this job, or was changed: it is now %s.", self.uri, key, moved)
+        return True
+
+    def _delete_own(self, key: str) -> None:
+        if self._may_replace(key, self._compute_digest(key)):
+            self._output.delete(key)
+
+    def _read_ledger(self) -> _Digests:
+        if self._digests is None:
+            self._digests = _parse(read_required(self._output, LEDGER)) if self._output.stat(LEDGER) else {}
+            if self._digests is None:
+                logger.warning("%s/%s is damaged: existing files are treated as the work of others.", self.uri, LEDGER)
+                self._digests = {}
+        return self._digests
+
+    def _write_ledger(self) -> None:
+        self._output.write(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+
+
+def _parse(data: bytes) -> _Digests | None:
+    try:
+        content = json.loads(data)
+        return {str(key): [str(digest) for digest in digests] for key, digests in content.items()}
+    except (ValueError, AttributeError, TypeError):
+        return None

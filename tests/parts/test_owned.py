@@ -1,0 +1,156 @@
+"""Whose files they are: nothing that the job did not write is lost, whatever the order of runs, edits and kills."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.errors import LinkError
+from job.parts.owned import EDITED, LEDGER, OwnedOutput
+from job.storage.local import LocalFolder
+from tests.exports.test_paths import tree
+
+LABELS = "exports/yolo/labels/"
+
+
+def open_output(folder: Path) -> OwnedOutput:
+    return OwnedOutput(LocalFolder(str(folder), follows_links=False))
+
+
+def run(folder: Path, files: dict[str, bytes], **results: bytes) -> None:
+    """What one run writes: exports, and results such as ``selected_txt``."""
+    output = open_output(folder)
+    for name, content in results.items():
+        output.write(name.replace("_", "."), content)
+    output.write_all(files, "exports/")
+    output.finish()
+
+
+def test_own_files_are_replaced_and_deleted(tmp_path: Path) -> None:
+    run(tmp_path, {LABELS + "a.txt": b"1", LABELS + "b.txt": b"1"}, selected_txt=b"a")
+    run(tmp_path, {LABELS + "b.txt": b"2"}, selected_txt=b"b")
+    assert tree(tmp_path / "exports") == {"yolo/labels/b.txt": b"2"}
+    assert (tmp_path / "selected.txt").read_bytes() == b"b"
+    assert not (tmp_path / EDITED).exists()
+
+
+def test_a_file_of_the_same_content_is_not_written_again(tmp_path: Path) -> None:
+    run(tmp_path, {LABELS + "a.txt": b"1"}, selected_txt=b"a")
+    before = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.txt"))]
+    run(tmp_path, {LABELS + "a.txt": b"1"}, selected_txt=b"a")
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.txt"))] == before
+
+
+@pytest.mark.parametrize("next_content", [{LABELS + "a.txt": b"1"}, {LABELS + "a.txt": b"2"}, {}])
+def test_a_corrected_label_file_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, next_content: dict[str, bytes]
+) -> None:
+    run(tmp_path, {LABELS + "a.txt": b"1"})
+    (tmp_path / LABELS / "a.txt").write_bytes(b"CORRECTED")
+    (tmp_path / LABELS / "own.txt").write_bytes(b"own")
+    for _ in range(2):
+        caplog.clear()
+        run(tmp_path, next_content)
+        assert tree(tmp_path / "exports") == {"yolo/labels/a.txt": b"CORRECTED", "yolo/labels/own.txt": b"own"}
+        if next_content:
+            assert "1 files in" in caplog.text and LABELS + "a.txt" in caplog.text
+
+
+def test_a_result_of_someone_else_is_moved_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "report.html").write_bytes(b"a report of mine")
+    run(tmp_path, {}, selected_txt=b"a", report_html=b"<html>")
+    (tmp_path / "selected.txt").write_bytes(b"edited")
+    run(tmp_path, {}, selected_txt=b"b", report_html=b"<html>")
+    assert {path: data for path, data in tree(tmp_path).items() if "parts/" not in path} == {
+        "selected.txt": b"b",
+        "report.html": b"<html>",
+        f"edited/{sha256(b'edited').hexdigest()[:8]}/selected.txt": b"edited",
+        f"edited/{sha256(b'a report of mine').hexdigest()[:8]}/report.html": b"a report of mine",
+    }
+    assert "report.html was not written by this job" in caplog.text
+
+
+def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere = tmp_path / "data"
+    elsewhere.mkdir()
+    for name in ("a.txt", "precious.txt"):
+        (elsewhere / name).write_bytes(b"mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    run(out, {LABELS + "a.txt": b"1", "exports/voc/b.xml": b"1"})
+    (out / LABELS / "a.txt").unlink()
+    (out / LABELS).rmdir()
+    (out / LABELS[:-1]).symlink_to(elsewhere)
+    (out / "exports/voc/link").symlink_to(elsewhere)
+    run(out, {LABELS + "a.txt": b"2"})
+    run(out, {})
+    assert tree(elsewhere) == {"a.txt": b"mine", "precious.txt": b"mine"}
+    assert not (out / "exports/voc/b.xml").exists()
+    assert "1 files in" in caplog.text
+    (out / "selected.txt").symlink_to(elsewhere / "new.txt")
+    with pytest.raises(LinkError, match=r"selected\.txt is a symbolic link, which the job does not replace"):
+        run(out, {}, selected_txt=b"a")
+    assert not (elsewhere / "new.txt").exists()
+    (out / "parts").rename(out / "moved")
+    (out / "parts").symlink_to(out / "moved")
+    with pytest.raises(LinkError, match="parts is a symbolic link, and the job does not write through links"):
+        run(out, {}, run_json=b"{}")
+
+
+def test_a_damaged_ledger_makes_all_files_those_of_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, {LABELS + "a.txt": b"1"})
+    for content in (b"junk", b"[1]", b'{"a": 1}'):
+        (tmp_path / LEDGER).write_bytes(content)
+        run(tmp_path, {})
+        assert tree(tmp_path / "exports") == {"yolo/labels/a.txt": b"1"}
+    assert caplog.text.count("is damaged: existing files are treated as the work of others") == 3
+
+
+class Killed(BaseException):
+    """A kill, which no handler may catch."""
+
+
+class KilledFolder(LocalFolder):
+    """A folder whose process is killed at one of its writes or deletions."""
+
+    def __init__(self, path: str, after: int) -> None:
+        super().__init__(path, follows_links=False)
+        self.remaining = after
+
+    def _count(self) -> None:
+        if self.remaining == 0:
+            raise Killed
+        self.remaining -= 1
+
+    def write(self, key: str, data: bytes) -> None:
+        self._count()
+        super().write(key, data)
+
+    def delete(self, key: str) -> None:
+        self._count()
+        super().delete(key)
+
+
+CONTENTS = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([b"1", b"2", b"3"]))
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(CONTENTS, st.integers(0, 9)), min_size=1, max_size=4), CONTENTS)
+def test_after_any_kills_the_next_run_leaves_exactly_its_own_files(
+    tmp_path_factory: pytest.TempPathFactory, killed: list[tuple[dict[str, bytes], int]], last: dict[str, bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("out")
+    (folder / "exports").mkdir()
+    (folder / "exports/mine").write_bytes(b"mine")
+    for files, after in killed:
+        output = OwnedOutput(KilledFolder(str(folder), after))
+        try:
+            output.write_all({f"exports/{name}": data for name, data in files.items()}, "exports/")
+            output.finish()
+        except Killed:
+            pass
+    run(folder, {f"exports/{name}": data for name, data in last.items()})
+    assert tree(folder / "exports") == {"mine": b"mine"} | last
+    assert not (folder / EDITED).exists()
