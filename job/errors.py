@@ -3,6 +3,7 @@
     JobError                70  an internal error: please report it
     ├── SettingsError       64  a setting is wrong: retrying cannot help
     │   └── LinkError           a symbolic link in the output is in the way
+    ├── DamagedFileError    65  a file of the job's own in an output is damaged
     ├── TooManyFailedImages 65  more images than CORAL_MAX_FAILED could not be used
     ├── ServiceUnavailable  69  a service or download that the job needs cannot be reached
     ├── TryAgain            75  a temporary condition: the same command may succeed later
@@ -36,6 +37,21 @@ class SettingsError(JobError):
 
 class LinkError(SettingsError):
     """A symbolic link in the output is in the way."""
+
+
+class DamagedFileError(JobError):
+    """A file of the job's own in an output is damaged.
+
+    Attributes:
+        folder: Place of the output, in the form that is shown.
+        key: The file, below the output.
+    """
+
+    exit_code = 65
+
+    def __init__(self, folder: str, key: str, reason: object, advice: str) -> None:
+        self.folder, self.key = folder, key
+        super().__init__(f"{folder}/{key} is damaged ({reason}): {advice}.")
 
 
 class TooManyFailedImages(JobError):

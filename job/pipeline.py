@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from job import embed, exports, inputs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
-from job.errors import JobError, SettingsError, Stopped, TooManyFailedImages
+from job.errors import DamagedFileError, JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
 from job.inputs import labelled as labels
@@ -162,7 +162,13 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
     """
     settings = json.dumps(as_json(dataclasses.replace(run.settings, shard_index=0)), sort_keys=True)
     with Claim(run.output, _sha256([settings]), run.stop.requested) as claim:
-        return select_and_publish(run, listing, claim)
+        try:
+            return select_and_publish(run, listing, claim)
+        except DamagedFileError as error:
+            if error.folder != run.output.uri:
+                raise
+            parts.set_aside(run.output, error.key)
+            raise TryAgain("A part was damaged: start the job again, so that its images are detected again.") from error
 
 
 def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selected]:

@@ -1,14 +1,18 @@
 """embeddings.parquet: written, and read back if it was made from the same inputs."""
 
 import io
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from job.parts import checked
+from job.parts.checked import DamagedTableError
 from job.storage import Storage, read_required
+
+logger = logging.getLogger(__name__)
 
 NAME = "embeddings.parquet"
 _DIGEST = b"digest"
@@ -25,16 +29,18 @@ def write(output: Storage, file_names: Sequence[str], embeddings: npt.NDArray[np
     """
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
     table = pa.table({"file_name": pa.array(file_names, pa.string()), "embedding": vectors})
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({_DIGEST: digest}), buffer, compression="zstd")
-    output.write(NAME, buffer.getvalue())
+    output.write(NAME, checked.dump(table, {_DIGEST: digest}))
 
 
 def read(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:
-    """Reads the (n, d) embeddings of embeddings.parquet; None if it is missing or has another digest."""
+    """Reads the (n, d) embeddings of embeddings.parquet; None if it is missing, damaged or has another digest."""
     if output.stat(NAME) is None:
         return None
-    table = pq.read_table(io.BytesIO(read_required(output, NAME)))
+    try:
+        table = checked.load(io.BytesIO(read_required(output, NAME)))
+    except DamagedTableError as error:
+        logger.warning("%s/%s is damaged (%s): the embeddings are made again.", output.uri, NAME, error)
+        return None
     if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
         return None
     vectors = table["embedding"].combine_chunks()

@@ -14,6 +14,7 @@ from job.parts.part import (
     flatten_lists,
     list_files,
     read,
+    set_aside,
     write,
     write_table,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "flatten_lists",
     "list_files",
     "read",
+    "set_aside",
     "write",
     "write_table",
 ]

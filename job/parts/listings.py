@@ -9,10 +9,10 @@ import io
 import re
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
 from job import parts
-from job.errors import TryAgain
+from job.errors import DamagedFileError, TryAgain
+from job.parts import checked
+from job.parts.checked import DamagedTableError
 from job.shards import Shard
 from job.storage import Entry, Listing, Storage, read_required
 
@@ -30,9 +30,7 @@ def begin(output: Storage, shard: Shard) -> None:
 
 def finish(output: Storage, shard: Shard, listing: Listing) -> None:
     """Marks a shard as finished."""
-    buffer = io.BytesIO()
-    pq.write_table(listing.table, buffer, compression="zstd")
-    output.write(_file_name(shard), buffer.getvalue())
+    output.write(_file_name(shard), checked.dump(listing.table, {}))
 
 
 def find_missing(output: Storage, count: int) -> list[int]:
@@ -51,6 +49,7 @@ def read(output: Storage, count: int | None = None, *, allow_missing: bool = Fal
 
     Raises:
         TryAgain: If a shard has not finished, or no shard has.
+        DamagedFileError: If a listing is damaged.
     """
     finished = _finished_shards(output)
     counts = {count} if count else {shard.count for shard in finished}
@@ -66,10 +65,17 @@ def read(output: Storage, count: int | None = None, *, allow_missing: bool = Fal
             "the finished images with --allow-missing."
         )
     names = [_file_name(shard) for shard in finished if shard.count == total]
-    listings = [Listing(pq.read_table(io.BytesIO(read_required(output, name)))) for name in names]
+    listings = [_read_listing(output, name) for name in names]
     if missing:
         listings.append(Listing.from_entries(_finished_images(output, [Shard(index, total) for index in missing])))
     return Listing.merge(listings)
+
+
+def _read_listing(output: Storage, name: str) -> Listing:
+    try:
+        return Listing(checked.load(io.BytesIO(read_required(output, name))))
+    except DamagedTableError as error:
+        raise DamagedFileError(output.uri, name, error, "run `predict` again, which writes it again") from error
 
 
 def _finished_images(output: Storage, shards: list[Shard]) -> Iterator[Entry]:

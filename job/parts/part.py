@@ -5,9 +5,11 @@ weights, thresholds, precision and this schema. It is written whole or not at al
 if a part has its row. The name of a part is a hash of its images: the same work again overwrites the same file.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -18,16 +20,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job.errors import JobError, SettingsError
+from job.errors import DamagedFileError, SettingsError
+from job.parts import checked
+from job.parts.checked import DamagedTableError
 from job.prefetch import prefetch
 from job.storage import Entry, Storage, read_required
 from job.storage.rangefile import RangeFile
 
-SCHEMA_VERSION = 1
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
 NO_DETECTOR = "none"
 # Begins the ETag of an imported row whose predictions name its image differently; no file has such an ETag.
 RENAMED = "named "
 FOLDER = "parts/"
+DAMAGED = FOLDER + "damaged/"
 _PROVENANCE = b"coralpick"
 _PREFIX = FOLDER + "part-"
 _MAX_WHOLE_READ = 1 << 20  # bytes up to which one request for the whole file costs no more than several for less
@@ -125,9 +132,24 @@ class Provenance:
         return replace(self, class_names=class_names) if len(class_names) == len(self.class_names) else self
 
     @classmethod
-    def from_json(cls, text: str) -> "Provenance":
-        """Parses the JSON that `to_json` returned."""
+    def from_json(cls, text: str, name: str) -> "Provenance":
+        """Parses the JSON that `to_json` returned.
+
+        Args:
+            text: The JSON.
+            name: The part, in the form that is shown.
+
+        Raises:
+            SettingsError: If another version of the job wrote it, with another schema.
+        """
         values = json.loads(text)
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            age = "a newer" if isinstance(version, int) and version > SCHEMA_VERSION else "an older"
+            raise SettingsError(
+                f"{name} was written by {age} version of coralpick (schema {version}; this version has schema "
+                f"{SCHEMA_VERSION}): use that version, or set CORAL_OUTPUT to a new folder."
+            )
         return cls(**values | {"class_names": tuple(values["class_names"])})
 
 
@@ -135,7 +157,7 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     """Writes one part and returns its name."""
     rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
-    schema = _schema(len(provenance.class_names) + 1, feature)
+    schema = make_schema(len(provenance.class_names) + 1, feature)
     fields_of_row = [(_FIELD.get(column.name, column.name), column.type) for column in schema]
     columns = [_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
@@ -143,14 +165,11 @@ def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
 
 def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
     """Writes one part, whose rows are sorted bytewise by key, and returns its name."""
-    table = table.replace_schema_metadata({_PROVENANCE: provenance.to_json()})
     # The status is part of the name, so that a process that could not read an image never overwrites a good part.
     rows = zip(*(table[column].to_pylist() for column in ("key", "etag", "status")), strict=True)
     content = "\n".join([provenance.digest, *("\t".join(row) for row in rows)])
     name = f"{_PREFIX}{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    output.write(name, buffer.getvalue())
+    output.write(name, checked.dump(table, {_PROVENANCE: provenance.to_json()}))
     return name
 
 
@@ -184,7 +203,8 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
         names: Names of the parts to read; all by default.
 
     Raises:
-        JobError: If a part is damaged.
+        DamagedFileError: If a part is damaged.
+        SettingsError: If a part was written by a version of the job with another schema.
     """
     with ThreadPoolExecutor(_MAX_READS, thread_name_prefix="parts") as executor:
         entries = [entry for entry in list_files(output) if names is None or entry.key in names]
@@ -192,23 +212,52 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
 
 
 def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:
+    name = f"{output.uri}/{entry.key}"
     source: Any = RangeFile(output, entry.key, entry.size)
     if columns is None or entry.size <= _MAX_WHOLE_READ:
         source = io.BytesIO(read_required(output, entry.key))
     try:
-        file = pq.ParquetFile(source, pre_buffer=True)
-        provenance = Provenance.from_json(file.schema_arrow.metadata[_PROVENANCE].decode())
-        return Part(entry.key, provenance, file.read(columns=columns))
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise JobError(f"{output.uri}/{entry.key} is damaged ({error}): delete it and run the job again.") from error
+        table = checked.load(source, columns)
+        text = table.schema.metadata[_PROVENANCE].decode()
+    except (DamagedTableError, KeyError, UnicodeDecodeError) as error:
+        _check_version(source, name)
+        raise DamagedFileError(output.uri, entry.key, error, "delete it and run the job again") from error
+    return Part(entry.key, Provenance.from_json(text, name), table)
+
+
+def _check_version(source: Any, name: str) -> None:
+    """Checks the version of a file that is no part of this version, which is no damage.
+
+    Raises:
+        SettingsError: If it is a part of another version.
+    """
+    with contextlib.suppress(pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError):
+        Provenance.from_json(pq.read_schema(source).metadata[_PROVENANCE].decode(), name)
+
+
+def set_aside(output: Storage, key: str) -> None:
+    """Renames a damaged part, so that its images are detected again; nothing is lost that could be of use."""
+    output.write(DAMAGED + key.removeprefix(FOLDER), read_required(output, key))
+    output.delete(key)
+    logger.warning(
+        "%s/%s is damaged. It is now in %s, and its images are detected again.", output.uri, key, DAMAGED.rstrip("/")
+    )
 
 
 def find_done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
-    """Finds the finished images: file name and ETag of every image that has a row.
+    """Finds the finished images: file name and ETag of every image that has a row. Sets damaged parts aside.
 
     Raises:
         SettingsError: If the output holds parts made with other settings.
     """
+    while True:
+        try:
+            return _find_done(output, provenance)
+        except DamagedFileError as error:
+            set_aside(output, error.key)
+
+
+def _find_done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
     done: set[tuple[str, str]] = set()
     for part in read(output, ["key", "etag", "status"]):
         check_same(output, part.provenance, provenance)
@@ -248,7 +297,13 @@ def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArra
     return values.to_numpy(), counts
 
 
-def _schema(probabilities: int, feature: int | None) -> pa.Schema:
+def make_schema(probabilities: int, feature: int | None) -> pa.Schema:
+    """Makes the schema of a part.
+
+    Args:
+        probabilities: Number of probabilities of a box: one more than there are classes.
+        feature: Length of the feature of an image; None if there is none.
+    """
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),

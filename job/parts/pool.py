@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import parts, scores
-from job.errors import SettingsError, TryAgain
+from job.errors import DamagedFileError, SettingsError, TryAgain
 from job.names import list_first, shorten
 from job.parts.score import ImageScores, score_images
+from job.parts.values import find_problem
 from job.settings.mix import ALL_OTHERS
 from job.settings.parse import hint
 from job.storage import Entry, Storage
@@ -148,6 +149,7 @@ def load(
     Raises:
         TryAgain: If an image of the listing has no row yet.
         SettingsError: If the output holds parts of different settings, or a class weight names an unknown class.
+        DamagedFileError: If a part is damaged, or holds impossible values.
     """
     rows: list[_PartRows] = []
     scored: list[ImageScores] = []
@@ -169,6 +171,8 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
     for part in parts.read(output):
         provenance = provenance or part.provenance.with_names(class_names or ())
         parts.check_same(output, part.provenance, provenance)
+        if problem := find_problem(part.table, len(part.provenance.class_names)):
+            raise DamagedFileError(output.uri, part.name, problem, "delete it and run the job again")
         if part.provenance != provenance and not is_warned:
             is_warned = True
             logger.warning(describe_new_names(part.provenance.class_names, provenance.class_names))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job import parts, scores
-from job.errors import AccessDenied, JobError, SettingsError, TryAgain
+from job.errors import AccessDenied, DamagedFileError, SettingsError, TryAgain
 from job.parts import Provenance, Row, pool
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -149,8 +149,8 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     name = parts.write(output, [row("a.jpg")], MADE_WITH)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(JobError, match=rf"{name} is damaged .*delete it"):
-        parts.find_done(output, MADE_WITH)
+    with pytest.raises(DamagedFileError, match=rf"{name} is damaged .*delete it"):
+        list(parts.read(output))
 
 
 def test_of_a_large_part_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

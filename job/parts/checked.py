@@ -1,0 +1,98 @@
+"""Tables of the job's own as Parquet files in which damage is always found.
+
+The checksums of Parquet cover its pages, but not their headers and not the footer. So the metadata also has a digest of
+the values of each column, which is independent of how they are stored. It is compared when the column is read.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_DIGESTS = b"coralpick-digests"
+_METADATA = ""  # in place of a column's name: the digest of the rest of the metadata
+
+
+class DamagedTableError(Exception):
+    """The content of a file is not what was written."""
+
+
+def dump(table: pa.Table, metadata: Mapping[bytes, str]) -> bytes:
+    """Makes the file of a table.
+
+    Args:
+        table: The table.
+        metadata: Metadata of the file by key.
+    """
+    digests = {name: _digest_column(table[name]) for name in table.column_names}
+    digests[_METADATA] = _digest_metadata({key: value.encode() for key, value in metadata.items()})
+    buffer = io.BytesIO()
+    table = table.replace_schema_metadata({**metadata, _DIGESTS: json.dumps(digests, sort_keys=True)})
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def load(source: Any, columns: list[str] | None = None) -> pa.Table:
+    """Reads a table, or some of its columns, with its metadata.
+
+    Args:
+        source: The file, as a file object.
+        columns: Names of the columns; all by default.
+
+    Raises:
+        DamagedTableError: If the file is damaged, or is not such a file.
+        MemoryError: If there is not enough memory.
+    """
+    try:
+        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        table = file.read(columns=columns)
+        metadata = dict(table.schema.metadata)
+        digests = json.loads(metadata.pop(_DIGESTS))
+        metadata.pop(b"ARROW:schema", None)
+        actual = {name: _digest_column(table[name]) for name in table.column_names}
+        expected = {name: digests[name] for name in columns or digests if name != _METADATA}
+        if actual != expected or digests[_METADATA] != _digest_metadata(metadata):
+            raise DamagedTableError("its content does not match its digests")
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedTableError(" ".join(str(error).split())[:200]) from error
+    return table.replace_schema_metadata(metadata)
+
+
+def _digest_metadata(metadata: Mapping[bytes, bytes]) -> str:
+    return hashlib.sha256(b"\0".join(part for item in sorted(metadata.items()) for part in item)).hexdigest()[:32]
+
+
+def _digest_column(column: pa.ChunkedArray) -> str:
+    hasher = hashlib.sha256()
+    _update(hasher, column.combine_chunks())
+    return hasher.hexdigest()[:32]
+
+
+def _update(hasher: Any, array: pa.Array) -> None:
+    hasher.update(f"{len(array)} {np.dtype(array.type.to_pandas_dtype()) if _is_flat(array.type) else ''}".encode())
+    hasher.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    array = array.drop_null()
+    if pa.types.is_list(array.type):
+        hasher.update(array.value_lengths().to_numpy().astype("<i8").tobytes())
+        _update(hasher, array.flatten())
+    elif pa.types.is_fixed_size_list(array.type):
+        hasher.update(str(array.type.list_size).encode())
+        _update(hasher, array.flatten())
+    elif _is_flat(array.type):
+        hasher.update(array.to_numpy(zero_copy_only=False).tobytes())
+    else:  # text or bytes
+        array = array.cast(pa.large_binary())
+        hasher.update(pc.binary_length(array).to_numpy().astype("<i8").tobytes())
+        hasher.update(b"".join(array.to_pylist()))
+
+
+def _is_flat(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)

@@ -1,0 +1,156 @@
+"""Damaged, foreign and hostile files of the parts: found by every reader, and mended where the job can."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from job import parts
+from job.embed import table as embeddings
+from job.errors import DamagedFileError, JobError, SettingsError
+from job.parts import checked, listings, pool
+from job.parts.part import _PROVENANCE
+from job.shards import Shard
+from job.storage import Listing
+from job.storage.local import LocalFolder
+from tests.parts.test_part import MADE_WITH, entries, failed, row
+
+ROWS = [*(row(f"{number}.jpg", boxes=number % 9, seed=number) for number in range(30)), failed("x.jpg")]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> LocalFolder:
+    """An output with one part, a listing and embeddings."""
+    folder = LocalFolder(str(tmp_path))
+    parts.write(folder, ROWS, MADE_WITH)
+    listings.finish(folder, Shard(), Listing.from_entries(entries(ROWS)))
+    embeddings.write(folder, ["a", "b"], np.eye(2, 7, dtype=np.float32), "digest")
+    return folder
+
+
+def read_part(output: LocalFolder) -> Any:
+    (part,) = parts.read(output)
+    return part.provenance, part.table.to_pydict()
+
+
+def read_listing(output: LocalFolder) -> Any:
+    return listings.read(output).table.to_pydict()
+
+
+def read_embeddings(output: LocalFolder) -> Any:
+    values = embeddings.read(output, "digest")
+    return None if values is None else values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "read"),
+    [
+        ("parts/part-*", read_part),
+        ("parts/listing-*", read_listing),
+        ("embeddings.parquet", read_embeddings),
+    ],
+)
+def test_no_flipped_bit_is_read_as_another_value(
+    output: LocalFolder, tmp_path: Path, pattern: str, read: Callable[[LocalFolder], Any]
+) -> None:
+    (path,) = tmp_path.glob(pattern)
+    content, expected = path.read_bytes(), read(output)
+    rng, outcomes = random.Random(1), Counter[str]()  # no secret
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            value = read(output)
+        except DamagedFileError as error:
+            assert path.name in str(error) and error.exit_code == 65
+            outcomes["refused"] += 1
+        else:
+            assert value in (expected, None)
+            outcomes["refused" if value is None else "same"] += 1
+    assert outcomes["refused"] > 200
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"\0" * 5000])
+def test_a_file_that_is_no_table(output: LocalFolder, tmp_path: Path, content: bytes) -> None:
+    for path in [*tmp_path.glob("parts/*"), tmp_path / "embeddings.parquet"]:
+        path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"parts/part-\w+\.parquet is damaged"):
+        list(parts.read(output))
+    with pytest.raises(DamagedFileError, match="run `predict` again, which writes it again"):
+        listings.read(output)
+    assert embeddings.read(output, "digest") is None
+
+
+def test_the_map_step_sets_a_damaged_part_aside(output: LocalFolder, tmp_path: Path) -> None:
+    parts.write(output, [row("other.jpg")], MADE_WITH)
+    name = next(part.name for part in parts.read(output) if len(part.table) > 1)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[100] ^= 1
+    (tmp_path / name).write_bytes(content)
+    assert parts.find_done(output, MADE_WITH) == {("other.jpg", "e")}
+    assert (tmp_path / "parts/damaged" / Path(name).name).read_bytes() == content
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(("version", "age"), [(0, "an older"), (1, "an older"), (99, "a newer"), (None, "an older")])
+def test_a_part_of_another_version_is_refused(tmp_path: Path, version: int | None, age: str) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg")], MADE_WITH)
+    (path,) = tmp_path.glob("parts/part-*")
+    table = pq.read_table(path)
+    provenance = MADE_WITH.to_json().replace('"schema_version": 2', f'"schema_version": {version or "null"}, "new": 1')
+    pq.write_table(table.replace_schema_metadata({_PROVENANCE: provenance}), path)
+    with pytest.raises(SettingsError, match=f"was written by {age} version of coralpick"):
+        list(parts.read(output))
+
+
+def change(column: str, values: Any) -> Callable[[pa.Table], pa.Table]:
+    def replace(table: pa.Table) -> pa.Table:
+        index = table.schema.get_field_index(column)
+        return table.set_column(index, table.schema.field(column), [pa.array(values, table.schema.field(column).type)])
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (change("classes", [[0, 3]]), "a class does not exist"),
+        (change("classes", [[-1, 0]]), "a class does not exist"),
+        (change("classes", [[0]]), "different numbers of boxes, scores and classes"),
+        (change("classes", [None]), "different numbers of boxes, scores and classes"),
+        (change("scores", [[float("nan"), 0.5]]), "a score is not a number from 0 to 1"),
+        (change("scores", [[1.5, 0.5]]), "a score is not a number from 0 to 1"),
+        (change("boxes", [[[0, 0, float("inf"), 1], [0, 0, 1, 1]]]), "a box is not finite"),
+        (change("class_probabilities", [[[0, 0, 0, 2], [0, 0, 0, 1]]]), "a probability is not a number from 0 to 1"),
+        (change("feature", [[float("nan")] * 6]), "a feature is not finite"),
+        (change("thumbnail", [b"<script>"]), "a thumbnail is not a JPEG file"),
+        (lambda table: table.drop_columns(["scores"]), "its columns are not those of a part"),
+        (lambda table: table.append_column("more", [pa.array([1])]), "its columns are not those of a part"),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path: Path, hostile: Callable[[pa.Table], pa.Table], reason: str) -> None:
+    output = LocalFolder(str(tmp_path))
+    parts.write(output, [row("a.jpg", boxes=2)], MADE_WITH)
+    (path,) = tmp_path.glob("parts/part-*")
+    table = hostile(checked.load(pa.BufferReader(path.read_bytes())))
+    path.write_bytes(checked.dump(table, {_PROVENANCE: MADE_WITH.to_json()}))
+    with pytest.raises(DamagedFileError, match=reason):
+        pool.load(output, entries([row("a.jpg")]))
+
+
+def test_missing_memory_is_no_damage(output: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise pa.ArrowMemoryError("realloc of size 11712 failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read", fail)
+    with pytest.raises(MemoryError):
+        list(parts.read(output))
+    assert not issubclass(JobError, MemoryError)
