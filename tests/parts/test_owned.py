@@ -136,7 +136,7 @@ class KilledFolder(LocalFolder):
 CONTENTS = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from([b"1", b"2", b"3"]))
 
 
-@settings(max_examples=150)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(CONTENTS, st.integers(0, 9)), min_size=1, max_size=4), CONTENTS)
 def test_after_any_kills_the_next_run_leaves_exactly_its_own_files(
     tmp_path_factory: pytest.TempPathFactory, killed: list[tuple[dict[str, bytes], int]], last: dict[str, bytes]
