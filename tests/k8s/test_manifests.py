@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import textwrap
 import time
@@ -324,6 +325,122 @@ def test_make_k8s_run_notices_a_job_that_is_gone(tmp_path: Path) -> None:
         done = run_script(server, tmp_path, "base")
     assert done.returncode == 1
     assert "job/coralpick no longer exists" in done.stderr
+
+
+def patient(folder: Path, **seconds: int) -> Path:
+    """A copy of the manifests whose run.sh has other waiting times."""
+    shutil.copytree(ROOT / "k8s", folder / "k8s")
+    script = folder / "k8s" / "run.sh"
+    for name, value in seconds.items():
+        text, count = re.subn(rf"\b{name}=\d+", f"{name}={value}", script.read_text())
+        assert count == 1, name
+        script.write_text(text)
+    return script
+
+
+def start_script(script: Path, server: KubernetesServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts run.sh as a shell does: in a process group of its own that Ctrl-C can reach."""
+    return subprocess.Popen(
+        [script, *arguments], env=kubectl_environment(server, folder), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def test_ctrl_c_ends_the_wait_at_once(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: time.sleep(60)).running() as server:
+        process = start_script(ROOT / "k8s" / "run.sh", server, tmp_path, "base")
+        deadline = time.monotonic() + 60
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)  # until it waits
+        os.killpg(process.pid, signal.SIGINT)
+        text, _ = process.communicate(timeout=10)
+        assert process.returncode == 130, text
+        assert "Interrupted. Jobs that exist keep running" in text and "--wait base" in text
+        assert ("default", "jobs", "coralpick") in server.objects
+
+
+@pytest.mark.parametrize("kind", ["Job", "Pod"])
+def test_it_says_why_no_pod_can_start(tmp_path: Path, kind: str) -> None:
+    script = patient(tmp_path, max_idle=1, report_interval=2)
+
+    def stuck(job: Object) -> None:
+        for name, kind_of, text in (("1", "Pod", "of another run"), ("2", kind, "exceeded quota: q")):
+            owner = {"kind": kind_of, "name": "coralpick" if kind_of == "Job" else f"coralpick-{name}"}
+            identity = {"name": name, "namespace": "default", "creationTimestamp": f"2026-01-0{name}T00:00:00Z"}
+            event = {"kind": "Event", "apiVersion": "v1", "metadata": identity, "type": "Warning", "message": text}
+            if text == "of another run":
+                owner["name"] = "other-1"
+            server.objects["default", "events", name] = event | {"involvedObject": owner}
+        time.sleep(12)
+
+    with KubernetesServer(stuck).running() as server:
+        process = start_script(script, server, tmp_path, "base")
+        text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    name = "Job/coralpick" if kind == "Job" else "Pod/coralpick-2"
+    assert f"No pod of job/coralpick is running. {name}: exceeded quota: q" in text
+
+
+def test_a_refused_overlay_deletes_nothing(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: time.sleep(60)).running() as server:
+        process = start_script(ROOT / "k8s" / "run.sh", server, tmp_path, "sharded")
+        while len(server.objects) < 4:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        before = dict(server.objects)
+        server.refusals = {"coralpick-predict": "Invalid"}
+        done = run_script(server, tmp_path, "sharded")
+        assert done.returncode == 1
+        assert "must be different" in done.stderr and "nothing was changed" in done.stderr
+        assert server.objects == before
+
+
+def test_waiting_without_a_job_or_without_the_right(tmp_path: Path) -> None:
+    with KubernetesServer(lambda job: None).running() as server:
+        done = run_script(server, tmp_path, "--wait", "base", timeout=20)
+        assert done.returncode == 64
+        assert "There is no job/coralpick to wait for" in done.stderr and "run.sh base" in done.stderr
+        assert run_script(server, tmp_path, "base").returncode == 0
+        server.forbidden = {"PATCH"}
+        done = run_script(server, tmp_path, "--wait", "base", timeout=20)
+        assert done.returncode == 1 and "Forbidden" in done.stderr
+
+
+def test_an_outage_is_measured_in_seconds(tmp_path: Path) -> None:
+    script = patient(tmp_path, max_outage=6)
+
+    def vanish(job: Object) -> None:
+        time.sleep(1)
+        server.hiccups = 10**6
+        time.sleep(60)
+
+    with KubernetesServer(vanish).running() as server:
+        process = start_script(script, server, tmp_path, "base")
+        while not server.hiccups:
+            time.sleep(0.1)
+        start = time.monotonic()
+        text, _ = process.communicate(timeout=60)
+        assert process.returncode == 75 and "Cannot reach the cluster" in text
+        assert 4 < time.monotonic() - start < 25
+
+
+def test_the_log_is_of_the_pods_that_failed_last(tmp_path: Path) -> None:
+    def fail(job: Object) -> str:
+        for number, phase in enumerate(["Failed", "Succeeded", "Failed", "Failed", "Failed"], start=1):
+            identity = {"name": f"pod-{number}", "namespace": "default", "labels": {"job-name": "coralpick"}}
+            identity["creationTimestamp"] = f"2026-01-0{6 - number}T00:00:00Z"
+            pod = {"kind": "Pod", "apiVersion": "v1", "metadata": identity, "status": {"phase": phase}}
+            pod["spec"] = {"containers": [{"name": "coralpick"}]}
+            server.objects["default", "pods", f"pod-{number}"] = pod
+        return "BackoffLimitExceeded"
+
+    with KubernetesServer(fail).running() as server:
+        done = run_script(server, tmp_path, "base")
+    assert done.returncode == 1
+    assert re.findall(r"the last line of (pod-\d)", done.stderr) == ["pod-4", "pod-3", "pod-1"]
 
 
 def test_make_k8s_run_knows_what_has_no_jobs(tmp_path: Path) -> None:

@@ -14,7 +14,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 Object = dict[str, Any]
-_KINDS = {"configmaps": "ConfigMap", "serviceaccounts": "ServiceAccount", "pods": "Pod", "jobs": "Job"}
+_KINDS = {
+    "configmaps": "ConfigMap",
+    "serviceaccounts": "ServiceAccount",
+    "pods": "Pod",
+    "events": "Event",
+    "jobs": "Job",
+}
 _VERBS = ["create", "delete", "get", "list", "patch", "watch"]
 
 
@@ -25,6 +31,8 @@ class KubernetesServer:
         objects: By namespace, resource and name.
         hiccups: How many of the next requests for Jobs are refused.
         started: Jobs in the order in which they were started, as they were then.
+        refusals: Reason (such as Invalid) for which objects are not created, by their name.
+        forbidden: HTTP methods that are answered with Forbidden.
         endpoint: Where it listens.
     """
 
@@ -33,6 +41,8 @@ class KubernetesServer:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.hiccups = 0
         self.started: list[Object] = []
+        self.refusals: dict[str, str] = {}
+        self.forbidden: set[str] = set()
         self._outcome = outcome
         self._version = 0
         self._changed = threading.Condition(threading.RLock())
@@ -79,11 +89,30 @@ class KubernetesServer:
             _send(handler, 404, _status(404, f"no {url.path}"))
             return
         query = parse_qs(url.query)
+        if handler.command in self.forbidden:
+            _send(handler, 403, _status(403, f"cannot {handler.command.lower()} resource", "Forbidden"))
+            return
+        if url.path.endswith("/log"):
+            _send_text(handler, f"the last line of {name}\n")
+            return
         if handler.command == "GET" and not name:
             self._list(handler, namespace, resource, query)
             return
         key = (namespace, resource, name or body["metadata"]["name"])
+        if handler.command == "POST" and (refusal := self._refuse(key)):
+            _send(handler, *refusal)
+            return
+        if "dryRun" in query:
+            _send(handler, 201, body)
+            return
         _send(handler, *self._change(handler.command, key, body))
+
+    def _refuse(self, key: tuple[str, str, str]) -> tuple[int, Object] | None:
+        if reason := self.refusals.get(key[2]):
+            return 422, _status(422, f"{key[1]} {key[2]} must be different", reason)
+        if key in self.objects:
+            return 409, _status(409, f"{key[1]} {key[2]} already exists", "AlreadyExists")
+        return None
 
     def _change(self, method: str, key: tuple[str, str, str], body: Object) -> tuple[int, Object]:
         namespace, resource, name = key
@@ -120,10 +149,13 @@ class KubernetesServer:
     def _list(
         self, handler: BaseHTTPRequestHandler, namespace: str, resource: str, query: dict[str, list[str]]
     ) -> None:
-        name = query.get("fieldSelector", [""])[0].removeprefix("metadata.name=")
+        selector = query.get("fieldSelector", [""])[0]
+        name = selector.removeprefix("metadata.name=")
         with self._changed:
             found = [
-                each for key, each in self.objects.items() if key[:2] == (namespace, resource) and name in ("", key[2])
+                each
+                for key, each in self.objects.items()
+                if key[:2] == (namespace, resource) and _matches(each, selector)
             ]
             seen = self._version
         kind = _KINDS[resource]
@@ -162,8 +194,17 @@ def _merged(target: Any, patch: Any) -> Any:
     return merged
 
 
-def _status(code: int, message: str) -> Object:
-    reason = {404: "NotFound"}.get(code, "")
+def _matches(item: Object, selector: str) -> bool:
+    """Whether an object has the value that a field selector such as ``status.phase=Failed`` names."""
+    path, _, expected = selector.partition("=")
+    value: Any = item
+    for name in path.split(".") if path else []:
+        value = value.get(name, {})
+    return not path or value == expected
+
+
+def _status(code: int, message: str, reason: str = "") -> Object:
+    reason = reason or {404: "NotFound"}.get(code, "")
     outcome = "Success" if code == 200 else "Failure"
     return {"kind": "Status", "apiVersion": "v1", "status": outcome, "reason": reason, "code": code, "message": message}
 
@@ -202,9 +243,16 @@ def _discovery(path: str) -> Object | None:
 
 
 def _send(handler: BaseHTTPRequestHandler, code: int, answer: Object) -> None:
-    data = json.dumps(answer).encode()
+    _send_data(handler, code, "application/json", json.dumps(answer).encode())
+
+
+def _send_text(handler: BaseHTTPRequestHandler, text: str) -> None:
+    _send_data(handler, 200, "text/plain", text.encode())
+
+
+def _send_data(handler: BaseHTTPRequestHandler, code: int, kind: str, data: bytes) -> None:
     handler.send_response(code)
-    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(data)))
     handler.end_headers()
     handler.wfile.write(data)
