@@ -32,7 +32,8 @@ COPY --from=build /app/job /app/job
 COPY --from=build /app/entrypoint.py /app/
 # Libraries keep their files below /tmp, so that the job runs under any user id and on a read-only root file system.
 # The NVIDIA variables ask the container runtime for the GPUs, CUDA and the driver's status. Google's machines have the
-# driver's libraries in /usr/local/nvidia.
+# driver's libraries in /usr/local/nvidia. Images of many shapes would leave gaps in the memory of the GPU, if torch could
+# not extend its segments.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -45,6 +46,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     MPLCONFIGDIR=/tmp/.cache/matplotlib \
     NUMBA_CACHE_DIR=/tmp/.cache/numba \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG VERSION=unknown

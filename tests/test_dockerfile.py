@@ -42,6 +42,10 @@ def test_libraries_keep_their_files_below_tmp() -> None:
     assert all(re.fullmatch("/tmp(/.cache.*)?", folder) for folder in folders)
 
 
+def test_memory_of_the_gpu_does_not_fragment() -> None:
+    assert "PYTORCH_ALLOC_CONF=expandable_segments:True" in DOCKERFILE
+
+
 def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bake.main("none", str(tmp_path / "weights")) == 0
     assert list((tmp_path / "weights").iterdir()) == []

@@ -5,26 +5,29 @@ batch of one shape, each image gets the detections that it would get alone.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+S = TypeVar("S", bound=Hashable)
 T = TypeVar("T")
 
 
-class Batcher(Generic[T]):
-    """Collects items by shape. The batches depend only on the order of the items.
+class Batcher(Generic[S, T]):
+    """Collects items by shape. The batches depend only on the order of the items, and on the limits.
 
-    Attributes:
-        batch_size: Number of items in a full batch; may be lowered at any time.
+    Args:
+        count_full: Returns how many items of a shape make a full batch; the numbers may fall at any time.
+        max_waiting: The most items that wait for a full batch.
+        max_bytes: The most bytes of these items.
     """
 
-    def __init__(self, batch_size: int, max_waiting: int, max_bytes: int) -> None:
-        self.batch_size = batch_size
+    def __init__(self, count_full: Callable[[S], int], max_waiting: int, max_bytes: int) -> None:
+        self._count_full = count_full
         self._max_waiting, self._max_bytes = max_waiting, max_bytes
-        self._waiting: dict[Hashable, list[T]] = defaultdict(list)
-        self._bytes: dict[Hashable, int] = defaultdict(int)
+        self._waiting: dict[S, list[T]] = defaultdict(list)
+        self._bytes: dict[S, int] = defaultdict(int)
 
-    def add(self, shape: Hashable, item: T, size: int) -> list[T]:
+    def add(self, shape: S, item: T, size: int) -> list[T]:
         """Adds an item, and returns a batch if there is one to run.
 
         Args:
@@ -38,7 +41,7 @@ class Batcher(Generic[T]):
         """
         self._waiting[shape].append(item)
         self._bytes[shape] += size
-        if len(self._waiting[shape]) >= self.batch_size:
+        if len(self._waiting[shape]) >= self._count_full(shape):
             return self._pop(shape)
         if sum(map(len, self._waiting.values())) > self._max_waiting:
             return self._pop(max(self._waiting, key=lambda waiting: len(self._waiting[waiting])))
@@ -46,7 +49,7 @@ class Batcher(Generic[T]):
             return self._pop(max(self._bytes, key=lambda waiting: self._bytes[waiting]))
         return []
 
-    def _pop(self, shape: Hashable) -> list[T]:
+    def _pop(self, shape: S) -> list[T]:
         del self._bytes[shape]
         return self._waiting.pop(shape)
 

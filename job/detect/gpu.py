@@ -150,6 +150,15 @@ def translate_errors() -> Iterator[None]:
         ) from error
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tells whether an error means that a smaller batch may succeed: no memory for a tensor, or for a library.
+
+    cuDNN without memory for its workspace finds no way ("engine") to compute a convolution.
+    """
+    kinds = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine")
+    return isinstance(error, torch.OutOfMemoryError) or any(kind in str(error) for kind in kinds)
+
+
 def _is_gpu_error(error: RuntimeError) -> bool:
     libraries = ("CUDNN_STATUS", "CUBLAS_STATUS")
     return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError)) or any(

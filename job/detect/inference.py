@@ -1,14 +1,21 @@
 """Runs the detector on prepared images, in batches that fit into memory, and returns rows of a part."""
 
 import logging
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from detectron2.utils.logger import log_first_n
 
 from job import parts
 from job.detect import gpu, probabilities
+from job.detect.accelerate import Acceleration
+from job.detect.copies import Copies, OnItsWay, stack
 from job.detect.features import PooledFeature
+from job.detect.limits import BatchLimit
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
 from job.errors import ServiceUnavailable
@@ -20,69 +27,184 @@ _MAX_BATCH, _MAX_BATCH_OF_MIXED_SIZES = 64, 8
 _MEMORY_SHARE = 0.5
 
 
+@dataclass(frozen=True)
+class _Outputs:
+    """What the model found in a batch, on the model's device or on the way from there.
+
+    Attributes:
+        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities.
+        counts: Number of boxes of each image.
+        features: (images, D) float16; None if the model has no backbone.
+        arrived: The end of the copies to main memory; None if there is nothing to wait for.
+    """
+
+    table: torch.Tensor
+    counts: list[int]
+    features: torch.Tensor | None
+    arrived: torch.cuda.Event | None = None
+
+
+@dataclass
+class _Batch:
+    """A batch on its way.
+
+    Attributes:
+        images: Its images, all of one shape.
+        rows: List that its rows go to.
+        copy: Its copy to the GPU.
+        outputs: Its results; None until the model has started.
+    """
+
+    images: list[PreparedImage]
+    rows: list[parts.Row]
+    copy: Future[OnItsWay]
+    outputs: _Outputs | None = None
+
+
 class Inference:
     """A detector with its batch size.
 
+    On a GPU, up to three batches are on their way: while the GPU computes one, the next is copied to it, and the one
+    before becomes rows. On a CPU there is one batch at a time.
+
     Attributes:
-        batch_size: Images in one forward pass. It is halved when the GPU runs out of memory, and never grows again.
+        limit: Limits the images in one forward pass. It falls when the GPU runs out of memory, and never rises again.
     """
 
     def __init__(self, detector: Detector, batch_size: int | None = None) -> None:
         """Sets the batch size; None measures the one that fits the device."""
         self._detector = detector
+        on_gpu = detector.device.type == "cuda"
+        self._acceleration = Acceleration(detector.model) if on_gpu else None
+        self._copies = Copies(detector.device) if on_gpu else None
         self._feature = PooledFeature(detector.model)
-        self.batch_size = batch_size or 1
+        self._waiting: deque[_Batch] = deque()
+        self._running: _Batch | None = None
+        self.limit = BatchLimit(batch_size or 1, detector.model)
         if batch_size is None:
-            self.batch_size = self._measure_batch_size()
+            self.limit = BatchLimit(self._measure_batch_size(), detector.model)
+
+    @property
+    def batch_size(self) -> int:
+        """The most images in one forward pass, of any shape."""
+        return self.limit.images
 
     def close(self) -> None:
-        """Restores the model."""
+        """Restores the model. Batches on their way are lost."""
         self._feature.close()
+        if self._copies:
+            self._copies.close()
+        if self._acceleration:
+            self._acceleration.close()
 
-    def detect(self, batch: list[PreparedImage]) -> list[parts.Row]:
-        """Detects objects in images of one shape.
+    def submit(self, images: list[PreparedImage], rows: list[parts.Row]) -> int:
+        """Starts to detect objects in images of one shape.
+
+        Args:
+            images: The images.
+            rows: Their rows are added to this list, at the latest by `finish`. Batches keep the order of the calls.
+
+        Returns:
+            The number of images, of this call or of earlier ones, whose rows were added.
+
+        Raises:
+            ServiceUnavailable: If the GPU fails, or one image alone does not fit into its memory. The batches on their
+                way are lost.
+        """
+        if not self._copies:
+            rows += self.detect(images)
+            return len(images)
+        size = self.limit.of(*images[0].tensor.shape[1:])
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            self._waiting.append(_Batch(some, rows, self._copies.send([image.tensor for image in some])))
+        count = 0
+        while len(self._waiting) > 1:  # the newest batch is copied while the one before is computed
+            count += self._advance()
+        return count
+
+    def finish(self) -> int:
+        """Waits for all batches on their way. Returns and raises what `submit` does."""
+        count = 0
+        while self._waiting or self._running:
+            count += self._advance()
+        return count
+
+    def detect(self, images: list[PreparedImage]) -> list[parts.Row]:
+        """Detects objects in images of one shape, and waits for the rows.
 
         Raises:
             ServiceUnavailable: If the GPU fails, or one image alone does not fit into its memory.
         """
         rows: list[parts.Row] = []
-        while len(rows) < len(batch):
-            some = batch[len(rows) : len(rows) + self.batch_size]
+        while len(rows) < len(images):
+            some = images[len(rows) : len(rows) + self.limit.of(*images[0].tensor.shape[1:])]
             try:
-                rows += self._forward(some)
+                tensors = [image.tensor for image in some]
+                batch = stack(tensors).to(self._detector.device) if self._copies else tensors
+                rows += _make_rows(some, self._start(some, batch))
                 continue
-            except torch.OutOfMemoryError as error:
-                if len(some) == 1:
-                    height, width = some[0].tensor.shape[1:]
-                    raise ServiceUnavailable(
-                        f"One image of {width}x{height} pixels does not fit into GPU memory: use a GPU with more "
-                        "memory, or lower CORAL_MIN_SIZE and CORAL_MAX_SIZE."
-                    ) from error
-            except RuntimeError:
-                with gpu.translate_errors():
-                    raise
+            except RuntimeError as error:
+                _check(error, some)
             # Outside of the except block, which keeps the tensors of the failed attempt alive.
-            self.batch_size = len(some) // 2
-            logger.warning("The GPU ran out of memory: continuing with batch size %d.", self.batch_size)
-            torch.cuda.empty_cache()
+            self._shrink(some)
         return rows
 
-    def _forward(self, batch: list[PreparedImage]) -> list[parts.Row]:
+    def _advance(self) -> int:
+        """Starts the batch that has waited longest, then makes the rows of the one before it."""
+        current, self._running = self._running, None
+        following = self._waiting.popleft() if self._waiting else None
+        try:
+            if following and self._copies:
+                following.outputs = self._start(following.images, self._copies.receive(following.copy))
+            if current and current.outputs:
+                current.rows += _make_rows(current.images, current.outputs)
+            self._running = following
+            return len(current.images) if current else 0
+        except RuntimeError as error:
+            on_their_way = [batch for batch in (current, following, *self._waiting) if batch]
+            self._waiting.clear()
+            if not gpu.is_out_of_memory(error):
+                with gpu.translate_errors():
+                    raise
+        # The GPU works behind the calls, so the error may be that of another batch: all run again, one at a time.
+        self._shrink((following or on_their_way[0]).images)
+        for batch in on_their_way:
+            batch.outputs = None
+            batch.rows += self.detect(batch.images)
+        return sum(len(batch.images) for batch in on_their_way)
+
+    def _shrink(self, images: list[PreparedImage]) -> None:
+        height, width = images[0].tensor.shape[1:]
+        size = self.limit.halve(len(images), height, width)
+        logger.warning(
+            "The GPU ran out of memory: continuing with batches of %d, for images of %dx%d pixels.", size, width, height
+        )
+        torch.cuda.empty_cache()
+
+    def _start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> _Outputs:
+        """Starts the model on a batch, (n, 3, h, w) uint8 on a GPU, or on a list of images on the CPU."""
+        self._feature.expect(*images[0].tensor.shape[1:])
+        if self._acceleration and isinstance(batch, torch.Tensor):
+            self._acceleration.expect(batch)
+        outputs = self._forward(images, batch)
+        if not self._copies:
+            return outputs
+        results = [outputs.table] if outputs.features is None else [outputs.table, outputs.features]
+        copied = self._copies.fetch(results)
+        table, *features = copied.tensors
+        return _Outputs(table, outputs.counts, features[0] if features else None, copied.arrived)
+
+    def _forward(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> _Outputs:
         detector = self._detector
-        self._feature.expect(*batch[0].tensor.shape[1:])
-        tensors = [image.tensor for image in batch]
-        if detector.device.type == "cuda":
-            # One copy of bytes, not floats, from pinned memory, which the GPU reads without the CPU.
-            tensors = list(torch.stack(tensors).pin_memory().to(detector.device, non_blocking=True))
         inputs = [
             {"image": tensor, "height": image.height, "width": image.width}
-            for tensor, image in zip(tensors, batch, strict=True)
+            for tensor, image in zip(batch, images, strict=True)
         ]
         half = detector.precision != "fp32"
         with torch.inference_mode(), torch.autocast(detector.device.type, detector.dtype, enabled=half):
             outputs = [output["instances"] for output in detector.model(inputs)]
             num_classes = len(detector.class_names)
-            # One copy for the whole batch, since each copy waits for the GPU.
             table = torch.cat(
                 [
                     torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
@@ -92,15 +214,8 @@ class Inference:
                 ],
                 dim=1,
             )
-        values = table.cpu().numpy()
-        features: npt.NDArray[np.float16] | None = None
-        if self._feature.value is not None:
-            features = self._feature.value.cpu().numpy().astype(np.float16)
-        ends = np.cumsum([len(instances) for instances in outputs])
-        return [
-            _make_row(image, values[end - len(instances) : end], None if features is None else features[index])
-            for index, (image, instances, end) in enumerate(zip(batch, outputs, ends, strict=True))
-        ]
+            features = None if self._feature.value is None else self._feature.value.half()
+        return _Outputs(table, [len(instances) for instances in outputs], features)
 
     def _measure_batch_size(self) -> int:
         """Returns 1 on a CPU, where larger batches are no faster; on a GPU, a power of two that fits its memory."""
@@ -138,6 +253,50 @@ def fit_batch_size(memory: int, needed: int) -> int:
     """
     limit = min(_MAX_BATCH, max(1, int(_MEMORY_SHARE * memory / max(1, needed))))
     return int(1 << (limit.bit_length() - 1))
+
+
+def _check(error: RuntimeError, images: list[PreparedImage]) -> None:
+    """Raises, unless a smaller batch may succeed.
+
+    Raises:
+        ServiceUnavailable: If the GPU fails, or the image alone does not fit into its memory.
+    """
+    if not gpu.is_out_of_memory(error):
+        with gpu.translate_errors():
+            raise error
+    if len(images) == 1:
+        height, width = images[0].tensor.shape[1:]
+        raise ServiceUnavailable(
+            f"One image of {width}x{height} pixels does not fit into GPU memory: use a GPU with more memory, or lower "
+            "CORAL_MIN_SIZE and CORAL_MAX_SIZE."
+        ) from error
+
+
+def _make_rows(images: list[PreparedImage], outputs: _Outputs) -> list[parts.Row]:
+    """Makes the rows of a batch, once its results have arrived."""
+    if outputs.arrived:
+        outputs.arrived.synchronize()
+    values = outputs.table.numpy()
+    features: npt.NDArray[np.float16] | None = None
+    if outputs.features is not None:
+        features = outputs.features.numpy()
+        _check_range(images, features)
+    ends = np.cumsum(outputs.counts)
+    return [
+        _make_row(image, values[end - count : end], None if features is None else features[index])
+        for index, (image, count, end) in enumerate(zip(images, outputs.counts, ends, strict=True))
+    ]
+
+
+def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:
+    for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
+        log_first_n(
+            logging.WARNING,
+            f"The features of {images[row].entry.key[:80]!r} are not finite, so its boxes may be wrong: if "
+            "CORAL_PRECISION is auto or fp16, set it to bf16.",
+            n=3,
+            name=__name__,
+        )
 
 
 def _make_row(

@@ -14,6 +14,7 @@ from job.settings import Settings
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TENSOR_CORES = (7, 0)  # compute capability of the first GPUs that have them
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def build(settings: Settings) -> Detector:
 def _choose_precision(settings: Settings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # With tensor cores fp16 is as fast as bf16, and rounds 8 times finer.
+    has_tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _TENSOR_CORES
+    return "fp16" if has_tensor_cores else "fp32"
 
 
 def _disable_masks(model: torch.nn.Module) -> None:

@@ -4,9 +4,8 @@ import itertools
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from detectron2.utils.logger import log_first_n
@@ -17,6 +16,7 @@ from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.inference import Inference
 from job.detect.model import Detector
+from job.detect.part_writer import PartWriter
 from job.detect.prepare import Preparation, PreparedImage
 from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Limits for the images that are read, decoded and resized, and for those that wait for a full batch.
 _MAX_PREPARING_BYTES = 2 << 30
 _MAX_WAITING_BYTES = 1 << 30
+_BATCHES_IN_PART = 64
 
 
 def provenance(detector: Detector) -> parts.Provenance:
@@ -47,7 +48,7 @@ def predict(
     done: set[tuple[str, str]],
     *,
     batch_size: int | None,
-    part_size: int,
+    part_size: int | None,
     stop: threading.Event,
 ) -> None:
     """Detects objects in the unfinished images of the listing, and writes the rows to parts.
@@ -59,19 +60,21 @@ def predict(
         detector: The detector.
         done: Key and ETag of the finished images.
         batch_size: Images in one forward pass; None to measure what fits the device.
-        part_size: Images in one part.
-        stop: When set, no new batch is started. Finished images are saved, and the others are left for the next start.
+        part_size: Images in one part; None for a number that fits the batch size.
+        stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
+            start.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
     """
-    made_with = provenance(detector)
     todo = np.fromiter(((entry.key, entry.etag) not in done for entry in listing), bool, len(listing))
     if not todo.all():
         logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
     if not todo.any():
         return
     inference = Inference(detector, batch_size)
+    # A part ends with incomplete batches, one of each shape, so it has many batches.
+    part_size = part_size or max(parts.DEFAULT_SIZE, _BATCHES_IN_PART * inference.batch_size)
     on_cpu = detector.device.type == "cpu"
     cores = os.cpu_count() or 1
     # With a GPU, threads mostly wait for files. With the model on the CPU, more threads than cores would only contend.
@@ -79,10 +82,9 @@ def predict(
     turns = Turns(on_cpu)
     ahead = max(4 * workers, 2 * inference.batch_size)
     preparation = Preparation(source, detector, Budget(_MAX_PREPARING_BYTES), turns)
-    writing: deque[Future[str]] = deque()
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="prepare") as executor,
-        ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        PartWriter(output, provenance(detector), turns) as writer,
         Progress("Detecting", int(todo.sum()), "image") as progress,
     ):
         try:
@@ -91,25 +93,19 @@ def predict(
             # same images into the same batches as an uninterrupted one.
             for start in range(0, len(listing), part_size):
                 count = int(todo[start : start + part_size].sum())
-                rows: list[parts.Row] = []
-                try:
-                    _detect(itertools.islice(prepared, count), inference, progress, stop, rows)
-                finally:  # after an error, too: these images are finished
-                    if rows:
-                        writing.append(writer.submit(parts.write, output, rows, made_with))
-                    if len(writing) > 1:  # at most one part is written while the next one is made
-                        with turns.release_cores():
-                            writing.popleft().result()
-                if len(rows) < count:
+                _detect(itertools.islice(prepared, count), inference, progress, stop, writer.begin(count))
+                if stop.is_set():
                     break
+                writer.write_finished()
             preparation.ranges.warn()
         finally:
             preparation.budget.close()
             turns.close()
             executor.shutdown(wait=False, cancel_futures=True)
-            inference.close()
-            for future in writing:
-                future.result()
+            try:  # after an error, too: the rows of these images are nearly finished
+                progress.add(inference.finish())
+            finally:
+                inference.close()
 
 
 def _detect(
@@ -119,14 +115,17 @@ def _detect(
     stop: threading.Event,
     rows: list[parts.Row],
 ) -> None:
-    """Detects objects in the images of one part, and adds their rows to a list.
+    """Detects objects in the images of one part. Their rows are added to a list, the last ones in later calls.
 
-    On a stop, only finished batches have rows. Images that still wait for a full batch are left, since the next start
-    puts them into the same batch.
+    On a stop, images that still wait for a full batch are left, since the next start puts them into the same batch.
     """
+
+    def count_full(shape: tuple[int, ...]) -> int:
+        return inference.limit.of(*shape[1:])
+
     # Limits how many images of rare shapes wait for a full batch, and so the memory.
     waiting = 8 * inference.batch_size
-    batcher = Batcher[PreparedImage](inference.batch_size, max_waiting=waiting, max_bytes=_MAX_WAITING_BYTES)
+    batcher = Batcher[tuple[int, ...], PreparedImage](count_full, max_waiting=waiting, max_bytes=_MAX_WAITING_BYTES)
     for image in prepared:
         if stop.is_set():
             return
@@ -136,9 +135,6 @@ def _detect(
             now.failures += 1
             progress.add()
         elif batch := batcher.add(tuple(image.tensor.shape), image, image.tensor.nbytes):
-            rows += inference.detect(batch)
-            progress.add(len(batch))
-            batcher.batch_size = inference.batch_size
+            progress.add(inference.submit(batch, rows))
     for batch in batcher.flush():
-        rows += inference.detect(batch)
-        progress.add(len(batch))
+        progress.add(inference.submit(batch, rows))

@@ -44,8 +44,9 @@ def import_predictions(run: Run) -> Listing:
     done = parts.find_done(output, provenance)
     remaining = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
-    for start in range(0, len(remaining), settings.part_size):
-        parts.write(output, remaining[start : start + settings.part_size], provenance)
+    part_size = settings.part_size or parts.DEFAULT_SIZE
+    for start in range(0, len(remaining), part_size):
+        parts.write(output, remaining[start : start + part_size], provenance)
     listings.finish(output, Shard(0, 1), listing)
     logger.info("Imported %s for %d of %d images.", kind, match.counts["matched"], len(rows))
     return listing

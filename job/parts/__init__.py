@@ -1,6 +1,7 @@
 """What the map step leaves: parts, the listings of shards, and what is read back from them."""
 
 from job.parts.part import (
+    DEFAULT_SIZE,
     FOLDER,
     NO_DETECTOR,
     RENAMED,
@@ -20,6 +21,7 @@ from job.parts.part import (
 )
 
 __all__ = [
+    "DEFAULT_SIZE",
     "FOLDER",
     "NO_DETECTOR",
     "RENAMED",

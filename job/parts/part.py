@@ -30,6 +30,7 @@ from job.storage.rangefile import RangeFile
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
+DEFAULT_SIZE = 512  # images
 NO_DETECTOR = "none"
 # Begins the ETag of an imported row whose predictions name its image differently; no file has such an ETag.
 RENAMED = "named "

@@ -256,18 +256,20 @@ class Settings:
     precision: Precision = knob(
         "CORAL_PRECISION",
         "auto",
-        "Number format of the model: auto, fp32, fp16 or bf16. auto is bf16 on GPUs that support it, else fp32.",
+        "Number format of the model: auto, fp32, fp16 or bf16. auto is fp16 on GPUs with tensor cores, else fp32.",
         one_of("auto", "fp32", "fp16", "bf16"),
         group=_MAP,
         metavar="NAME",
     )
-    part_size: int = knob(
+    part_size: int | None = knob(
         "CORAL_PART_SIZE",
-        512,
-        "Images per part file. A crash loses at most the current part and the one being written.",
-        integer(1),
+        None,
+        "Images per part file. auto is 512, or 64 batches if that is more. A crash loses at most the current part and "
+        "the one being written.",
+        auto_or(integer(1)),
         group=_MAP,
         metavar="N",
+        shown_default="auto",
         step="predict",
     )
     shard_index: int | None = knob(

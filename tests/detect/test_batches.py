@@ -10,7 +10,7 @@ from job.detect.batches import Batcher
 def test_each_image_is_in_one_batch_of_its_shape_and_waiting_is_bounded(
     shapes: list[str], batch_size: int, waiting: int, seed: int
 ) -> None:
-    batcher = Batcher[tuple[str, int]](batch_size, waiting, max_bytes=10**9)
+    batcher = Batcher[str, tuple[str, int]](lambda shape: batch_size, waiting, max_bytes=10**9)
     batches, held = [], 0
     for number, shape in enumerate(shapes):
         batch = batcher.add(shape, (shape, number), 1)

@@ -2,7 +2,6 @@
 
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -195,34 +194,3 @@ def test_half_precision_finds_nearly_the_same(small_rcnn: tuple[Path, Path], tmp
     half = rows_of(model.build(settings(model=yaml, weights=weights, precision="bf16")), images, tmp_path / "in")
     for first, second in zip(full, half, strict=True):
         np.testing.assert_allclose(first.scores[:3], second.scores[:3], atol=0.1)
-
-
-@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")
-def test_copies_to_the_gpu_and_back_change_nothing(
-    small_rcnn: tuple[Path, Path], pictures: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Needs no GPU: the CPU poses as one, and functions that only CUDA has are replaced."""
-    detector = model.build(settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
-    expected = rows_of(detector, pictures, tmp_path / "in", 2)
-    to, moved = torch.Tensor.to, []
-
-    def to_cpu(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        if arguments and arguments[0] == torch.device("cuda"):
-            moved.append(tuple(tensor.shape))
-            return tensor
-        return to(tensor, *arguments, **options)
-
-    monkeypatch.setattr(torch.Tensor, "to", to_cpu)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    monkeypatch.setattr(Detector, "device", property(lambda _: torch.device("cuda")))
-    for name in ("reset_peak_memory_stats", "memory_allocated"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: 1 << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=5 << 30))
-    assert Inference(detector).batch_size == 2  # in half of all memory
-    moved.clear()
-    rows = rows_of(detector, pictures, tmp_path / "in", 2)
-    assert moved and all(len(shape) == 4 and shape[0] <= 2 for shape in moved)  # whole batches, as bytes
-    for first, second in zip(expected, rows, strict=True):
-        for name in ("boxes", "scores", "classes", "class_probabilities", "feature"):
-            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

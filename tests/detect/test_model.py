@@ -303,6 +303,23 @@ def test_class_names_come_from_the_model_or_the_user(small_rcnn: tuple[Path, Pat
     assert model.build(settings(model=yaml, weights=weights, classes=own)).class_names == own
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "fp16"), ((9, 0), "fp16"), ((12, 0), "fp16")],
+)
+def test_auto_is_fp16_wherever_the_chosen_gpu_has_tensor_cores(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    """So shards on a T4 (7.5) and on an A10 (8.6) have the same precision. Needs no GPU: torch's answer is replaced."""
+    gpu = torch.device("cuda:1")
+    answers = {gpu: capability}  # no other GPU may be asked
+    monkeypatch.setattr(torch.cuda, "get_device_capability", answers.__getitem__)
+    assert model._choose_precision(settings(), gpu) == precision
+    assert model._choose_precision(settings(), torch.device("cpu")) == "fp32"
+    for wanted in ("fp32", "fp16", "bf16"):
+        assert model._choose_precision(settings(precision=wanted), gpu) == wanted
+
+
 def test_the_digest_covers_what_changes_detections_and_nothing_else(small_rcnn: tuple[Path, Path]) -> None:
     def digest(**values: Any) -> str:
         yaml, weights = map(str, small_rcnn)

@@ -1,0 +1,59 @@
+"""Writes parts in a thread, while the next ones are made."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from job import parts
+from job.detect.cpu_turns import Turns
+from job.storage import Storage
+
+
+class PartWriter:
+    """Writes each part once it has all its rows; a context manager, which at its end writes the rows that are there.
+
+    Args:
+        output: Store that the parts are written to.
+        provenance: Provenance of the parts.
+        turns: Frees the cores while the writer is waited for.
+    """
+
+    def __init__(self, output: Storage, provenance: parts.Provenance, turns: Turns) -> None:
+        self._output, self._provenance, self._turns = output, provenance, turns
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._making: deque[tuple[list[parts.Row], int]] = deque()
+        self._writing: deque[Future[str]] = deque()
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._executor:
+            while self._making:
+                self._write(self._making.popleft()[0])
+        for future in self._writing:
+            future.result()
+
+    def begin(self, count: int) -> list[parts.Row]:
+        """Begins a part of so many images, and returns the list for its rows."""
+        rows: list[parts.Row] = []
+        self._making.append((rows, count))
+        return rows
+
+    def write_finished(self) -> None:
+        """Starts to write the parts that have all their rows. Waits until at most one part is being written.
+
+        Raises:
+            ServiceUnavailable: If an earlier part cannot be written.
+        """
+        while self._making and len(self._making[0][0]) == self._making[0][1]:
+            self._write(self._making.popleft()[0])
+            if len(self._writing) > 1:
+                with self._turns.release_cores():
+                    self._writing.popleft().result()
+
+    def _write(self, rows: list[parts.Row]) -> None:
+        if rows:
+            self._writing.append(self._executor.submit(parts.write, self._output, rows, self._provenance))

@@ -1,0 +1,230 @@
+"""Batches on their way to and from the GPU: nothing is read too early, and nothing is lost when memory runs out."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from job import parts
+from job.detect import model, runner
+from job.detect.features import find_backbone
+from job.detect.inference import Inference, _make_rows
+from job.detect.model import Detector
+from job.detect.prepare import PreparedImage, to_tensor
+from job.errors import ServiceUnavailable
+from job.storage import Entry, Listing
+from job.storage.local import LocalFolder
+from tests.conftest import picture, random_checkpoint, settings
+from tests.detect.fake_gpu import FakeGpu, fake_gpu
+
+__all__ = ["fake_gpu"]
+pytestmark = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda':UserWarning")
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+]
+
+
+@pytest.fixture(scope="module")
+def detector(small_rcnn: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    folder = tmp_path_factory.mktemp("overlap")
+    weights = random_checkpoint(small_rcnn[0], folder / "small.pth", spread=0.2)
+    return model.build(settings(model=str(small_rcnn[0]), weights=str(weights)))
+
+
+def make_images(detector: Detector, count: int, height: int = 96, width: int = 96) -> list[PreparedImage]:
+    images = [picture(seed, height, width) for seed in range(count)]
+    return [
+        PreparedImage(Entry(f"{number:02d}", "", 0), to_tensor(image, detector), height, width, b"")
+        for number, image in enumerate(images)
+    ]
+
+
+def same(first: list[parts.Row], second: list[parts.Row], tolerance: float = 0.0) -> bool:
+    assert [row.file_name for row in first] == [row.file_name for row in second]
+    for name in ("boxes", "scores", "classes", "class_probabilities", "feature"):
+        for one, other in zip(first, second, strict=True):
+            expected = getattr(other, name)
+            np.testing.assert_allclose(getattr(one, name), expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    return True
+
+
+@pytest.fixture
+def inference(detector: Detector, fake_gpu: FakeGpu) -> Iterator[Inference]:
+    inference = Inference(detector, 4)
+    yield inference
+    inference.close()
+
+
+def submit(inference: Inference, images: list[PreparedImage], size: int = 4) -> tuple[list[parts.Row], list[int]]:
+    """Runs images in batches; returns the rows, and how many images were finished by each call."""
+    rows: list[parts.Row] = []
+    counts = [inference.submit(images[start : start + size], rows) for start in range(0, len(images), size)]
+    return rows, [*counts, inference.finish()]
+
+
+def test_batches_on_their_way_have_the_rows_of_batches_one_by_one(inference: Inference, fake_gpu: FakeGpu) -> None:
+    images = make_images(inference._detector, 14)
+    one_by_one = [row for start in range(0, 14, 4) for row in inference.detect(images[start : start + 4])]
+    fake_gpu.threads.clear()
+    rows, counts = submit(inference, images)
+    assert sum(len(row.scores) for row in rows if row.scores is not None) > 50
+    assert same(rows, one_by_one)
+    assert counts == [0, 0, 4, 4, 6]  # one is computed while the next is copied
+    assert fake_gpu.threads == {"copy_0"}  # never the thread that runs the model
+    assert inference.finish() == 0
+
+
+def test_a_gpu_gives_the_rows_of_the_cpu(detector: Detector, request: pytest.FixtureRequest) -> None:
+    """Batch norms are folded, and images are normalised together: results differ by rounding."""
+    images = make_images(detector, 4, 90, 130)  # padded to 96 x 160
+    before = {name: value.clone() for name, value in detector.model.state_dict().items()}
+    expected = Inference(detector, 1).detect(images)
+    fake = request.getfixturevalue("fake_gpu")
+    inference = Inference(detector)
+    assert inference.batch_size == 2  # in half of all memory
+    assert same(submit(inference, images)[0], expected, tolerance=2e-3)
+    assert {shape[0] for shape, _ in fake.sent[-2:]} == {2}
+    inference.close()
+    after = detector.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert "preprocess_image" not in vars(detector.model)
+    assert torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:40])
+def test_out_of_memory_of_any_kind_halves_the_batches(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch, fake_gpu: FakeGpu, error: RuntimeError
+) -> None:
+    images = make_images(inference._detector, 14)
+    expected, _ = submit(inference, images, 2)
+    forward, sizes = inference._detector.model.forward, []
+
+    def greedy(batch: list[Any]) -> Any:
+        sizes.append(len(batch))
+        if len(sizes) > 1 and len(batch) > 2:
+            raise error
+        return forward(batch)
+
+    monkeypatch.setattr(inference._detector.model, "forward", greedy)
+    rows, counts = submit(inference, images)
+    # The second batch fails. It and the first one, whose results may be damaged, run again one by one.
+    assert sizes == [4, 4, 2, 2, 2, 2, 2, 2, 2]
+    assert same(rows, expected, tolerance=2e-3)
+    assert (sum(counts), inference.limit.of(96, 96), fake_gpu.flushes) == (14, 2, 1)
+
+
+@pytest.mark.parametrize("place", ["copy", "results"])
+def test_out_of_memory_beside_the_model_is_found(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """In the thread that copies, and in work of the GPU whose error appears when its results are read."""
+    images = make_images(inference._detector, 12)
+    expected, _ = submit(inference, images)
+    calls = itertools.count()
+
+    def fail_once(then: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if next(calls) == 1:
+                raise torch.AcceleratorError("CUDA error: out of memory")
+            return then(*arguments)
+
+        return call
+
+    if place == "copy":
+        monkeypatch.setattr(inference._copies, "_send", fail_once(inference._copies._send))  # type: ignore[union-attr]
+    else:
+        monkeypatch.setattr("job.detect.inference._make_rows", fail_once(_make_rows))
+    rows, counts = submit(inference, images)
+    assert same(rows, expected, tolerance=2e-3)
+    assert (sum(counts), inference.limit.of(96, 96)) == (12, 2)
+
+
+def test_one_image_that_exceeds_memory_is_reported(inference: Inference, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(batch: list[Any]) -> Any:
+        raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+
+    monkeypatch.setattr(inference._detector.model, "forward", full)
+    with pytest.raises(ServiceUnavailable, match="One image of 96x96 pixels does not fit into GPU memory"):
+        submit(inference, make_images(inference._detector, 8))
+    assert inference.finish() == 0  # no batch is left that would fail again
+
+
+def test_numbers_beyond_half_precision_are_noticed(inference: Inference, caplog: pytest.LogCaptureFixture) -> None:
+    def overflow(*_: Any) -> None:
+        assert inference._feature.value is not None
+        inference._feature.value[1] = 1e6
+
+    backbone = find_backbone(inference._detector.model)
+    assert backbone is not None
+    hook = backbone.register_forward_hook(overflow)  # after that of the features
+    submit(inference, make_images(inference._detector, 3))
+    hook.remove()
+    (record,) = caplog.records
+    assert "The features of '01' are not finite" in record.message and "set it to bf16" in record.message
+
+
+def test_shapes_that_do_not_fit_leave_smaller_ones_alone(inference: Inference, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = inference._detector.model.forward
+
+    def greedy(batch: list[Any]) -> Any:
+        height, width = batch[0]["image"].shape[1:]
+        if len(batch) * height * width > 3 * 96 * 160:
+            raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+        return forward(batch)
+
+    monkeypatch.setattr(inference._detector.model, "forward", greedy)
+    rows, _ = submit(inference, make_images(inference._detector, 4, 96, 160))
+    assert len(rows) == 4
+    assert [inference.limit.of(*size) for size in ((96, 160), (96, 96), (64, 64))] == [2, 3, 4]
+
+
+def write(folder: Path, images: list[Any]) -> None:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{number:02d}.png"), image)
+
+
+def test_rows_go_to_the_parts_of_their_images(detector: Detector, fake_gpu: FakeGpu, tmp_path: Path) -> None:
+    """Batches of one part are on their way while the next part begins."""
+    keys = [f"{number:02d}.png" for number in range(11)]
+    write(tmp_path / "in", [picture(number, 64, 64 + 32 * (number % 2)) for number in range(11)])
+    (tmp_path / "in" / "05.png").write_bytes(b"nothing of the sort")
+    source, output = LocalFolder(str(tmp_path / "in")), LocalFolder(str(tmp_path / "out"))
+    listing = Listing.from_entries(source.list())
+    never = threading.Event()
+    runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=4, stop=never)
+    written = [sorted(pq.read_table(part)["key"].to_pylist()) for part in (tmp_path / "out" / "parts").iterdir()]
+    assert sorted(written) == [keys[:4], keys[4:8], keys[8:]]
+
+
+def test_a_stop_saves_the_batches_on_their_way(detector: Detector, fake_gpu: FakeGpu, tmp_path: Path) -> None:
+    write(tmp_path / "in", [picture(number, 64, 64) for number in range(12)])
+    source, output = LocalFolder(str(tmp_path / "in")), LocalFolder(str(tmp_path / "out"))
+    stop, forward = threading.Event(), detector.model.forward
+
+    def stop_later(batch: list[Any]) -> Any:
+        stop.set()
+        return forward(batch)
+
+    detector.model.forward = stop_later
+    try:
+        listing = Listing.from_entries(source.list())
+        runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=6, stop=stop)
+    finally:
+        del detector.model.forward
+    (part,) = (tmp_path / "out" / "parts").iterdir()
+    # The model starts when two batches are there. No third one is filled.
+    assert pq.read_table(part)["key"].to_pylist() == ["00.png", "01.png", "02.png", "03.png"]
