@@ -84,6 +84,16 @@ def write_all_images(
         for file_name, detections in by_file_name.items()
     ]
     images.sort(key=lambda image: image.number)  # how parts are cut and ordered varies from run to run
+    num_cut = sum(image.num_cut for image in images)
+    num_dropped = sum(image.num_dropped for image in images)
+    if num_cut or num_dropped:
+        logger.info(
+            "%s: %d of %d boxes were cut at the edge of their image, and %d outside it or empty were left out.",
+            ALL_IMAGES,
+            num_cut,
+            num_dropped + sum(len(image.boxes) for image in images),
+            num_dropped,
+        )
     entries = (
         coco.make_entry(number, file_name, uri_of(file_name), width, height)
         for number, (file_name, (width, height)) in enumerate(

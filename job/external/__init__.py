@@ -23,6 +23,7 @@ from job.errors import SettingsError, Stopped
 from job.external import earlier, formats
 from job.external.batch import MIXED_PROBABILITIES, Batch, make_rows
 from job.external.input_images import InputImages
+from job.external.layouts import Layout
 from job.external.problems import Problems
 from job.parts import Row
 from job.parts.pool import describe_new_names
@@ -44,6 +45,7 @@ class Predictions:
         probabilities: ``external`` if class probabilities were given, else ``synthetic`` (see
             `job.external.distributions`); for an earlier output, what its parts say.
         warnings: What the user should know, as whole sentences.
+        layout: How the format writes a box; None for an earlier output, whose boxes the job itself has written.
     """
 
     rows: list[Row]
@@ -51,6 +53,7 @@ class Predictions:
     sha256: str
     probabilities: str
     warnings: tuple[str, ...]
+    layout: Layout | None
 
 
 def read(
@@ -87,7 +90,7 @@ def read(
         warnings = _warn_if_missing(len(class_names), missing=provenance.probabilities == "synthetic")
         if class_names != provenance.class_names:
             warnings += (describe_new_names(provenance.class_names, class_names),)
-        return Predictions(rows, class_names, digest.hexdigest(), provenance.probabilities, warnings)
+        return Predictions(rows, class_names, digest.hexdigest(), provenance.probabilities, warnings, None)
     rows = []
     uri_of: dict[str, str] = {}
     with_probabilities: set[bool] = set()
@@ -105,7 +108,7 @@ def read(
     rows.sort(key=lambda row: row.file_name.encode())
     probabilities = "external" if True in with_probabilities else "synthetic"
     warnings = (*opened.warnings, *_warn_if_missing(len(opened.class_names), missing=False in with_probabilities))
-    return Predictions(rows, opened.class_names, digest.hexdigest(), probabilities, warnings)
+    return Predictions(rows, opened.class_names, digest.hexdigest(), probabilities, warnings, opened.layout)
 
 
 def _require_rows(rows: list[Row], uri: str) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 
 from job.external.batch import MIXED_PROBABILITIES, Batch, Floats, Image, check_batch
 from job.external.categories import Categories
+from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, shorten
 
-_BOX_LAYOUT = "[left, top, width, height]"
 _NUMBER_TYPES = {int, float}  # without bool, so that True and False do not pass for 1 and 0
 
 
@@ -42,7 +42,7 @@ def make_batch(images: list[tuple[Image, list[Any]]], categories: Categories) ->
         classes=np.array([categories.index[prediction["category_id"]] for prediction in predictions], np.int64),
         probabilities=probabilities,
     )
-    check_batch(batch, _BOX_LAYOUT, len(categories.names))
+    check_batch(batch, CORNER_SIZE, len(categories.names))
     return batch
 
 
@@ -83,7 +83,7 @@ def _make_checker(categories: Categories, num_probabilities: int) -> Callable[[A
         if type(score) not in _NUMBER_TYPES:
             return f"the score {shorten(score)}, which is not a number from 0 to 1. Give the detection confidence."
         if not _is_list(box, 4):
-            return f"the bbox {shorten(box)}. Give four numbers: {_BOX_LAYOUT} in pixels."
+            return f"the bbox {shorten(box)}. Give four numbers: {CORNER_SIZE} in pixels."
         if not num_probabilities:
             return None
         return _find_probability_problem(prediction.get("probabilities"), num_probabilities, num_classes)

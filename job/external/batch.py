@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.external import distributions
+from job.external.layouts import CORNER_SIZE, CORNERS, Layout
 from job.external.problems import Problems, shorten
 from job.parts import Row
 
@@ -76,12 +77,14 @@ class Reading:
 
     Attributes:
         class_names: Class names, by class index.
+        layout: How the format writes a box.
         batches: Checked batches, which together hold all images.
         failures: Rows of images that cannot be used. Reading the batches adds them.
         warnings: What the user should know, as whole sentences. Reading the batches may add some.
     """
 
     class_names: tuple[str, ...]
+    layout: Layout
     batches: Iterator[Batch]
     failures: list[Row] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -149,12 +152,17 @@ def check_batch(batch: Batch, box_layout: str, num_classes: int) -> None:
         ),
     )
     left, top, right, bottom = batch.boxes.T
+
+    def suggest(box: int) -> str:
+        looks_sized = box_layout == CORNERS and (batch.boxes[box, 2:] > 0).all()
+        return f" This one may be {CORNER_SIZE}." if looks_sized else ""
+
     valid_boxes = (np.abs(batch.boxes) <= _MAX_COORDINATE).all(axis=1) & (right >= left) & (bottom >= top)
     report(
         ~valid_boxes,
         lambda box: (
             f"the box {batch.boxes[box].tolist()} (left, top, right, bottom), whose numbers are not finite or whose "
-            f"sides are swapped. Write a box as {box_layout} in pixels."
+            f"sides are swapped. Write a box as {box_layout} in pixels.{suggest(box)}"
         ),
     )
     if batch.probabilities is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from job.external.annotations import make_batch
 from job.external.batch import Image, Reading, iter_chunks, parse_image
 from job.external.categories import read_categories
+from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, is_text, shorten
 
 _REQUIRED_LISTS = {
@@ -42,7 +43,8 @@ def read(content: dict[str, Any], uri: str, classes: tuple[str, ...] | None) -> 
     categories = read_categories(content.get("categories"), uri, classes)
     images = _read_images(content["images"], uri)
     _assign_annotations(content["annotations"], images, uri)
-    return Reading(categories.names, (make_batch(chunk, categories) for chunk in iter_chunks(images.values())))
+    batches = (make_batch(chunk, categories) for chunk in iter_chunks(images.values()))
+    return Reading(categories.names, CORNER_SIZE, batches)
 
 
 def _read_images(entries: list[Any], uri: str) -> dict[Any, tuple[Image, list[Any]]]:

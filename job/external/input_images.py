@@ -7,9 +7,11 @@ from posixpath import basename, splitext
 
 from job import images
 from job.errors import one_line
+from job.inputs.headers import Size, read_sizes
 from job.inputs.match import compare
 from job.settings import Settings
 from job.storage import Listing, Source, open_source
+from job.storage.filelist import FileList
 
 
 class InputImages:
@@ -72,6 +74,12 @@ class InputImages:
             return str(error)
         except OSError as error:
             return f"it cannot be read: {error.strerror or one_line(error)}"
+
+    def read_sizes(self, file_names: Iterable[str]) -> tuple[dict[str, Size], list[str]]:
+        """Reads the sizes of some images as `job.inputs.headers.read_sizes` does; of none if the input is a list."""
+        if isinstance(self._source, FileList):  # its files need not exist
+            return {}, []
+        return read_sizes(self._source, ((name, None) for name in file_names))
 
     @functools.cached_property
     def _source(self) -> Source:

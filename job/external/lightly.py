@@ -18,6 +18,7 @@ from job.errors import SettingsError, Stopped
 from job.external.annotations import make_batch
 from job.external.batch import Batch, Image, Reading, iter_chunks
 from job.external.categories import Categories, read_categories
+from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, is_text, parse_json, shorten
 from job.prefetch import prefetch
 from job.stopping import MESSAGE
@@ -85,7 +86,7 @@ def read(
             f"CORAL_PREDICTIONS, {uri}: its task_type is {shorten(task_type)}. Give predictions of {_TASK_TYPE}."
         )
     categories = read_categories(schema.get("categories"), uri, classes)
-    return Reading(categories.names, _read_batches(folder, categories, stop, update_digest))
+    return Reading(categories.names, CORNER_SIZE, _read_batches(folder, categories, stop, update_digest))
 
 
 def _read_batches(

@@ -27,14 +27,14 @@ import pyarrow.parquet as pq
 from job.errors import SettingsError, one_line
 from job.external.batch import IMAGES_PER_BATCH, Batch, Floats, Image, Integers, Reading, check_batch, parse_image
 from job.external.categories import check_class_names
+from job.external.layouts import CORNERS
 from job.external.problems import Problems, is_text, parse_json, shorten
 
-_BOX_LAYOUT = "[left, top, right, bottom]"
 _REQUIRED = ("file_name", "boxes", "scores", "classes")
 # For each column: how deep its lists are nested, the kinds of value it may hold, and its content in words.
 _COLUMNS: dict[str, tuple[int, tuple[str, ...], str]] = {
     "file_name": (0, ("text",), "text"),
-    "boxes": (2, ("whole", "real"), f"lists of 4 numbers, {_BOX_LAYOUT} in pixels"),
+    "boxes": (2, ("whole", "real"), f"lists of 4 numbers, {CORNERS} in pixels"),
     "scores": (1, ("whole", "real"), "lists of numbers"),
     "classes": (1, ("whole", "text"), "lists of class indices or of class names"),
     "width": (0, ("whole", "real"), "whole numbers"),
@@ -59,7 +59,7 @@ def read(data: bytes, uri: str, classes: tuple[str, ...] | None) -> Reading:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         columns = _check_columns(file.schema_arrow, uri)
         names = _read_class_names(file, uri, classes, columns)
-    return Reading(names, _read_batches(file, uri, columns, names))
+    return Reading(names, CORNERS, _read_batches(file, uri, columns, names))
 
 
 @contextlib.contextmanager
@@ -214,7 +214,7 @@ def _make_batch(record: pa.RecordBatch, images: list[Image], names: tuple[str, .
     batch = Batch(
         images=images,
         counts=counts,
-        boxes=_to_matrix(boxes, 4, images, counts, f"a box of {{}} numbers. Give 4: {_BOX_LAYOUT} in pixels."),
+        boxes=_to_matrix(boxes, 4, images, counts, f"a box of {{}} numbers. Give 4: {CORNERS} in pixels."),
         scores=scores.to_numpy(zero_copy_only=False),
         classes=_to_class_indices(classes, names, images, counts, by_name=by_name),
         probabilities=None
@@ -227,7 +227,7 @@ def _make_batch(record: pa.RecordBatch, images: list[Image], names: tuple[str, .
             f"{{}} class_probabilities for a box. {advice}",
         ),
     )
-    check_batch(batch, _BOX_LAYOUT, len(names))
+    check_batch(batch, CORNERS, len(names))
     return batch
 
 

@@ -18,6 +18,7 @@ from job.external.annotations import make_batch
 from job.external.batch import Image, Reading, iter_chunks
 from job.external.categories import Categories
 from job.external.input_images import InputImages
+from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, is_text, shorten
 
 _DATA_SET = "Give the COCO file of the data set after a comma: CORAL_PREDICTIONS=results.json,instances.json."
@@ -104,7 +105,7 @@ def read(
             rows.setdefault(meant[0], (Image(uri, meant[0]), []))[1].append(row)
     problems.raise_if_any()
     batches = (make_batch(chunk, categories) for chunk in iter_chunks(rows.values()))
-    return Reading(classes, batches, warnings=warnings)
+    return Reading(classes, CORNER_SIZE, batches, warnings=warnings)
 
 
 def _require_names(

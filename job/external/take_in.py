@@ -7,6 +7,8 @@ from dataclasses import replace
 from job import external, inputs, parts
 from job.context import Run
 from job.embed import from_file
+from job.external.boxes import check_boxes
+from job.external.layouts import Layout
 from job.inputs.match import Match, compare
 from job.parts import Provenance, Row, listings
 from job.settings import Settings
@@ -27,18 +29,25 @@ def import_predictions(run: Run) -> Listing:
         The listing of the images.
 
     Raises:
-        SettingsError: If the predictions are invalid, if they are of none of the images, or if the output holds other
-            detections.
+        SettingsError: If the predictions are invalid, if they are of none of the images, if their boxes cannot be those
+            of the images, or if the output holds other detections.
     """
     settings, output = run.settings, run.output
     without_detector = settings.predictions == NONE
     files = inputs.list_names(settings, run.stop.requested)
-    rows, provenance = _read_images(settings.embedding) if without_detector else _read_predictions(run, files)
+    images = external.InputImages(settings, files, run.stop.requested)
+    layout = None
+    if without_detector:
+        rows, provenance = _read_images(settings.embedding)
+    else:
+        rows, layout, provenance = _read_predictions(run, images)
     run.class_names = provenance.class_names
     kind, noun = ("embeddings", "embedding") if without_detector else ("predictions", "prediction")
     match = run.accept(kind, compare_rows(settings, files, (row.file_name for row in rows)))
     if without := match.describe_without(noun):
         logger.warning(without)
+    for warning in check_boxes(rows, layout, match, images):
+        logger.warning(warning)
     rows = _rename(rows, match, noun)
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
@@ -88,14 +97,14 @@ def _rename(rows: list[Row], match: Match, noun: str) -> list[Row]:
     return sorted(renamed + absent, key=lambda row: row.file_name.encode())
 
 
-def _read_predictions(run: Run, files: Listing) -> tuple[list[Row], Provenance]:
+def _read_predictions(run: Run, images: external.InputImages) -> tuple[list[Row], Layout | None, Provenance]:
     settings = run.settings
     predictions = external.read(
         str(settings.predictions),
         settings.classes,
         stop=run.stop.requested,
         min_score=settings.score_threshold,
-        images=external.InputImages(settings, files, run.stop.requested),
+        images=images,
     )
     for warning in predictions.warnings:
         logger.warning("%s", warning)
@@ -106,7 +115,7 @@ def _read_predictions(run: Run, files: Listing) -> tuple[list[Row], Provenance]:
         probabilities=predictions.probabilities,
         class_names=predictions.class_names,
     )
-    return predictions.rows, provenance
+    return predictions.rows, predictions.layout, provenance
 
 
 def _read_images(embedding: str) -> tuple[list[Row], Provenance]:

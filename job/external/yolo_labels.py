@@ -17,6 +17,7 @@ import numpy as np
 from job.errors import SettingsError, Stopped
 from job.external.batch import Batch, Floats, Image, Reading, check_batch, iter_chunks
 from job.external.input_images import InputImages
+from job.external.layouts import CENTER_SIZE, to_corners
 from job.external.problems import Problems, shorten
 from job.parts import Row
 from job.prefetch import prefetch
@@ -66,7 +67,7 @@ def read(
         )
     key_of, warnings = _match(folder, keys, images)
     reader = _Reader(folder, key_of, classes, images, stop)
-    return Reading(classes, reader.read_batches(update_digest), reader.failures, warnings)
+    return Reading(classes, CENTER_SIZE, reader.read_batches(update_digest), reader.failures, warnings)
 
 
 def _match(folder: Storage, keys: list[str], images: InputImages) -> tuple[dict[str, str], list[str]]:
@@ -151,11 +152,10 @@ class _Reader:
             tables.append(self._parse(data, uri, problems) * [1, *(size or (1, 1)) * 2, 1])
         problems.raise_if_any()
         table = np.concatenate([np.empty((0, _NUM_VALUES)), *tables])
-        centers, sizes = table[:, 1:3], table[:, 3:5]
         batch = Batch(
             images=images,
             counts=np.array([len(rows) for rows in tables], np.int64),
-            boxes=np.concatenate([centers - sizes / 2, centers + sizes / 2], axis=1),
+            boxes=to_corners(table[:, 1:5], CENTER_SIZE),
             scores=table[:, 5],
             classes=table[:, 0].astype(np.int64),
             probabilities=None,

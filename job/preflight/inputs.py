@@ -5,6 +5,7 @@ import pyarrow.compute as pc
 from job import columns, external, inputs, shards
 from job.embed import METHODS, from_file
 from job.external import take_in
+from job.external.boxes import check_boxes
 from job.inputs import labelled as labels
 from job.inputs import metadata as image_metadata
 from job.inputs.match import Match
@@ -66,22 +67,26 @@ def predictions(state: State) -> Findings:
         return
     listing, state.listing = state.listing, None  # later checks need predictions that are right
     if settings.predictions == NONE:
-        names, noun = from_file.read(settings.embedding)[0], "embedding"
-    else:
-        content = external.read(
-            settings.predictions,
-            settings.classes,
-            stop=state.stop.requested,
-            min_score=settings.score_threshold,
-            images=external.InputImages(settings, listing, state.stop.requested),
-        )
-        state.class_names = classes = content.class_names
-        names, noun = [row.file_name for row in content.rows], "prediction"
-        yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
-        yield from map(Warn, content.warnings)
-    match = take_in.compare_rows(settings, listing, names)
+        match = take_in.compare_rows(settings, listing, from_file.read(settings.embedding)[0])
+        state.listing, state.absent = listing, frozenset(match.without)
+        yield from _describe(match, "embedding")
+        return
+    of_input = external.InputImages(settings, listing, state.stop.requested)
+    content = external.read(
+        settings.predictions,
+        settings.classes,
+        stop=state.stop.requested,
+        min_score=settings.score_threshold,
+        images=of_input,
+    )
+    state.class_names = classes = content.class_names
+    yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
+    yield from map(Warn, content.warnings)
+    match = take_in.compare_rows(settings, listing, (row.file_name for row in content.rows))
+    doubts = check_boxes(content.rows, content.layout, match, of_input)
     state.listing, state.absent = listing, frozenset(match.without)
-    yield from _describe(match, noun)
+    yield from _describe(match, "prediction")
+    yield from map(Warn, doubts)
 
 
 def _describe(match: Match, noun: str) -> Findings:
