@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -21,6 +22,7 @@ from job.stopping import MESSAGE
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
 
 _POLL_SECONDS = 0.2
 _MAX_LOGGED_RETRIES = 10  # after these, only every hundredth is logged
@@ -157,39 +159,72 @@ class Requests:
         self._stop = stop
         self._answered = False
 
-    def send(self, operation: Callable[[Attempt], T], *, once: bool = False) -> T:
-        """Runs an operation with `run_with_retries`, or once.
+    def send(self, operation: Callable[[Attempt], T]) -> T:
+        """Runs an operation with `run_with_retries`.
 
         Until a store has answered for the first time, only a quarter of the time is spent: if it cannot be reached, a
         typo in its name is then more likely than an outage.
 
         Args:
             operation: The operation; it raises a TransientError if another attempt may succeed.
-            once: Whether to make only one attempt.
         """
         total = self.patience.total if self._answered else self.patience.total / 4
-        result = run_with_retries(operation, patience=self.patience, stop=self._stop, total=0 if once else total)
+        result = run_with_retries(operation, patience=self.patience, stop=self._stop, total=total)
         self._answered = True
         return result
+
+    def note_answer(self) -> None:
+        """Notes that the store has answered a request that was not sent by `send`."""
+        self._answered = True
+
+
+class _Threads:
+    """Daemon threads that run functions, each one after another: to start a thread takes as long as a small read.
+
+    There are as many as functions ran at the same time. A thread that nobody waits for any more is idle again when its
+    function ends. `ThreadPoolExecutor` would wait for such threads at the end of the job.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[_Tasks] = []  # its methods are atomic
+
+    def run(self, function: Callable[[], T]) -> Future[T]:
+        """Runs a function in a thread."""
+        try:
+            tasks = self._idle.pop()
+        except IndexError:
+            tasks = SimpleQueue()
+            threading.Thread(target=self._work, args=(tasks,), daemon=True, name="request").start()
+        future: Future[T] = Future()
+        tasks.put((future, function))
+        return future
+
+    def _work(self, tasks: _Tasks) -> None:
+        while True:
+            self._run_next(tasks)
+
+    def _run_next(self, tasks: _Tasks) -> None:  # a function of its own, so that nothing is kept until the next one
+        future, function = tasks.get()
+        try:
+            value = function()
+        except BaseException as error:
+            self._idle.append(tasks)
+            future.set_exception(error)
+        else:
+            self._idle.append(tasks)
+            future.set_result(value)
+
+
+_threads = _Threads()
 
 
 def _run_attempt(attempt: Attempt, is_stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:
     """Runs an operation in a thread, which is abandoned at a timeout or when the job is asked to stop.
 
-    There is no other way to end a request whose answer keeps arriving byte by byte. The thread ends when
+    There is no other way to end a request whose answer keeps arriving byte by byte. The operation ends when
     `Attempt.give_up` closes what it waits for, or by the client's own timeout.
     """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            value = operation(attempt)
-        except BaseException as error:
-            result.set_exception(error)
-        else:
-            result.set_result(value)
-
-    threading.Thread(target=run, daemon=True, name="request").start()
+    result = _threads.run(lambda: operation(attempt))
     start = time.monotonic()
     while (left := start + attempt.seconds - time.monotonic()) > 0:
         try:

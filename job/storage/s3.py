@@ -32,6 +32,7 @@ T = TypeVar("T")
 _MAX_CONNECTIONS = 64
 # Bytes; S3's own limit is 5 GB. Parts of a larger object become visible together, after the last one.
 _MAX_REQUEST = 1 << 30
+_MAX_EMPTY = 100  # empty objects of one listing that are asked about; for more, boto3's whole listing is cheaper
 
 _RIGHTS = {
     "list_objects_v2": S3_RIGHTS.list,
@@ -87,26 +88,46 @@ class S3Folder:
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder; some of them twice if obstore gives up halfway."""
+        num_empty = 0
         with contextlib.suppress(FastError):
-            for entry in self._fast.list(self._prefix + prefix):
-                if keep(key := entry.key.removeprefix(self._prefix)):
-                    # Perhaps the empty marker of a folder: obstore drops the slash at the end of its name.
-                    if not entry.size:
+            for page in self._fast.list(self._prefix + prefix):
+                entries: list[Entry] = []
+                for entry in page:
+                    if not keep(key := entry.key.removeprefix(self._prefix)):
+                        continue
+                    if entry.size:
+                        entries.append(Entry(key, entry.etag, entry.size))
+                        continue
+                    num_empty += 1
+                    if num_empty > _MAX_EMPTY:
                         raise FastError
-                    yield Entry(key, entry.etag, entry.size)
+                    entries += self._find_empty(entry.key, self._prefix + prefix, keep)
+                yield from entries
             return
         yield from self._list_by_boto3(prefix, keep)
+
+    def _find_empty(self, path: str, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
+        """Yields the empty objects behind a path of obstore, which drops the slash at the end of a folder's marker."""
+        for name in (path, path + "/"):
+            if not name.startswith(prefix):  # of the marker of the folder itself
+                continue
+            for item in self._call("list_objects_v2", MaxKeys=1, Prefix=name).get("Contents", ()):
+                if item["Key"] == name and not item["Size"] and (name == path or keep(self._entry(item).key)):
+                    yield self._entry(item)
 
     def _list_by_boto3(self, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
         arguments: dict[str, Any] = {"Prefix": self._prefix + prefix}
         while True:
             page = self._call("list_objects_v2", **arguments)
             for item in page.get("Contents", ()):
-                if keep(key := item["Key"].removeprefix(self._prefix)):
-                    yield Entry(key, item.get("ETag", "").strip('"'), item["Size"])
+                if keep((entry := self._entry(item)).key):
+                    yield entry
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _entry(self, item: dict[str, Any]) -> Entry:
+        return Entry(item["Key"].removeprefix(self._prefix), item.get("ETag", "").strip('"'), item["Size"])
 
     def stat(self, key: str) -> Entry | None:
         """Returns the entry of one object."""
@@ -118,8 +139,10 @@ class S3Folder:
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """Reads a whole object."""
-        with contextlib.suppress(FastError, TransientError):
-            return self._requests.send(lambda attempt: self._fast.read(self._prefix + key, etag), once=True)
+        with contextlib.suppress(FastError):
+            data = self._fast.read(self._prefix + key, etag)
+            self._requests.note_answer()
+            return data
         return self._read_by_boto3(key, etag)
 
     def read_range(self, key: str, start: int, length: int) -> bytes:

@@ -55,18 +55,17 @@ class FastReader:
         self._store: S3Store | None = None
         self._failures, self._paused_until = 0, 0.0
 
-    def list(self, prefix: str) -> Iterator[Entry]:
-        """Yields the objects whose keys begin with a prefix, which ends in ``/`` or is empty.
+    def list(self, prefix: str) -> Iterator[list[Entry]]:
+        """Yields pages of the objects whose keys begin with a prefix, which ends in ``/`` or is empty.
 
         Raises:
-            FastError: If boto3 must list them instead. Entries may have been yielded before.
+            FastError: If boto3 must list them instead. Pages may have been yielded before.
         """
         if time.monotonic() < self._paused_until:
             raise FastError
         try:
             for page in obstore.list(self._opened(), prefix=prefix or None, chunk_size=1000):
-                for item in page:
-                    yield Entry(item["path"], str(item["e_tag"] or "").strip('"'), item["size"])
+                yield [Entry(item["path"], str(item["e_tag"] or "").strip('"'), item["size"]) for item in page]
         except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
             raise FastError from error
 

@@ -129,13 +129,13 @@ def test_killed_at_any_call_the_next_start_completes_it(
     lock = threading.Lock()
 
     def count_down(after: bool) -> Any:
-        def sending(self: Requests, operation: Any, *, once: bool = False) -> Any:
+        def sending(self: Requests, operation: Any) -> Any:
             with lock:
                 left[0] -= 1
                 dead, dying = left[0] < 0, left[0] == 0
             if dead or (dying and not after):
                 raise Killed
-            result = real(self, operation, once=once)
+            result = real(self, operation)
             if dying:
                 raise Killed
             return result

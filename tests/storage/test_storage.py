@@ -309,6 +309,41 @@ def test_a_marker_of_a_folder_that_is_named_like_an_image(moto: S3, tmp_path: Pa
     assert folder.read("a.jpg", found["a.jpg"].etag) == b"an image" and folder.read("a.jpg/") == b""
 
 
+def test_empty_objects_do_not_send_the_listing_to_boto3(
+    moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_folder(moto.uri(tmp_path.name), patience=BRISK)
+    names = [f"{number:04d}.jpg" for number in range(1100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: folder.write(name, b"1"), names))
+    empty = ["", "0000.jpg/", "0500.jpg", "deep/"]
+    for name in empty:
+        client(moto.endpoint).put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/{name}", Body=b"")
+    proxy = FaultProxy(moto.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    seen = [entry.key for entry in open_folder(moto.uri(tmp_path.name), patience=BRISK).list()]
+    proxy.close()
+    assert sorted(seen) == sorted({*names, *empty})
+    agents = [headers["user-agent"].partition("/")[0] for headers in proxy.headers]
+    assert agents.count("object_store") == 2  # both pages
+    assert agents.count("Boto3") == 1 + 2 * 3  # an object, or the marker of a folder? The first is surely a marker
+
+
+def test_many_empty_objects_are_listed_by_boto3(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from job.storage import s3
+
+    monkeypatch.setattr(s3, "_MAX_EMPTY", 3)
+    folder = open_folder(moto.uri(tmp_path.name), patience=BRISK)
+    names = [f"{number}.txt" for number in range(6)]
+    for name in names:
+        folder.write(name, b"")
+    proxy = FaultProxy(moto.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    assert sorted(listed(open_folder(moto.uri(tmp_path.name), patience=BRISK))) == names
+    proxy.close()
+    assert len(proxy.headers) == 1 + 2 * 3 + 1
+
+
 def test_a_write_larger_than_one_request(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from job.storage import s3
 
