@@ -61,6 +61,7 @@ def choose_among(
     pool: Pool,
     embeddings: npt.NDArray[np.float32],
     labelled: Sequence[str],
+    elsewhere: npt.NDArray[np.float32] | None = None,
     candidates: Sequence[str] | None = None,
 ) -> Selection:
     """Selects images with the strategy of the settings.
@@ -71,6 +72,7 @@ def choose_among(
         pool: The images.
         embeddings: (n, d) in the order of the pool.
         labelled: File names of the images that have labels.
+        elsewhere: (k, d) embeddings of labelled images that are not in the pool; None for none.
         candidates: File names of the images to select from; all by default.
 
     Raises:
@@ -79,6 +81,7 @@ def choose_among(
     row = {name: index for index, name in enumerate(pool.file_names)}
     limits = _Limits(
         labelled=[row[name] for name in labelled if name in row],
+        elsewhere=elsewhere,
         candidates=None if candidates is None else [row[name] for name in candidates],
         min_distance=settings.min_distance if candidates is None else 0.0,
     )
@@ -94,6 +97,7 @@ def choose_among(
         diversity_strength=settings.diversity_strength,
         seed=settings.seed,
         labelled=limits.labelled,
+        labelled_elsewhere=limits.elsewhere,
         candidates=limits.candidates,
         min_distance=limits.min_distance,
     )
@@ -140,11 +144,13 @@ class _Limits:
 
     Attributes:
         labelled: Rows of the labelled images.
+        elsewhere: (k, d) embeddings of labelled images that are not in the pool; None for none.
         candidates: Rows that may be picked; all if None.
         min_distance: Smallest distance of a pick to every labelled or picked image.
     """
 
     labelled: Sequence[int]
+    elsewhere: npt.NDArray[np.float32] | None
     candidates: Sequence[int] | None
     min_distance: float
 
@@ -172,6 +178,7 @@ class _Composition:
             sum(entry.strength for entry in diversities),
             balances=[self._balance(entry) for entry in entries if isinstance(entry, BalanceEntry)],
             labelled=limits.labelled,
+            labelled_elsewhere=limits.elsewhere,
             candidates=self._candidates(entries, limits),
             min_distance=max([limits.min_distance, *(entry.min_distance for entry in diversities)]),
         )

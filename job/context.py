@@ -29,6 +29,19 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class LabelledElsewhere:
+    """Labelled images that are not in CORAL_INPUT, and whose embeddings are known.
+
+    Attributes:
+        file_names: Names of the k images, as CORAL_LABELLED gives them, sorted bytewise.
+        embeddings: (k, d) in this order.
+    """
+
+    file_names: list[str]
+    embeddings: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class SelectionInputs:
     """Everything that the reduce step works out before it selects.
 
@@ -36,7 +49,8 @@ class SelectionInputs:
         pool: The images.
         embeddings: (n, d) in the order of the pool.
         embedding: How the embeddings were made.
-        labelled: File names of the images that have labels.
+        labelled: File names of the images of the input that have labels.
+        elsewhere: Other labelled images.
         digests: Digests of the names and sizes of the images, and of the list of labelled images.
         run_id: Name of the job's own selection.
     """
@@ -45,8 +59,14 @@ class SelectionInputs:
     embeddings: npt.NDArray[np.float32]
     embedding: dict[str, Any]
     labelled: list[str]
+    elsewhere: LabelledElsewhere
     digests: dict[str, str]
     run_id: str
+
+    def name_center(self, index: int) -> str:
+        """File name of a labelled or picked image: a row of the pool, or n + i for the i-th image elsewhere."""
+        count = len(self.pool.file_names)
+        return self.pool.file_names[index] if index < count else self.elsewhere.file_names[index - count]
 
     @property
     def has_distances(self) -> bool:
@@ -135,19 +155,20 @@ class Run:
 
         return config.read(self.settings).class_names
 
-    def accept(self, kind: str, match: Match) -> Match:
+    def accept(self, kind: str, match: Match, num_elsewhere: int = 0) -> Match:
         """Notes for run.json how a list of names meets the images, and logs it once.
 
         Args:
             kind: Kind of the list, for run.json.
             match: What a comparison with CORAL_INPUT found.
+            num_elsewhere: Number of unknown names that are those of images elsewhere.
         """
         if kind in self.names:
             return match
         self.names[kind] = match.counts
         if respelled := match.describe_respelled():
             logger.log(logging.WARNING if match.ignores_folders else logging.INFO, respelled)
-        if unknown := match.describe_unknown():
+        if unknown := match.describe_unknown(num_elsewhere):
             logger.warning(unknown)
         return match
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from job import embed, exports, inputs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
+from job.embed import elsewhere
 from job.errors import DamagedFileError, JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
@@ -178,11 +179,12 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     """
     settings, output = run.settings, run.output
     labelled: list[str] = []
+    found: list[elsewhere.Found] = []
     if settings.labelled:
         match = labels.match(settings.labelled, listing, settings.input)
-        if not settings.allow_missing:  # the labelled images may be those of a missing shard
-            match.require_any()
-        labelled = sorted(set(run.accept("labelled", match).file_names.values()), key=str.encode)
+        found = elsewhere.find_required(settings, match)
+        num_elsewhere = len({name for place in found for name in place.match.file_names})
+        labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
     table = _read_metadata(run, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
@@ -198,8 +200,9 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     check_failures(pool, settings.max_failed)
     with run.stage("embed"):
         embeddings, embedding = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool), run.accept)
+        others = elsewhere.read(settings, found, embedding, pool.provenance, embeddings.shape[1])
     with run.stage("select"):
-        selection = choose_among(settings, output, pool, embeddings, labelled)
+        selection = choose_among(settings, output, pool, embeddings, labelled, others.embeddings)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
             "Only %d of %d images were picked: all other images are labelled, unusable, outside a threshold or closer "
@@ -214,10 +217,13 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         "images_sha256": _sha256([f"{entry.key}\0{entry.size}" for entry in listing]),
         "labelled_sha256": _sha256(labelled),
     }
+    if others.file_names:
+        vectors = hashlib.sha256(others.embeddings.tobytes()).hexdigest()
+        digests["labelled_elsewhere_sha256"] = _sha256([*others.file_names, vectors])
     if table is not None:
         digests["metadata_sha256"] = table.sha256
     name = compute_run_id(settings, pool, embedding, digests, selection)
-    results = SelectionInputs(pool, embeddings, embedding, labelled, digests, name)
+    results = SelectionInputs(pool, embeddings, embedding, labelled, others, digests, name)
     if run.platform and settings.lightly_select == "platform":
         selected = publish_platform_picks(run, run.platform, results, selection)
         _finish(output, claim, name)
@@ -268,7 +274,9 @@ def publish_platform_picks(
     if names is None:
         return own or publish(run, results, selection)
     platform_selection = choose_among(
-        run.settings, run.output, results.pool, results.embeddings, results.labelled, candidates=names
+        *(run.settings, run.output, results.pool, results.embeddings, results.labelled),
+        elsewhere=results.elsewhere.embeddings,
+        candidates=names,
     )
     return publish(run, results, platform_selection, selected_by="platform")
 

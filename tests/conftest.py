@@ -17,6 +17,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from demo import fetch
+from job.context import LabelledElsewhere
 from job.detect import model
 from job.detect.model import Detector
 from job.settings import Settings
@@ -124,6 +125,11 @@ def settings(**values: Any) -> Settings:
         name: parsers[name](value) if name in parsers else value for name, value in values.items()
     }
     return Settings(**{"input": "in", "output": "out", **parsed})
+
+
+def nothing_elsewhere() -> LabelledElsewhere:
+    """No labelled images but those of the pool."""
+    return LabelledElsewhere([], np.empty((0, 4), np.float32))
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

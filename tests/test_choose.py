@@ -20,7 +20,7 @@ from job.settings.choices import SCORES
 from job.settings.strategy import parse_strategy
 from job.storage import Entry
 from job.storage.local import LocalFolder
-from tests.conftest import settings
+from tests.conftest import nothing_elsewhere, settings
 from tests.parts.test_part import MADE_WITH, row
 from tests.settings.test_strategy import entry
 
@@ -225,7 +225,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     chosen = settings(n_samples=6, cost_per_image=2.0, cost_per_box=0.5)
     labelled = [found.file_names[3]]
     selection = choose.choose_among(chosen, output, found, embeddings, labelled)
-    everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, {}, "0")
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, nothing_elsewhere(), {}, "0")
     detections = pool.detections(output, found, rows_of(selection))
     selected = explain(chosen, everything, selection, detections, "local")
     for each, pick in zip(selected, selection.picks, strict=True):

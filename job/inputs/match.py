@@ -115,15 +115,19 @@ class Match:
             f"{shorten(name)} is {shorten(file_name)}{doubt}."
         )
 
-    def describe_unknown(self) -> str | None:
-        """Sentences on the names that are not in CORAL_INPUT; None if all are."""
+    def describe_unknown(self, num_elsewhere: int = 0) -> str | None:
+        """Sentences on the names that are not in CORAL_INPUT; None if all are.
+
+        Args:
+            num_elsewhere: Number of these names that are those of images elsewhere.
+        """
         if not self.unknown:
             return None
         total = len(self.unknown) + len(self.file_names)
-        sentence = (
-            f"{self.setting}: {len(self.unknown)} of {total} names are not in CORAL_INPUT and are left out: "
-            f"{_show(self.unknown)}."
-        )
+        sentence = f"{self.setting}: {len(self.unknown)} of {total} names are not in CORAL_INPUT"
+        if num_elsewhere:
+            return f"{sentence}. Earlier runs or CORAL_EMBEDDING know {num_elsewhere} of them; all others are left out."
+        sentence += f" and are left out: {_show(self.unknown)}."
         return f"{sentence} {self.cause}".rstrip()
 
     def describe_without(self, noun: str) -> str | None:

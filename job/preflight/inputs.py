@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 
 from job import columns, external, inputs, shards
-from job.embed import METHODS, from_file
+from job.embed import METHODS, elsewhere, from_file
 from job.external import take_in
 from job.external.boxes import check_boxes
 from job.inputs import labelled as labels
@@ -102,12 +102,12 @@ def _describe_respelled(match: Match) -> Findings:
         yield Warn(respelled) if match.ignores_folders else respelled.rstrip(".")
 
 
-def _describe_names(state: State, match: Match) -> Findings:
+def _describe_names(state: State, match: Match, num_elsewhere: int = 0) -> Findings:
     """What a list of names and the images do not have in common; a run says so when it selects."""
     if state.is_run:
         return
     yield from _describe_respelled(match)
-    if state.shard.count == 1 and (unknown := match.describe_unknown()):
+    if state.shard.count == 1 and (unknown := match.describe_unknown(num_elsewhere)):
         yield Warn(unknown)
 
 
@@ -133,9 +133,10 @@ def labelled(state: State) -> Findings:
     if state.shard.count > 1:  # the other labelled images may be those of other shards
         yield f"{match.counts['matched']} images of this shard are labelled"
         return
-    match.require_any()
+    found = elsewhere.find_required(state.settings, match)
+    num_elsewhere = len({name for place in found for name in place.match.file_names})
     yield f"{match.counts['matched']} images are labelled"
-    yield from _describe_names(state, match)
+    yield from _describe_names(state, match, num_elsewhere)
 
 
 def metadata(state: State) -> Findings:

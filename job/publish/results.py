@@ -69,11 +69,15 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
     selected = explain(run.settings, inputs, selection, detections, selected_by)
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     centers = [row[name] for name in inputs.labelled if name in row] + [pick.index for pick in selection.picks]
-    distance, nearest = coverage(inputs.embeddings, centers if inputs.has_distances else [])
+    if inputs.has_distances:
+        distance, nearest = coverage(inputs.embeddings, centers, inputs.elsewhere.embeddings)
+    else:
+        distance, nearest = coverage(inputs.embeddings, [])
+    names = [inputs.name_center(index) if index >= 0 else None for index in nearest.tolist()]
     embeddings = inputs.embeddings if inputs.has_distances else None
     projection = None if embeddings is None else project(embeddings)
     points = None if projection is None else projection.points
-    tables.write_images(output, pool, selected, distance, nearest, inputs.labelled, points)
+    tables.write_images(output, pool, selected, distance, names, inputs.labelled, points)
     if pool.has_detections:
         write_detections(output, pool)
     tables.write_selected(output, selected)
@@ -84,6 +88,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         "without_boxes": int((pool.num_boxes == 0).sum()),
         "boxes": int(pool.num_boxes.sum()),
         "labelled": len(inputs.labelled),
+        "labelled_elsewhere": len(inputs.elsewhere.file_names),
         "selected": len(selected),
     }
     content = manifest.write(
@@ -192,7 +197,8 @@ def explain(
         detections: Detections on the picks, by file name.
         selected_by: ``local``, or ``platform`` for Lightly's selection.
     """
-    pool, labelled, class_names = inputs.pool, set(inputs.labelled), inputs.pool.provenance.class_names
+    pool, class_names = inputs.pool, inputs.pool.provenance.class_names
+    labelled = {*inputs.labelled, *inputs.elsewhere.file_names}
     scores = ranking_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.file_names)
     score = largest_share(settings.ranking_scores)
     weights = pools.class_weight_array(settings.class_weights, class_names) if settings.class_weights else None
@@ -203,7 +209,7 @@ def explain(
         seen = detections[name]
         values = reasons.compute_contributions(score, seen, weights)
         uses_scores = settings.strategy.uses_scores
-        nearest = pool.file_names[pick.nearest] if pick.nearest is not None and inputs.has_distances else None
+        nearest = inputs.name_center(pick.nearest) if pick.nearest is not None and inputs.has_distances else None
         words = reasons.compose(
             pick,
             detected=reasons.describe_detections(score, seen, values, class_names) if uses_scores else None,

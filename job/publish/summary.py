@@ -73,7 +73,8 @@ def _coverage(inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np
     return {
         "covering_radius": round(float(distance[:: coverage_stride(len(distance))].max()), 6),
         "covering_radius_random": round(
-            float(np.mean(random_covering_radii(inputs.embeddings, labelled, len(rows)))), 6
+            float(np.mean(random_covering_radii(inputs.embeddings, labelled, len(rows), inputs.elsewhere.embeddings))),
+            6,
         ),
         "near_duplicates_within": NEAR_DUPLICATE_DISTANCE,
         "near_duplicate_pairs": count_close_pairs(inputs.embeddings, rows, NEAR_DUPLICATE_DISTANCE),

@@ -58,7 +58,7 @@ def write_images(
     pool: Pool,
     selected: Sequence[Selected],
     distance: npt.NDArray[np.float64],
-    nearest: npt.NDArray[np.int64],
+    nearest: Sequence[str | None],
     labelled: Collection[str],
     points: npt.NDArray[np.float64] | None,
 ) -> None:
@@ -72,7 +72,7 @@ def write_images(
         pool: The images.
         selected: The picks.
         distance: (n,) distance to the nearest labelled or picked image, 0 to 2; infinite if there is none.
-        nearest: (n,) row of that image; -1 if there is none.
+        nearest: (n,) file name of that image; None if there is none.
         labelled: File names of the images that have labels.
         points: (n, 2) coordinates on the map of the embeddings; None without embeddings.
     """
@@ -81,7 +81,7 @@ def write_images(
         name: [None] * len(pool.file_names) for name in ("rank", "value", "reason", "factors")
     }
     columns["distance"] = [float(value) if np.isfinite(value) else None for value in distance]
-    columns["nearest"] = [pool.file_names[index] if index >= 0 else None for index in nearest]
+    columns["nearest"] = list(nearest)
     for pick in selected:
         values = asdict(pick) | {"factors": json.dumps(pick.factors)}
         for name, column in columns.items():

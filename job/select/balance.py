@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.select.greedy import Pick, choose_first, coverage, find_nearest_center
-from job.select.points import Array, Points, to_unit_length
+from job.select.points import Array, Points, Vectors, to_unit_length
 from job.select.shortlist import Rows, Worth
 
 # As for scores: images without anything that is wanted can still be picked.
@@ -55,6 +55,7 @@ def select_balanced(
     count: int,
     *,
     labelled: Sequence[int],
+    elsewhere: Vectors,
     first: Array | None,
 ) -> list[Pick]:
     """Picks as `job.select.greedy.select_greedily` does, with balances in the product.
@@ -67,12 +68,14 @@ def select_balanced(
         balances: Factors that multiply the values.
         count: Number of images to pick.
         labelled: Rows of the labelled images.
+        elsewhere: (k, d) of unit length, embeddings of labelled images that are not among the n. The balances do not
+            know their shares.
         first: (n,) values for the first pick if nothing is labelled, multiplied by the balances; None for 1 everywhere.
 
     Returns:
         The picks, best first; fewer than `count` if no more images may be picked.
     """
-    distance, nearest = coverage(points, labelled)
+    distance, nearest = coverage(points, labelled, elsewhere)
     sums = [balance.shares[list(labelled)].sum(axis=0) for balance in balances]
     worth.allowed[list(labelled)] = False
     weight = 1.0 if worth.weight is None else worth.weight
@@ -81,7 +84,7 @@ def select_balanced(
         product = np.ones(points.shape[0])
         for balance, so_far in zip(balances, sums, strict=True):
             product *= balance.evaluate(so_far)
-        if len(labelled) == 0 and not picks:
+        if len(labelled) + len(elsewhere) == 0 and not picks:
             chosen = choose_first(worth, product if first is None else first * product)
             if chosen is None:
                 break

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from job.select.points import Array
+from job.select.points import Array, Vectors, to_unit_length
 
 # Row numbers, or a boolean mask of all rows.
 Rows = Collection[int] | Collection[bool] | npt.NDArray[np.integer] | npt.NDArray[np.bool_]
@@ -90,6 +90,29 @@ def check_values(name: str, values: Array, count: int, file_names: Sequence[str]
         shown = _list([f"{labels[row]}: {values[row]:g}" for row in invalid.tolist()])
         raise ValueError(f"{name} must be finite and not negative, but are not for {shown}")
     return values
+
+
+def check_elsewhere(vectors: Array | Vectors | None, dimension: int) -> Vectors:
+    """Checks the embeddings of labelled images that are not among those to select from.
+
+    Args:
+        vectors: (k, d) embeddings, of any length; None for none.
+        dimension: d of the embeddings to select from.
+
+    Returns:
+        (k, d) the embeddings, of unit length.
+
+    Raises:
+        ValueError: If they have another dimension, or one is not finite.
+    """
+    if vectors is None:
+        return np.empty((0, dimension), np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != dimension:
+        raise ValueError(f"labelled_elsewhere must have the shape (k, {dimension}), not {vectors.shape}")
+    invalid = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(invalid):
+        raise ValueError(f"labelled_elsewhere must be finite, but is not in the rows {_list(invalid.tolist())}")
+    return to_unit_length(vectors)
 
 
 def _list(values: Sequence[object]) -> str:

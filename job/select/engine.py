@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.select.balance import Balance, select_balanced
-from job.select.checks import Rows, check_count, check_names, check_rows, check_values
+from job.select.checks import Rows, check_count, check_elsewhere, check_names, check_rows, check_values
 from job.select.greedy import Pick, select_greedily
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, ParquetPoints, Points
@@ -63,6 +63,7 @@ def select(
     *,
     strategy: str = "coral",
     labelled: Rows = (),
+    labelled_elsewhere: npt.NDArray[np.floating] | None = None,
     candidates: Rows | None = None,
     names: Sequence[str] | None = None,
     score_strength: float = 1.0,
@@ -95,6 +96,8 @@ def select(
         count: Number of images to pick, besides the labelled ones.
         strategy: One of the strategies above.
         labelled: The labelled images, which are never picked: rows from 0 to n - 1, or a boolean mask of n.
+        labelled_elsewhere: (k, d) embeddings of labelled images that are not among the n; None for none. Distances to
+            these count, too.
         candidates: The images that may be picked, as rows or as a mask; all by default.
         names: (n,) file names, which break ties in bytewise order; the order of the rows by default.
         score_strength: Exponent of u, for coral.
@@ -121,7 +124,12 @@ def select(
     rank, labelled = rank_names(names), check_rows("labelled", labelled, num_images)
     candidates = None if candidates is None else check_rows("candidates", candidates, num_images)
     check_count(count)
-    options: dict[str, Any] = {"labelled": labelled, "rank": rank, "min_distance": min_distance}
+    options: dict[str, Any] = {
+        "labelled": labelled,
+        "labelled_elsewhere": labelled_elsewhere,
+        "rank": rank,
+        "min_distance": min_distance,
+    }
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
         factors = [Factor("utility", utility, score_strength)]
@@ -147,6 +155,7 @@ def choose(
     *,
     balances: Sequence[Balance] = (),
     labelled: Rows = (),
+    labelled_elsewhere: npt.NDArray[np.floating] | None = None,
     candidates: Rows | None = None,
     first: Array | None = None,
     rank: npt.NDArray[np.int64] | None = None,
@@ -161,6 +170,7 @@ def choose(
         diversity_strength: Exponent of the distance.
         balances: Factors that depend on the labelled and picked images.
         labelled: As for `select`.
+        labelled_elsewhere: As for `select`.
         candidates: As for `select`.
         first: (n,) values for the first pick if nothing is labelled; the product of the factors by default.
         rank: (n,) order among images of equal value, the lowest first; the order of the rows by default.
@@ -174,6 +184,7 @@ def choose(
     """
     points = as_points(embeddings)
     labelled = check_rows("labelled", labelled, points.shape[0])
+    elsewhere = check_elsewhere(labelled_elsewhere, points.shape[1])
     check_count(count)
     allowed = np.ones(points.shape[0], bool)
     if candidates is not None:
@@ -185,10 +196,11 @@ def choose(
         weight = power if weight is None else weight * power
     worth = Worth(weight, diversity_strength, min_distance, allowed, rank)
     first = weight if first is None else first
+    options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "first": first}
     if balances:
-        picks = select_balanced(points, worth, balances, count, labelled=labelled, first=first)
+        picks = select_balanced(points, worth, balances, count, **options)
     else:
-        picks = select_greedily(points, _make_pass(embeddings, points), worth, count, labelled=labelled, first=first)
+        picks = select_greedily(points, _make_pass(embeddings, points), worth, count, **options)
     return Selection(picks, list(factors))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from job.select import checks, greedy
 from job.select.engine import as_points
@@ -19,22 +20,26 @@ _MAX_COVERED_IMAGES = 50_000
 _MAX_PRODUCTS = 1 << 22
 
 
-def coverage(embeddings: "Embeddings", centers: checks.Rows) -> tuple[Array, Rows]:
+def coverage(
+    embeddings: "Embeddings", centers: checks.Rows, elsewhere: npt.NDArray[np.floating] | None = None
+) -> tuple[Array, Rows]:
     """Measures how near every image is to the nearest labelled or picked image.
 
     Args:
         embeddings: As for `job.select.select`.
         centers: The labelled and picked images: rows from 0 to n - 1, or a boolean mask of n.
+        elsewhere: (k, d) embeddings of labelled images that are not among the n; None for none.
 
     Returns:
-        (n,) distances, and (n,) rows of the nearest center; of centers at the same distance, the first. Infinity and -1
-        if `centers` is empty.
+        (n,) distances, and (n,) rows of the nearest center, n + i for the i-th image elsewhere; of centers at the same
+        distance, the first. Infinity and -1 without centers.
 
     Raises:
-        ValueError: If a row does not exist.
+        ValueError: If a row does not exist, or the embeddings have different dimensions.
     """
     points = as_points(embeddings)
-    return greedy.coverage(points, checks.check_rows("centers", centers, points.shape[0]))
+    rows = checks.check_rows("centers", centers, points.shape[0])
+    return greedy.coverage(points, rows, checks.check_elsewhere(elsewhere, points.shape[1]))
 
 
 def coverage_stride(count: int) -> int:
@@ -42,7 +47,12 @@ def coverage_stride(count: int) -> int:
     return max(1, -(-count // _MAX_COVERED_IMAGES))
 
 
-def random_covering_radii(embeddings: "Embeddings", labelled: Sequence[int], count: int) -> list[float]:
+def random_covering_radii(
+    embeddings: "Embeddings",
+    labelled: Sequence[int],
+    count: int,
+    labelled_elsewhere: npt.NDArray[np.floating] | None = None,
+) -> list[float]:
     """Covering radii of the pool by the labelled images and random others, for 20 seeds.
 
     They are computed in single precision: radii below 0.003 are indistinguishable from 0.
@@ -51,6 +61,7 @@ def random_covering_radii(embeddings: "Embeddings", labelled: Sequence[int], cou
         embeddings: As for `job.select.select`.
         labelled: Rows of the labelled images.
         count: Number of images to draw from the others.
+        labelled_elsewhere: As for `job.select.select`.
 
     Returns:
         For each seed, the largest distance of an image to its nearest labelled or drawn image. At most 50,000 images,
@@ -63,7 +74,8 @@ def random_covering_radii(embeddings: "Embeddings", labelled: Sequence[int], cou
     ]
     stride = coverage_stride(points.shape[0])
     measured = to_unit_length(points.rows(range(0, points.shape[0], stride)))
-    to_labelled = _max_cosines(measured, to_unit_length(points.rows(labelled)))
+    elsewhere = checks.check_elsewhere(labelled_elsewhere, points.shape[1])
+    to_labelled = _max_cosines(measured, np.concatenate([to_unit_length(points.rows(labelled)), elsewhere]))
     radii = []
     for rows in drawn:
         closest = np.maximum(_max_cosines(measured, to_unit_length(points.rows(rows.tolist()))), to_labelled)

@@ -31,7 +31,8 @@ class Pick:
         index: Row of the image.
         value: Value it was picked for, ``distance ** strength * weight``; the weight if there was no distance yet.
         distance: Distance to the nearest labelled or earlier picked image, 0 to 2; None if there was none.
-        nearest: Row of the nearest labelled or earlier picked image; None if there was none.
+        nearest: Row of the nearest labelled or earlier picked image; n + i for the i-th of the images that are labelled
+            elsewhere; None if there was none.
         balance: Product of the balances in the value; 1 without balances.
     """
 
@@ -43,7 +44,14 @@ class Pick:
 
 
 def select_greedily(
-    points: Points, embedding_pass: Pass, worth: Worth, count: int, *, labelled: Sequence[int], first: Array | None
+    points: Points,
+    embedding_pass: Pass,
+    worth: Worth,
+    count: int,
+    *,
+    labelled: Sequence[int],
+    elsewhere: Vectors,
+    first: Array | None,
 ) -> list[Pick]:
     """Picks images, best first.
 
@@ -53,18 +61,18 @@ def select_greedily(
         worth: Values of the images. Labelled and picked images become forbidden in `Worth.allowed`.
         count: Number of images to pick.
         labelled: Rows of the labelled images.
+        elsewhere: (k, d) of unit length, embeddings of labelled images that are not among the n.
         first: (n,) values for the first pick if nothing is labelled; None to take the first image.
 
     Returns:
         The picks; fewer than `count` if no more images may be picked.
     """
     count = min(count, points.shape[0])
-    centers = _Centers(points.shape[1], len(labelled) + count)
-    vectors = to_unit_length(points.rows(labelled))
-    centers.add(vectors[(kept := find_distinct(vectors))], [labelled[row] for row in kept])
+    centers = _Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
+    centers.add(*_gather_centers(points, labelled, elsewhere))
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
-    if len(labelled) == 0:
+    if len(centers) == 0:
         start = choose_first(worth, first)
         if start is None or count == 0:
             return picks
@@ -128,7 +136,7 @@ class _Centers:
     def rows(self) -> Rows:
         return self._rows[: self._count]
 
-    def add(self, vectors: Vectors, rows: Sequence[int]) -> None:
+    def add(self, vectors: Vectors, rows: Sequence[int] | Rows) -> None:
         end = self._count + len(rows)
         self._vectors[self._count : end], self._rows[self._count : end] = vectors, rows
         self._count = end
@@ -267,22 +275,29 @@ def _pair_distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Row
     return np.sqrt(result)
 
 
-def coverage(points: Points, centers: Sequence[int]) -> tuple[Array, Rows]:
-    """Distance of each embedding to the nearest of some rows.
+def _gather_centers(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Vectors, Rows]:
+    """(c, d) distinct vectors of unit length, of some rows and of images elsewhere, and (c,) their rows."""
+    vectors = np.concatenate([to_unit_length(points.rows(centers)), elsewhere])
+    rows = np.concatenate([np.asarray(centers, np.int64), points.shape[0] + np.arange(len(elsewhere))])
+    kept = find_distinct(vectors)  # otherwise many equal rows would all be compared with each other
+    return vectors[kept], rows[kept]
+
+
+def coverage(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Array, Rows]:
+    """Distance of each embedding to the nearest of some rows, and of images elsewhere.
 
     Args:
         points: (n, d) embeddings, of any length.
         centers: The rows.
+        elsewhere: (k, d) of unit length, embeddings of other images.
 
     Returns:
-        (n,) distances, and (n,) nearest rows; infinity and -1 if `centers` is empty.
+        (n,) distances, and (n,) nearest rows, n + i for the i-th image elsewhere; infinity and -1 without centers.
     """
     distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
-    if len(centers) == 0:
+    vectors, rows = _gather_centers(points, centers, elsewhere)
+    if len(rows) == 0:
         return distance, nearest
-    vectors, rows = to_unit_length(points.rows(centers)), np.asarray(centers, np.int64)
-    kept = find_distinct(vectors)  # otherwise many equal rows would all be compared with each other
-    vectors, rows = vectors[kept], rows[kept]
     for start, block in points.blocks():
         distance[start : start + len(block)], index = find_nearest_center(to_unit_length(block), vectors)
         nearest[start : start + len(block)] = rows[index]

@@ -80,12 +80,12 @@ class Settings:
         "CORAL_PREVIOUS",
         (),
         "CORAL_OUTPUT of an earlier run, or several, comma-separated. Their detections are reused for images that "
-        "have not changed; the first that has an image wins.",
+        "have not changed; the first that has an image wins. `select` takes the embeddings of labelled images that are "
+        "not in CORAL_INPUT from there, so that the picks keep a distance to them, too.",
         uris,
         group=_DATA,
         metavar="URI,...",
         shown_default="none",
-        step="predict",
     )
     predictions: str | None = knob(
         "CORAL_PREDICTIONS",

@@ -207,7 +207,7 @@ def test_as_many_images_may_lack_a_number_as_may_be_unusable(tmp_path: Path) -> 
 def test_own_columns_are_those_of_images_parquet(small: tuple[LocalFolder, Pool]) -> None:
     output, pool = small
     count = len(pool.file_names)
-    tables.write_images(output, pool, [], np.zeros(count), np.full(count, -1), labelled=[], points=None)
+    tables.write_images(output, pool, [], np.zeros(count), [None] * count, labelled=[], points=None)
     written = pq.read_table(f"{output.uri}/images.parquet").column_names
     assert set(written) <= set(metadata.OWN_COLUMNS)
 

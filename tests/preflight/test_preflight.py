@@ -486,6 +486,9 @@ def test_the_labelled_list(tmp_path: Path) -> None:
     path.write_text("none.jpg\n")
     said = only(inputs.labelled, known(ours, listing=listing()), SettingsError)
     assert "none of them is among the 30 of CORAL_INPUT" in said and "'none.jpg'" in said and "'000.jpg'" in said
+    ours = settings(labelled=str(path), allow_missing=True)
+    said, warned = tried(inputs.labelled, known(ours, listing=listing()))
+    assert said == "0 images are labelled" and "1 of 1 names are not in CORAL_INPUT" in str(warned), "as in `select`"
     assert tried(inputs.labelled, known(ours)) == tried(inputs.labelled, known(listing=listing())) == []
 
 

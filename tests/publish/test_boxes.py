@@ -88,7 +88,7 @@ def test_without_boxes_there_are_columns(tmp_path: Path) -> None:
 def test_images_say_whether_they_are_labelled_and_where_they_are_on_the_map(tmp_path: Path) -> None:
     output, pool = filled(tmp_path, 2)
     pool = replace(pool, failures=[("broken.jpg", "it is empty"), ("labelled.jpg", "it is empty")])
-    infinite, none = np.full(4, np.inf), np.full(4, -1)
+    infinite, none = np.full(4, np.inf), [None] * 4
     labelled = ["c.jpg", "labelled.jpg", "not in the pool.jpg"]
     embeddings = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     projection = project(embeddings)

@@ -26,7 +26,7 @@ from job.report.gather import gather
 from job.report.projection import project
 from job.storage import Entry
 from job.storage.local import LocalFolder
-from tests.conftest import Job, demo_variables, picture, settings, start_job
+from tests.conftest import Job, demo_variables, nothing_elsewhere, picture, settings, start_job
 from tests.parts.test_part import MADE_WITH, failed
 from tests.parts.test_part import row as made_row
 from tests.standins import browser as browsers
@@ -79,7 +79,7 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
     embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
     chosen = settings(n_samples=count, **values)
     selection = choose_among(chosen, output, found, embeddings, [])
-    everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], {}, "0")
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], nothing_elsewhere(), {}, "0")
     detections = pool.detections(output, found, [pick.index for pick in selection.picks])
     selected = explain(chosen, everything, selection, detections, "local")
     counts = {"images": len(found.file_names) + len(found.failures), "usable": len(found.file_names), "labelled": 0}

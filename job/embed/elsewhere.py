@@ -1,0 +1,187 @@
+"""Labelled images that are not in CORAL_INPUT: their embeddings, from earlier outputs or from the file of embeddings.
+
+Such images keep the picks at a distance, as labelled images of the pool do. Only embeddings of one model can be
+compared, so an earlier output counts only if its embeddings were made as those of this run.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from job.context import LabelledElsewhere
+from job.embed import METHODS, from_file, table
+from job.errors import JobError
+from job.inputs.match import Match, compare
+from job.parts import Provenance, describe_difference
+from job.settings import Settings
+from job.storage import Entry, Listing, Storage, open_folder
+from job.storage.rangefile import RangeFile
+
+logger = logging.getLogger(__name__)
+
+_RUN, _SUCCESS = "run.json", "_SUCCESS"
+_ROWS_PER_READ = 1 << 14
+
+
+@dataclass(frozen=True)
+class Found:
+    """A place that has labelled images which are not in CORAL_INPUT.
+
+    Attributes:
+        setting: The setting that names the place, with its value, for messages.
+        output: The output of an earlier run; None for the file of embeddings.
+        match: How the names that are not in CORAL_INPUT meet the images there.
+    """
+
+    setting: str
+    output: Storage | None
+    match: Match
+
+
+def find_required(settings: Settings, match: Match) -> list[Found]:
+    """Looks for labelled images that are not in CORAL_INPUT in CORAL_PREVIOUS, and in a file of embeddings.
+
+    Args:
+        settings: The settings.
+        match: How the names in CORAL_LABELLED meet the images of the input.
+
+    Returns:
+        The places that have such images.
+
+    Raises:
+        SettingsError: If no labelled image is known anywhere. With CORAL_ALLOW_MISSING, they may be those of a shard
+            that has not finished.
+        JobError: If a store cannot be used.
+    """
+    found = _find(settings, match) if match.unknown else []
+    if not found and not settings.allow_missing:
+        match.require_any()
+    return found
+
+
+def read(
+    settings: Settings, found: Sequence[Found], embedding: Mapping[str, Any], provenance: Provenance, dimension: int
+) -> LabelledElsewhere:
+    """Reads the embeddings of labelled images that are not in CORAL_INPUT; the first place that has an image counts.
+
+    A place whose embeddings cannot be compared with those of this run is skipped with a warning.
+
+    Args:
+        settings: The settings.
+        found: The places that have such images.
+        embedding: How the embeddings of this run were made, as `job.embed.embed` describes it.
+        provenance: What the detections of this run were made with.
+        dimension: Dimension of the embeddings of this run.
+
+    Raises:
+        JobError: If a store cannot be used.
+    """
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    for place in found if embedding["method"] != "none" else ():
+        if place.output is None:
+            names, values, _ = from_file.read(settings.embedding)
+            row_of = {name: row for row, name in enumerate(names)}
+            known = {name: values[row_of[name]] for name in place.match.file_names.values()}
+        elif problem := _compare(place.output, embedding, provenance):
+            logger.warning(
+                "%s has %d of the labelled images that are not in CORAL_INPUT, but the picks keep no distance to them: "
+                "%s.",
+                place.setting,
+                len(place.match.file_names),
+                problem,
+            )
+            continue
+        else:
+            known = _read_vectors(place.output, set(place.match.file_names.values()))
+        new = {name: known[other] for name, other in place.match.file_names.items() if name not in vectors}
+        vectors |= new
+        logger.info(
+            "The picks keep a distance to %d labelled images that are not in CORAL_INPUT, by their embeddings in %s.",
+            len(new),
+            place.setting,
+        )
+    in_order = sorted(vectors, key=str.encode)
+    return LabelledElsewhere(in_order, np.array([vectors[name] for name in in_order]).reshape(-1, dimension))
+
+
+def _find(settings: Settings, match: Match) -> list[Found]:
+    found = []
+    if settings.embedding not in METHODS:
+        names = from_file.read(settings.embedding)[0]
+        others = from_file.match_names(settings.embedding, names, match.listing, settings.input).unknown
+        meeting = compare(match.setting, match.unknown, _list(others), settings.input)
+        found.append(Found(f"CORAL_EMBEDDING={settings.embedding!r}", None, meeting))
+    for uri in settings.previous:
+        output = open_folder(uri)
+        input_uri = _read_run(output).get("settings", {}).get("CORAL_INPUT") or settings.input
+        meeting = compare(match.setting, match.unknown, _list(_read_names(output)), input_uri)
+        found.append(Found(f"CORAL_PREVIOUS={output.uri!r}", output, meeting))
+    return [place for place in found if place.match.file_names]
+
+
+def _list(names: Sequence[str]) -> Listing:
+    return Listing.from_entries(Entry(name, "", 0) for name in names)
+
+
+def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenance) -> str | None:
+    """Says why the embeddings of an earlier output cannot be compared with those of this run; None if they can."""
+    run = _read_run(output)
+    if output.stat(_SUCCESS) is None or "embedding" not in run:
+        return "that run has not finished"
+    earlier = run["embedding"]
+    if earlier["method"] != embedding["method"]:
+        return f"their embeddings are of the kind {earlier['method']!r}, those of this run {embedding['method']!r}"
+    if embedding["method"] == "detector":
+        fields = {name: value for name, value in run["detector"].items() if name != "digest"}
+        made_with = Provenance.from_json(json.dumps(fields))
+        return None if made_with.matches(provenance) else describe_difference(made_with, provenance)
+    if earlier["space"] == embedding["space"]:
+        return None
+    if embedding["method"] == "simclr":
+        return "SimCLR was trained on other images, which gives other embeddings"
+    return "that run had another file of embeddings"
+
+
+def _read_run(output: Storage) -> dict[str, Any]:
+    try:
+        content = json.loads(output.read(_RUN))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _open_table(output: Storage) -> pq.ParquetFile | None:
+    entry = output.stat(table.NAME)
+    if entry is None:
+        return None
+    try:
+        return pq.ParquetFile(RangeFile(output, entry.key, entry.size), pre_buffer=True)
+    except pa.ArrowException as error:
+        raise JobError(f"{output.uri}/{table.NAME} is damaged ({error}): run that job again.") from error
+
+
+def _read_names(output: Storage) -> list[str]:
+    file = _open_table(output)
+    names: list[str] = [] if file is None else file.read(columns=["file_name"])["file_name"].to_pylist()
+    return names
+
+
+def _read_vectors(output: Storage, names: set[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """The embeddings of some images; only one block of the table is in memory at a time."""
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    wanted = pa.array(names, pa.string())
+    file = _open_table(output)
+    for batch in file.iter_batches(_ROWS_PER_READ) if file is not None else ():
+        rows = batch.filter(pc.is_in(batch["file_name"], value_set=wanted))
+        if len(rows):
+            values = rows["embedding"].flatten().to_numpy().reshape(len(rows), -1)
+            vectors |= dict(zip(rows["file_name"].to_pylist(), values, strict=True))
+    return vectors
