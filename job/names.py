@@ -53,6 +53,14 @@ def is_text(value: Any) -> TypeGuard[str]:
         return False
 
 
+def shorten_text(text: str) -> str:
+    """Returns a text with control characters escaped, cut to a limited length, for messages that show no quotes."""
+    cut = text[:_MAX_CHARACTERS_SHOWN] + ("..." if len(text) > _MAX_CHARACTERS_SHOWN else "")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in cut
+    )
+
+
 def shorten(value: Any) -> str:
     """Returns the repr of a value, cut to a limited length, for messages."""
     text = repr(value)

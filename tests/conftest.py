@@ -127,9 +127,9 @@ def settings(**values: Any) -> Settings:
     return Settings(**{"input": "in", "output": "out", **parsed})
 
 
-def nothing_elsewhere() -> LabelledElsewhere:
+def nothing_elsewhere(dimension: int) -> LabelledElsewhere:
     """No labelled images but those of the pool."""
-    return LabelledElsewhere([], np.empty((0, 4), np.float32))
+    return LabelledElsewhere([], np.empty((0, dimension), np.float32))
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

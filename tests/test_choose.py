@@ -225,7 +225,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     chosen = settings(n_samples=6, cost_per_image=2.0, cost_per_box=0.5)
     labelled = [found.file_names[3]]
     selection = choose.choose_among(chosen, output, found, embeddings, labelled)
-    everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, nothing_elsewhere(), {}, "0")
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, nothing_elsewhere(4), {}, "0")
     detections = pool.detections(output, found, rows_of(selection))
     selected = explain(chosen, everything, selection, detections, "local")
     for each, pick in zip(selected, selection.picks, strict=True):

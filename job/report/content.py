@@ -123,6 +123,19 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How the pool and the picks spread over the values of a column of CORAL_METADATA.
+
+    Attributes:
+        name: Name of the column.
+        rows: A value or an interval; the shares of the pool and of the picks, in [0, 1]; and the numbers of images.
+    """
+
+    name: str
+    rows: list[tuple[str, float, float, int, int]]
+
+
+@dataclass(frozen=True)
 class Content:
     """The whole report.
 
@@ -134,6 +147,7 @@ class Content:
         classes: Classes, the most boxes first.
         map: The embeddings; None if there are none.
         histograms: Distributions of the scores.
+        distributions: Columns of CORAL_METADATA.
         duplicates: A sentence about near-duplicates, and groups of them: a picture, and the number of images.
         failures: A reason, the number of images affected, and some of their file names.
         tables: A title, and pairs of name and value.
@@ -146,6 +160,7 @@ class Content:
     classes: list[ClassRow]
     map: Map | None
     histograms: list[Histogram]
+    distributions: list[Distribution]
     duplicates: tuple[str, list[tuple[Picture, int]]]
     failures: list[tuple[str, int, list[str]]]
     tables: list[tuple[str, list[tuple[str, Any]]]]

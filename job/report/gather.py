@@ -12,7 +12,7 @@ from job import scores
 from job.context import Selected
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.report import duplicates, pictures
+from job.report import duplicates, metadata, pictures
 from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture, Strip
 from job.report.projection import Projection
 from job.storage import Source, Storage
@@ -62,6 +62,7 @@ def gather(
         classes=_make_class_rows(pool, run),
         map=None if projection is None else _make_map(pool, projection, labelled_rows, picks),
         histograms=[_make_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
+        distributions=metadata.make_distributions(pool.metadata, picks),
         duplicates=("", []) if embeddings is None else _find_duplicates(pool, embeddings),
         failures=_group_failures(pool.failures),
         tables=_make_tables(run),
@@ -76,6 +77,7 @@ def _make_card(
         facts["score"] = pick.score
     if pick.nearest is not None:
         facts["nearest"] = pick.nearest
+    facts |= {name: value for name, value in metadata.list_values(pool.metadata, row).items() if name not in facts}
     picture = pictures.make_picture(pool, row, previews[row], detections.get(pick.file_name))
     return Card(pick.rank, picture, pick.reason, facts)
 

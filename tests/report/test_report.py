@@ -79,7 +79,8 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
     embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
     chosen = settings(n_samples=count, **values)
     selection = choose_among(chosen, output, found, embeddings, [])
-    everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], nothing_elsewhere(), {}, "0")
+    elsewhere = nothing_elsewhere(embeddings.shape[1])
+    everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], elsewhere, {}, "0")
     detections = pool.detections(output, found, [pick.index for pick in selection.picks])
     selected = explain(chosen, everything, selection, detections, "local")
     counts = {"images": len(found.file_names) + len(found.failures), "usable": len(found.file_names), "labelled": 0}
