@@ -1,11 +1,12 @@
 """Images with their boxes, in the form that every export format receives."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from job.context import Selected
 from job.parts.pool import Detections, Pool
 
 ORIENTATION = "Boxes are in pixels of the image after its EXIF orientation."
@@ -63,12 +64,14 @@ class Export:
         class_names: Class names by class index.
         model: Name of the detector.
         task_uri_of: Converts a file name to the address of the image in Label Studio.
+        selected: How the picks are described in the results, by file name; may lack images.
     """
 
     images: list[DetectedImage]
     class_names: tuple[str, ...]
     model: str
     task_uri_of: Callable[[str], str]
+    selected: Mapping[str, Selected] = field(default_factory=dict)
 
     @property
     def sized_images(self) -> list[DetectedImage]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from job.context import Selected
 from job.exports import coco, copies, table
 from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
@@ -31,6 +32,7 @@ def write(
     formats: Collection[str],
     rules: PreLabels = _ALL_BOXES,
     task_uri_of: Callable[[str], str] | None = None,
+    selected: Sequence[Selected] = (),
 ) -> None:
     """Writes the picks in some formats, and removes what an earlier run wrote in any format.
 
@@ -43,6 +45,7 @@ def write(
         formats: Names in `job.exports.table.FORMATS`.
         rules: Which boxes become pre-labels, and the names of their classes.
         task_uri_of: Converts a file name to the address of the image in Label Studio; made from `uri_of` by default.
+        selected: How the picks are described in the results.
 
     Raises:
         JobError: If the output cannot be used.
@@ -56,7 +59,9 @@ def write(
         _warn(images, requested)
     class_names, _ = rules.name_classes(pool.provenance.class_names)
     task_uri_of = task_uri_of or (lambda file_name: to_task_uri(uri_of(file_name)))
-    export = Export(images, class_names, task_name(pool.provenance), task_uri_of)
+    export = Export(
+        images, class_names, task_name(pool.provenance), task_uri_of, {pick.file_name: pick for pick in selected}
+    )
     files = {FOLDER + path: content for entry in requested for path, content in entry.render(export)}
     output.write_all(files, FOLDER, keeps=[copies.LIST])
 

@@ -139,7 +139,7 @@ def export(
         uri_of = exports.make_uri_builder(settings.input, settings.images_at)
         task_uri_of = exports.make_task_uri_builder(settings.input, settings.images_at)
         rules = exports.PreLabels(settings.export_min_score, settings.export_classes or {})
-        exports.write(output, sized, picks, uri_of, detections, settings.exports, rules, task_uri_of)
+        exports.write(output, sized, picks, uri_of, detections, settings.exports, rules, task_uri_of, selected)
         if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
             exports.write_all_images(output, pool, uri_of, with_probabilities=_can_export_probabilities(pool))
         elif "coco" in settings.exports:

@@ -22,6 +22,7 @@ from labelformat.model.object_detection import ObjectDetectionInput
 from pycocotools.coco import COCO
 
 from job import exports, parts
+from job.context import Selected
 from job.exports import coco
 from job.exports.detected import DetectedImage, make_detected_image
 from job.exports.lightly import task_name
@@ -329,6 +330,35 @@ def test_fiftyone_gets_coco_and_where_the_images_are(exported: tuple[Path, dict[
     check({name_of[uri]: back[path] for path, uri in where.items()}, found, SIZED, scores=True)
     assert all(each["width"] == WIDTH and each["height"] == HEIGHT for each in content.imgs.values())
     assert where["sub/a.jpg"] == uri_of("sub/a.jpg") and where["a.png"] == uri_of("a.png")
+
+
+def test_fiftyone_gets_samples_that_say_why_they_were_picked(tmp_path: Path) -> None:
+    output, pool, found = filled(tmp_path, ["a.jpg", "sub/ä.jpg", "unsized.jpg"])
+    picks = ["sub/ä.jpg", "a.jpg", "unsized.jpg"]
+    shared: dict[str, Any] = {"value": 1.0, "nearest": None, "factors": {}, "boxes": []}
+    selected = [
+        Selected(rank=1, file_name=picks[0], score=0.5, distance=None, reason="first pick: ä", **shared),
+        Selected(rank=2, file_name=picks[1], score=0.25, distance=1.5, reason="far", **shared),
+    ]
+    for uri_of, folder in ((lambda name: f"/in/{name}", "/in/"), (lambda name: f"s3://b/{name}", "../../selected/")):
+        exports.write(output, pool, picks, uri_of, found, ["fiftyone"], selected=selected)
+        samples = json.loads((tmp_path / "exports/fiftyone/samples.json").read_text())["samples"]
+        assert [sample["filepath"] for sample in samples] == [f"{folder}sub/ä.jpg", f"{folder}a.jpg"]
+        fields = ("file_name", "rank", "score", "reason", "distance")
+        assert [[sample.get(name) for name in fields] for sample in samples] == [
+            ["sub/ä.jpg", 1, 0.5, "first pick: ä", None],
+            ["a.jpg", 2, 0.25, "far", 1.5],
+        ]
+        assert samples[0]["metadata"] == {"_cls": "ImageMetadata", "width": WIDTH, "height": HEIGHT}
+        back: Found = {}
+        for sample in samples:
+            assert sample["predictions"]["_cls"] == "Detections"
+            back[sample["file_name"]] = boxes = []
+            for each in sample["predictions"]["detections"]:
+                assert each["_cls"] == "Detection"
+                left, top, width, height = np.array(each["bounding_box"]) * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+                boxes.append((each["label"], each["confidence"], [left, top, left + width, top + height]))
+        check(back, found, picks[:2], scores=True)
 
 
 def one_image(boxes: npt.NDArray[Any], number: int = 1, width: int = 100, height: int = 50) -> DetectedImage:
