@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from job import scores
 from job.errors import SettingsError
-from job.inputs import metadata
+from job.inputs import metadata, similar
 from job.names import list_first, shorten
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
@@ -33,7 +33,7 @@ from job.settings.entries import (
 from job.settings.mix import Mix
 from job.settings.parse import hint
 from job.settings.strategy import STRATEGIES
-from job.storage import Storage
+from job.storage import Listing, Storage
 
 if set(STRATEGIES) != set(IMPLEMENTED):
     raise RuntimeError("job.settings.strategy and job.select.engine name different strategies: add the missing one.")
@@ -211,8 +211,8 @@ class _Composition:
             case Typicality(neighbours, strength):
                 points = ArrayPoints(self._embeddings)
                 return Factor("typicality", typicality(points, neighbours=neighbours), strength)
-            case Similarity(images, strength):
-                distance, _ = coverage(self._embeddings, self._rows(images))
+            case Similarity(strength=strength):
+                distance, _ = coverage(self._embeddings, self._rows(entry))
                 return Factor("similarity", np.maximum(1 - distance / 2, 0), strength)
         raise TypeError(entry)
 
@@ -258,11 +258,15 @@ class _Composition:
             return metadata.to_texts(column, self._pool.metadata[column])
         return [str(value) for value in self._column(column)]
 
-    def _rows(self, names: Sequence[str]) -> list[int]:
-        row = {name: index for index, name in enumerate(self._pool.file_names)}
-        if missing := [name for name in names if name not in row]:
-            raise SettingsError(f"CORAL_STRATEGY names {missing[0]!r}, which is not a usable image in CORAL_INPUT.")
-        return [row[name] for name in names]
+    def _rows(self, entry: Similarity) -> list[int]:
+        pool = self._pool
+        row = {name: index for index, name in enumerate(pool.file_names)}
+        names = (*pool.file_names, *(name for name, _ in pool.failures))
+        match = similar.match([entry], Listing.from_names(names), self._settings.input)
+        wanted = dict.fromkeys(match.file_names.values()) if match else ()
+        if missing := [name for name in wanted if name not in row]:
+            raise similar.make_error(missing[0])
+        return [row[name] for name in wanted]
 
     def _balance(self, entry: BalanceEntry) -> Balance:
         if entry.column:

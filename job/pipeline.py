@@ -20,7 +20,7 @@ from job.errors import DamagedFileError, JobError, SettingsError, Stopped, TooMa
 from job.exports import lightly_files
 from job.external.take_in import import_predictions
 from job.inputs import labelled as labels
-from job.inputs import metadata
+from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
 from job.parts import listings, previous
 from job.parts import pool as pools
@@ -185,6 +185,8 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         found = elsewhere.find_required(settings, match)
         num_elsewhere = len({name for place in found for name in place.match.file_names})
         labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
+    if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
+        run.accept("strategy", match_similar)
     table = _read_metadata(run, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())

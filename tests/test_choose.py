@@ -129,6 +129,9 @@ def test_similarity_finds_what_is_near(made: tuple[LocalFolder, Pool, Any]) -> N
     distance = np.linalg.norm(points[:, None] - points[[9, 20]][None], axis=2).min(1)
     distance[3] = np.inf
     assert rows_of(picked(made, entries, count=6)) == np.argsort(distance, kind="stable")[:6].tolist()
+    respelled = [f".\\{name}".replace("/", "\\") for name in entries[0]["strategy"]["images"]]
+    entries = [entry("EMBEDDINGS", "SIMILARITY", images=respelled)]
+    assert rows_of(picked(made, entries, count=6)) == np.argsort(distance, kind="stable")[:6].tolist()
 
 
 def test_random_and_typicality_in_a_list_are_those_by_name(made: tuple[LocalFolder, Pool, Any]) -> None:
@@ -151,6 +154,7 @@ def test_random_and_typicality_in_a_list_are_those_by_name(made: tuple[LocalFold
         ),
         (entry("METADATA", "WEIGHTS", {"key": "folder"}), "the column is text"),
         (entry("EMBEDDINGS", "SIMILARITY", images=["no.jpg"]), "'no.jpg', which is not a usable image"),
+        (entry("EMBEDDINGS", "SIMILARITY", images=["a/00.JPG"]), "the case of letters: 'a/00.JPG' and 'a/00.jpg'"),
         (
             entry("PREDICTIONS", "BALANCE", target={"cow": 0.5}),
             "class 'cow', which does not exist: use a, b, c",

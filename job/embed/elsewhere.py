@@ -22,7 +22,7 @@ from job.errors import JobError
 from job.inputs.match import Match, compare
 from job.parts import Provenance, describe_difference
 from job.settings import Settings
-from job.storage import Entry, Listing, Storage, open_folder
+from job.storage import Listing, Storage, open_folder
 from job.storage.rangefile import RangeFile
 
 logger = logging.getLogger(__name__)
@@ -117,18 +117,14 @@ def _find(settings: Settings, match: Match) -> list[Found]:
     if settings.embedding not in METHODS:
         names = from_file.read(settings.embedding)[0]
         others = from_file.match_names(settings.embedding, names, match.listing, settings.input).unknown
-        meeting = compare(match.setting, match.unknown, _list(others), settings.input)
+        meeting = compare(match.setting, match.unknown, Listing.from_names(others), settings.input)
         found.append(Found(f"CORAL_EMBEDDING={settings.embedding!r}", None, meeting))
     for uri in settings.previous:
         output = open_folder(uri)
         input_uri = _read_run(output).get("settings", {}).get("CORAL_INPUT") or settings.input
-        meeting = compare(match.setting, match.unknown, _list(_read_names(output)), input_uri)
+        meeting = compare(match.setting, match.unknown, Listing.from_names(_read_names(output)), input_uri)
         found.append(Found(f"CORAL_PREVIOUS={output.uri!r}", output, meeting))
     return [place for place in found if place.match.file_names]
-
-
-def _list(names: Sequence[str]) -> Listing:
-    return Listing.from_entries(Entry(name, "", 0) for name in names)
 
 
 def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenance) -> str | None:

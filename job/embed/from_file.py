@@ -11,7 +11,7 @@ from job.embed import arrays, tabular
 from job.errors import SettingsError, one_line
 from job.inputs.match import Match, compare
 from job.names import shorten
-from job.storage import Entry, Listing, read_file
+from job.storage import Listing, read_file
 
 _MAX_EXAMPLES = 3
 
@@ -124,7 +124,7 @@ def read_for_pool(
         SettingsError: If the file is invalid, or an image has no embedding.
     """
     names, vectors, digest = read(uri)
-    listing = Listing.from_entries(Entry(name, "", 0) for name in (*file_names, *unusable))
+    listing = Listing.from_names((*file_names, *unusable))
     match = match_names(uri, names, listing, input_uri)
     match.require_any()
     row_of = {match.file_names[name]: row for row, name in enumerate(names) if name in match.file_names}

@@ -10,7 +10,7 @@ from job import images
 from job.errors import AccessDenied, SettingsError
 from job.settings import Settings
 from job.shards import Shard
-from job.storage import Entry, Listing, Source, open_source
+from job.storage import Listing, Source, open_source
 from job.storage.clutter import is_clutter
 from job.storage.filelist import FileList
 from job.uris import normalize, relativize
@@ -173,7 +173,7 @@ def list_names(settings: Settings, stop: threading.Event) -> Listing:
             f"{error} With CORAL_PREDICTIONS, CORAL_INPUT says which images there are: set it to their folder, or to a "
             "list of their names (.txt), whose files are not opened."
         ) from None
-    listing = Listing.from_entries(Entry(key, "", 0) for key in keys)
+    listing = Listing.from_names(keys)
     if not len(listing):
         raise SettingsError(f"CORAL_INPUT={settings.input!r} is an empty list: give one file name per line.")
     return listing

@@ -55,6 +55,11 @@ class Listing:
         return cls(_sort(pa.Table.from_batches(chunks, _SCHEMA)))
 
     @classmethod
+    def from_names(cls, names: Iterable[str]) -> "Listing":
+        """Lists names of which nothing else is known: ETags are empty and sizes are 0."""
+        return cls.from_entries(Entry(name, "", 0) for name in names)
+
+    @classmethod
     def merge(cls, listings: Iterable["Listing"]) -> "Listing":
         """Joins several listings; of entries with the same key, the last one counts."""
         return cls(_sort(pa.concat_tables([_SCHEMA.empty_table(), *(listing.table for listing in listings)])))
