@@ -51,6 +51,8 @@ def import_predictions(run: Run) -> Listing:
     rows = _rename(rows, match, noun)
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
+    if warning := inputs.describe_replaced(done, listing, Shard()):
+        logger.warning(warning)
     remaining = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
     part_size = settings.part_size or parts.DEFAULT_SIZE
@@ -108,20 +110,31 @@ def _read_predictions(run: Run, images: external.InputImages) -> tuple[list[Row]
     )
     for warning in predictions.warnings:
         logger.warning("%s", warning)
-    provenance = Provenance(
+    return predictions.rows, predictions.layout, describe_predictions(settings, predictions)
+
+
+def describe_predictions(settings: Settings, predictions: external.Predictions) -> Provenance:
+    """What the parts of imported predictions depend on."""
+    return Provenance(
         config_sha256=f"min_score={settings.score_threshold!r}",
         weights_sha256=predictions.sha256,
         precision="",
         probabilities=predictions.probabilities,
         class_names=predictions.class_names,
     )
-    return predictions.rows, predictions.layout, provenance
+
+
+def describe_embeddings(sha256: str) -> Provenance:
+    """What the parts depend on if there are embeddings alone.
+
+    Args:
+        sha256: SHA-256 of the file of embeddings.
+    """
+    return Provenance(
+        config_sha256="", weights_sha256=sha256, precision="", probabilities=parts.NO_DETECTOR, class_names=()
+    )
 
 
 def _read_images(embedding: str) -> tuple[list[Row], Provenance]:
     names, _, digest = from_file.read(embedding)
-    rows = [Row.undetected(name) for name in sorted(names, key=str.encode)]
-    provenance = Provenance(
-        config_sha256="", weights_sha256=digest, precision="", probabilities=parts.NO_DETECTOR, class_names=()
-    )
-    return rows, provenance
+    return [Row.undetected(name) for name in sorted(names, key=str.encode)], describe_embeddings(digest)

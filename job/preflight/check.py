@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from job.errors import JobError
+from job.parts import Provenance
 from job.settings import Settings
 from job.shards import Shard
 from job.stopping import Stop
@@ -50,6 +51,7 @@ class State:
         previous: Outputs of earlier runs.
         detector: The detector, once it is built.
         class_names: Class names of predictions from another detector.
+        imported: What the parts of imported predictions, or of embeddings alone, are made with.
         absent: Images that have no predictions, or no embeddings, where these are imported.
         num_done: Number of images that have results from an earlier run.
     """
@@ -68,6 +70,7 @@ class State:
     previous: list[Storage] = field(default_factory=list)
     detector: "Detector | None" = None
     class_names: Sequence[str] | None = None
+    imported: Provenance | None = None
     absent: frozenset[str] = frozenset()
     num_done: int = 0
 

@@ -8,6 +8,7 @@ from job.external import take_in
 from job.external.boxes import check_boxes
 from job.inputs import labelled as labels
 from job.inputs import metadata as image_metadata
+from job.inputs import similar
 from job.inputs.match import Match
 from job.names import list_first, shorten
 from job.parts import previous
@@ -67,7 +68,9 @@ def predictions(state: State) -> Findings:
         return
     listing, state.listing = state.listing, None  # later checks need predictions that are right
     if settings.predictions == NONE:
-        match = take_in.compare_rows(settings, listing, from_file.read(settings.embedding)[0])
+        names, _, sha256 = from_file.read(settings.embedding)
+        state.imported = take_in.describe_embeddings(sha256)
+        match = take_in.compare_rows(settings, listing, names)
         state.listing, state.absent = listing, frozenset(match.without)
         yield from _describe(match, "embedding")
         return
@@ -80,6 +83,7 @@ def predictions(state: State) -> Findings:
         images=of_input,
     )
     state.class_names = classes = content.class_names
+    state.imported = take_in.describe_predictions(settings, content)
     yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
     yield from map(Warn, content.warnings)
     match = take_in.compare_rows(settings, listing, (row.file_name for row in content.rows))
@@ -137,6 +141,16 @@ def labelled(state: State) -> Findings:
     num_elsewhere = len({name for place in found for name in place.match.file_names})
     yield f"{match.counts['matched']} images are labelled"
     yield from _describe_names(state, match, num_elsewhere)
+
+
+def similar_images(state: State) -> Findings:
+    """The images that SIMILARITY in the strategy names."""
+    if state.listing is None or state.shard.count > 1:  # they may be those of other shards
+        return
+    match = similar.match(state.settings.strategy.entries, state.listing, state.settings.input)
+    if match is not None:
+        yield f"CORAL_STRATEGY names {len(match.file_names)} images for SIMILARITY"
+        yield from _describe_names(state, match)
 
 
 def metadata(state: State) -> Findings:

@@ -2,14 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from job import choose, exports, inputs, parts
 from job.errors import TryAgain
 from job.names import list_first
-from job.preflight.check import Findings, State, Warn
+from job.preflight.check import Findings, State, Warn, require
 from job.preflight.inputs import format_size
 from job.retry import Patience
 from job.uris import Location
+
+if TYPE_CHECKING:
+    from job.detect.model import Detector
 
 
 def lightly(state: State) -> Findings:
@@ -62,19 +66,23 @@ def classes(state: State) -> Findings:
 
 def earlier_results(state: State) -> Findings:
     """Results in the output that this run resumes from; results of other settings are refused."""
-    if state.output is None or state.detector is None or state.listing is None:
+    if state.output is None or state.listing is None or (state.detector is None and state.imported is None):
         return
-    from job.detect import runner
-
     location = Location.parse(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
-    done = parts.find_done(state.output, runner.provenance(state.detector))
+    done = parts.find_done(state.output, state.imported or _describe_detector(require(state.detector)))
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
     if warning := inputs.describe_replaced(done, state.listing, state.shard):
         yield Warn(warning)
-    if state.num_done:
+    if state.num_done and state.imported is None:  # to import predictions again takes no time
         yield f"{state.num_done} of {len(state.listing)} images are finished"
+
+
+def _describe_detector(detector: "Detector") -> parts.Provenance:
+    from job.detect import runner
+
+    return runner.provenance(detector)
 
 
 def run(state: State) -> Findings:

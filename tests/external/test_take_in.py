@@ -239,6 +239,27 @@ def test_labelled_images_without_predictions_are_in_the_input(given: dict[str, A
     assert run["names"]["labelled"] == {"matched": 2, "unknown": 1, "without": 10} and run["counts"]["labelled"] == 2
 
 
+def test_results_of_entirely_other_images_are_replaced_with_a_warning(
+    given: dict[str, Any], job: Job, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    one.write_text("0.jpg\n3.jpg\n")
+    other.write_text("5.jpg\n7.jpg\n")
+    assert job("select", **given | {"CORAL_INPUT": one}).returncode == 0
+    says = "CORAL_OUTPUT holds results of 2 other images, such as '0.jpg', and none of them is in CORAL_INPUT."
+    checked = job("check", **given | {"CORAL_INPUT": other})
+    assert checked.returncode == 0 and says in checked.stderr + checked.stdout
+    assert "holds results" not in job("select", **given | {"CORAL_INPUT": one}).stderr
+    done = job("select", **given | {"CORAL_INPUT": other})
+    assert done.returncode == 0 and says in done.stderr
+    changed = own_coco()
+    changed["annotations"][0]["score"] = 0.5
+    (tmp_path / "predictions.json").write_text(json.dumps(changed))
+    for command in ("check", "select"):
+        refused = job(command, **given)
+        assert refused.returncode == 64 and "holds results of other settings" in refused.stderr + refused.stdout
+
+
 def test_run_and_predict_refuse_predictions(given: dict[str, Any], job: Job) -> None:
     for command in ("run", "predict"):
         refused = job(command, **given)

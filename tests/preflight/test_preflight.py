@@ -492,6 +492,18 @@ def test_the_labelled_list(tmp_path: Path) -> None:
     assert tried(inputs.labelled, known(ours)) == tried(inputs.labelled, known(listing=listing())) == []
 
 
+def test_the_images_of_similarity() -> None:
+    def ours(*images: str) -> Settings:
+        entries = [{"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "SIMILARITY", "images": images}}]
+        return settings(strategy=json.dumps(entries))
+
+    said, respelled = tried(inputs.similar_images, known(ours("./000.jpg", "001.jpg"), listing=listing()))
+    assert said == "CORAL_STRATEGY names 2 images for SIMILARITY" and "'./000.jpg' is '000.jpg'" in str(respelled)
+    wrong = only(inputs.similar_images, known(ours("000.jpg", "001.JPG"), listing=listing()), SettingsError)
+    assert "names '001.JPG', which is not a usable image in CORAL_INPUT. 1 of 1 such names differ" in wrong
+    assert tried(inputs.similar_images, known(ours("no.jpg"), listing=listing(), shard=Shard(0, 2))) == []
+
+
 # What a run works with
 
 
