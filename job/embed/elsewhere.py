@@ -137,7 +137,7 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
         return f"their embeddings are of the kind {earlier['method']!r}, those of this run {embedding['method']!r}"
     if embedding["method"] == "detector":
         fields = {name: value for name, value in run["detector"].items() if name != "digest"}
-        made_with = Provenance.from_json(json.dumps(fields))
+        made_with = Provenance.from_json(json.dumps(fields), f"{output.uri}/run.json")
         return None if made_with.matches(provenance) else describe_difference(made_with, provenance)
     if earlier["space"] == embedding["space"]:
         return None

@@ -36,7 +36,7 @@ def import_predictions(run: Run) -> Listing:
     without_detector = settings.predictions == NONE
     files = inputs.list_names(settings, run.stop.requested)
     images = external.InputImages(settings, files, run.stop.requested)
-    layout = None
+    layout: Layout | None = None
     if without_detector:
         rows, provenance = _read_images(settings.embedding)
     else:
@@ -46,8 +46,8 @@ def import_predictions(run: Run) -> Listing:
     match = run.accept(kind, compare_rows(settings, files, (row.file_name for row in rows)))
     if without := match.describe_without(noun):
         logger.warning(without)
-    for warning in check_boxes(rows, layout, match, images):
-        logger.warning(warning)
+    for doubt in check_boxes(rows, layout, match, images):
+        logger.warning(doubt)
     rows = _rename(rows, match, noun)
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)

@@ -95,4 +95,4 @@ def _update(hasher: Any, array: pa.Array) -> None:
 
 
 def _is_flat(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
