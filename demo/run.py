@@ -1,6 +1,7 @@
 """`make demo`: runs the whole job on 250 frames of a street scene, exactly as a user would."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,12 +33,15 @@ def main() -> int:
     print("  python entrypoint.py\n", flush=True)
     # Settings of the user, such as a Lightly token, must not apply to the demo.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CORAL_", "LIGHTLY_"))}
-    done = subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=kept | variables, check=False)
-    if done.returncode == 0:
+    process = subprocess.Popen([sys.executable, "entrypoint.py"], cwd=ROOT, env=kept | variables)
+    # Ctrl-C reaches the job as well, which then saves its work and ends by itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_code = process.wait()
+    if exit_code == 0:
         print("\nNext: open demo/output/report.html in a browser, or look at all images with their boxes:")
         print("  make studio OUTPUT=demo/output\nor run the job on your own folder:")
         print(f"  CORAL_INPUT=/your/images CORAL_OUTPUT=/your/results {_relative(Path(sys.executable))} entrypoint.py")
-    return done.returncode
+    return exit_code
 
 
 def _relative(path: Path) -> str:

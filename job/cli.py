@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from tabulate import tabulate
 
 import job
 from job import logs, shards
@@ -26,7 +25,6 @@ _EPILOG = (
     "saved."
 )
 _COMMON = "Common settings"
-_MAX_PICKS_SHOWN = 10
 
 
 def main() -> int:
@@ -183,22 +181,11 @@ def detect_shard(settings: Settings) -> Shard:
     return shards.detect(os.environ, settings.shard_index, settings.shard_count)
 
 
-def _number(score: float | None) -> str:
-    return "" if score is None else f"{score:.3f}"
-
-
 def report(settings: Settings, selected: list[Any]) -> None:
-    """Prints the first picks, and where the results are."""
+    """Prints the first picks and where the results are, or logs them in one line of JSON."""
+    from job.publish import closing
+
     if logs.is_json(settings.log_format):
-        logger.info("done", extra={"selected": len(selected), "output": settings.output})
-        return
-    rows = [[pick.rank, pick.file_name, _number(pick.score), pick.reason] for pick in selected[:_MAX_PICKS_SHOWN]]
-    headers = ["rank", "file", settings.score.text, "reason"]
-    lines = ["", tabulate(rows, headers, maxcolwidths=[None, 40, None, 70], disable_numparse=True)]
-    if len(selected) > _MAX_PICKS_SHOWN:
-        lines.append(f"... and {len(selected) - _MAX_PICKS_SHOWN} more.")
-    lines += ["", f"Picks:         {settings.output}/selected.txt  (with reasons: selected.csv, selected.jsonl)"]
-    lines += [f"Report:        {settings.output}/report.html"]
-    lines += [f"All images:    {settings.output}/images.parquet, embeddings.parquet, failures.jsonl"]
-    lines += [f"About the run: {settings.output}/run.json"]
-    click.echo("\n".join(lines), file=sys.stdout)
+        logger.info("done", extra=closing.describe(settings, selected))
+    else:
+        click.echo(closing.render(settings, selected), file=sys.stdout)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,14 @@ class LabelledElsewhere:
 
     file_names: list[str]
     embeddings: npt.NDArray[np.float32]
+
+
+_SECONDS_UNTIL_NAMED = 3.0  # of a stage that shows no progress
+
+
+def _name_stage(name: str) -> None:
+    if now.stage == name and now.progress is None:
+        logger.info("Working on: %s ...", name, extra={"stage": name})
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,13 @@ class Run:
         start = time.monotonic()
         outer, self.current_stage = self.current_stage, name
         now.enter(name)
-        yield
+        timer = threading.Timer(_SECONDS_UNTIL_NAMED, _name_stage, (name,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
         self.seconds[name] = time.monotonic() - start
         self.current_stage = outer
         now.leave(outer)

@@ -3,10 +3,13 @@
 import logging
 import sys
 import warnings
+from datetime import UTC, datetime
+from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 from tqdm import tqdm
 
+from job.names import escape
 from job.secret import hide_secrets
 
 _LEVELS = {
@@ -23,10 +26,33 @@ class _Handler(logging.Handler):
         tqdm.write(hide_secrets(self.format(record)), file=sys.stderr)
 
 
+_fields: dict[str, Any] = {}
+
+
+def add_fields(**fields: Any) -> None:
+    """Adds fields to all further log lines in JSON, such as the run that they belong to."""
+    _fields.update(fields)
+
+
 class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+    """Text that cannot move a terminal's cursor or forge a line: names come from the user's files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
+        text = escape(record.message)
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+class _JsonFormatter(JsonFormatter):
+    """JSON with times of RFC 3339, in UTC."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # as above
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return time.replace("+00:00", "Z")
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        super().add_fields(log_data, record, message_dict)
+        for name, value in _fields.items():
+            log_data.setdefault(name, value)
 
 
 def is_json(log_format: str) -> bool:
@@ -43,7 +69,7 @@ def configure(log_format: str) -> None:
     handler = _Handler()
     if is_json(log_format):
         renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
+        handler.setFormatter(_JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
     else:
         handler.setFormatter(_TextFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -61,6 +61,15 @@ def shorten_text(text: str) -> str:
     )
 
 
+def escape(text: str) -> str:
+    """Returns a text with its control characters, and all others that cannot be seen, as Python's escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def shorten(value: Any) -> str:
     """Returns the repr of a value, cut to a limited length, for messages."""
     text = repr(value)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from job import embed, exports, inputs, parts, preflight
+from job import embed, exports, inputs, logs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.embed import elsewhere
@@ -103,6 +103,7 @@ def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = T
     state = State(settings, stop, is_run=True, uses_device=uses_device, shard=shard)
     preflight.verify(state, preflight.SETUP)
     output = require(state.output)
+    logs.add_fields(shard_index=shard.index, shard_count=shard.count)
     with Status(output, shard):
         preflight.verify(state, preflight.UPLOAD)
         yield Run(settings, stop, OwnedOutput(output), state.platform)
@@ -225,6 +226,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     if table is not None:
         digests["metadata_sha256"] = table.sha256
     name = compute_run_id(settings, pool, embedding, digests, selection)
+    logs.add_fields(run_id=name)
     results = SelectionInputs(pool, embeddings, embedding, labelled, others, digests, name)
     if run.platform and settings.lightly_select == "platform":
         selected = publish_platform_picks(run, run.platform, results, selection)

@@ -14,10 +14,11 @@ has its own file, status-<index>-of-<count>.json, and `select` writes status.jso
 | ``eta_s`` | yes | of progress | seconds until this stage is finished at that rate; null before the first item |
 | ``failures`` | yes | | unusable images: so far in this process; from stage ``score`` on, in the whole run |
 | ``started``, ``updated`` | yes | | UTC, ISO 8601 |
-| ``shard_index``, ``shard_count`` | yes | | the shard of this process; 0 of 1 without shards |
+| ``run_id`` | | once it is known | as in run.json |
+| ``shard_index``, ``shard_count`` | yes | all | the shard of this process; 0 of 1 without shards |
 | ``exit_code`` | yes | | null while the run lasts; 143 if ``stopped`` |
 | ``message`` | yes | all | in status.json, why the run failed or stopped, on one line; null otherwise |
-| ``selected``, ``output`` | | of the last line | number of picks, and folder of the results |
+| ``selected``, ``picks``, ``output``, ``selected_txt``, ``report`` | | of the last line | picks, where they are; also figures |
 | ``check``, ``outcome`` | | of `check` | name of the check; ``ok``, ``warning`` or ``failed`` |
 """
 
