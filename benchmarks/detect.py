@@ -9,7 +9,7 @@ turns.
 - Memory is measured in a separate process, over 2,000 images of mixed sizes.
 - One detector is the demo's, with its real weights. The other is Faster R-CNN R50-FPN at 480 pixels, with random
   weights. Its proposals are not suppressed, since random ones overlap too much to leave 1,000 of them.
-- On a GPU, the job computes in bf16, unlike DefaultPredictor. Images per second of R50-FPN at 800 x 1333 are then
+- On a GPU, the job computes in fp16, unlike DefaultPredictor. Images per second of R50-FPN at 800 x 1333 are then
   measured by batch size and precision.
 """
 
@@ -211,7 +211,7 @@ def measure_memory() -> dict[str, float]:
 def measure_images_per_second(temporary: Path) -> dict[str, dict[str, float]]:
     """Measures R50-FPN at 800 x 1333 on a GPU, by precision and batch size, including the copies of the results."""
     speeds: dict[str, dict[str, float]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "fp16"):
         settings = Settings(
             input="",
             output="",

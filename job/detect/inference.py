@@ -19,6 +19,7 @@ from job.detect.limits import BatchLimit
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
 from job.errors import ServiceUnavailable
+from job.names import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ class Inference:
 
     def _advance(self) -> int:
         """Starts the batch that has waited longest, then makes the rows of the one before it."""
+        on_their_way = [batch for batch in (self._running, *self._waiting) if batch]
         current, self._running = self._running, None
         following = self._waiting.popleft() if self._waiting else None
         try:
@@ -162,17 +164,18 @@ class Inference:
             self._running = following
             return len(current.images) if current else 0
         except RuntimeError as error:
-            on_their_way = [batch for batch in (current, following, *self._waiting) if batch]
             self._waiting.clear()
             if not gpu.is_out_of_memory(error):
                 with gpu.translate_errors():
                     raise
         # The GPU works behind the calls, so the error may be that of another batch: all run again, one at a time.
         self._shrink((following or on_their_way[0]).images)
-        for batch in on_their_way:
-            batch.outputs = None
-            batch.rows += self.detect(batch.images)
-        return sum(len(batch.images) for batch in on_their_way)
+        again = [(batch.images, batch.rows) for batch in on_their_way]
+        current = following = None
+        on_their_way.clear()  # frees what is on the GPU
+        for images, rows in again:
+            rows += self.detect(images)
+        return sum(len(images) for images, _ in again)
 
     def _shrink(self, images: list[PreparedImage]) -> None:
         height, width = images[0].tensor.shape[1:]
@@ -292,7 +295,7 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
     for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
         log_first_n(
             logging.WARNING,
-            f"The features of {images[row].entry.key[:80]!r} are not finite, so its boxes may be wrong: if "
+            f"The features of {shorten(images[row].entry.key)} are not finite, so its boxes may be wrong: if "
             "CORAL_PRECISION is auto or fp16, set it to bf16.",
             n=3,
             name=__name__,
