@@ -36,8 +36,9 @@ def add_background(scores: Floats, classes: npt.NDArray[np.integer], class_proba
 
     So the entry of the predicted class is the score. If the score is p_c itself, or p_c times an objectness as in
     Lightly's format, the other entries are also the detector's own: rows of this job that are read back from Lightly's
-    format are what they were. If the score is larger, the other classes share the rest in proportion, and the
-    background is 0. If the score is 0, the background is 1.
+    format are what they were. (The scores of `job.detect.yolo` are no entries of its rows, so those change.) If the
+    score is larger, the other classes share the rest in proportion, and the background is 0. If the score is 0, the
+    background is 1.
 
     Args:
         scores: (boxes,) in [0, 1].

@@ -135,10 +135,8 @@ def _find_outside(evidence: Evidence, layout: Layout | None) -> Finding | None:
     centers = (evidence.boxes[:, :2] + evidence.boxes[:, 2:]) / 2
     is_gone = ~_hold(centers >= 0, centers <= size)
     ends = np.where(outside, (evidence.boxes[:, 2:] / size).max(axis=1), -np.inf)
-    other_size = (
-        f"They may be of copies of another size, up to {ends.max():.2g} times as large, or of other images: give boxes "
-        "in pixels of the files in CORAL_INPUT."
-    )
+    copies = f" or of copies that are up to {ends.max():.2g} times as large" if ends.max() > 1 else ""
+    other_size = f"They may be of other images{copies}: give boxes in pixels of the files in CORAL_INPUT."
     return Finding(
         f"{outside.sum()} of {len(outside)} boxes reach far outside their images: "
         f"{evidence.describe(int(ends.argmax()))}. {cause or other_size}",

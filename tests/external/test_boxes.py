@@ -164,7 +164,7 @@ def test_predictions_of_a_resized_copy(folder: Path, tmp_path: Path, factor: flo
     assert "12 of 12 images that were read have another size" in warning and "are of copies of another size" in warning
     without_sizes = in_file(tmp_path, detections(sized=False))
     if factor < 1:
-        assert "up to 2 times as large, or of other images" in refuse(folder, without_sizes)
+        assert "of other images or of copies that are up to 2 times as large" in refuse(folder, without_sizes)
     else:
         assert find_doubts(folder, without_sizes) == []  # objects may well be in one corner
 

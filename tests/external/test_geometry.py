@@ -76,9 +76,14 @@ CERTAIN: list[tuple[str, Layout, Change, str]] = [
         lambda true: Evidence(true.names, true.boxes, true.image_of, true.size[:, ::-1], true.size[:, ::-1]),
         "They fit if width and height of the images are exchanged",
     ),
-    ("larger copies", CORNER_SIZE, lambda true: with_boxes(true, true.boxes * 2), "up to 2 times as large"),
-    ("a grid of 1000", CORNER_SIZE, lambda true: with_boxes(true, true.boxes / per_box(true) * 1000), "of copies of"),
-    ("other images", CORNER_SIZE, lambda true: with_boxes(true, true.boxes + 900), "or of other images"),
+    ("larger copies", CORNER_SIZE, lambda true: with_boxes(true, true.boxes * 2), "up to 2 times as large: give boxes"),
+    (
+        "a grid of 1000",
+        CORNER_SIZE,
+        lambda true: with_boxes(true, true.boxes / per_box(true) * 1000),
+        "of other images or of copies",
+    ),
+    ("other images", CORNER_SIZE, lambda true: with_boxes(true, true.boxes + 900), "of other images or"),
 ]
 
 
