@@ -5,7 +5,7 @@
     │   └── LinkError           a symbolic link in the output is in the way
     ├── DamagedFileError    65  a file of the job's own in an output is damaged
     ├── TooManyFailedImages 65  more images than CORAL_MAX_FAILED could not be used
-    ├── ServiceUnavailable  69  a service or download that the job needs cannot be reached
+    ├── ServiceUnavailable  69  a service, a download, a disk or a GPU that the job needs cannot be used now
     ├── TryAgain            75  a temporary condition: the same command may succeed later
     ├── AccessDenied        77  a permission is missing
     └── Stopped             143 SIGTERM: finished work is saved, and the next start resumes from it
@@ -61,7 +61,7 @@ class TooManyFailedImages(JobError):
 
 
 class ServiceUnavailable(JobError):
-    """A service or download that the job needs cannot be reached."""
+    """A service, a download, a disk or a GPU that the job needs cannot be used now."""
 
     exit_code = 69
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from job.errors import AccessDenied
+from job.errors import AccessDenied, ServiceUnavailable
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.uris import Location
 
@@ -20,6 +20,7 @@ _MIN_MEMORY = 3 * _GIB
 # A part takes some 30 kB per image; the rest is embeddings, predictions and tables.
 _OUTPUT_BYTES_PER_IMAGE = 40_000
 _CHECKPOINT_BYTES = 1_000_000_000
+_TMP = "/tmp"  # noqa: S108  # where Python's own module looks first
 
 
 def device(state: State) -> Findings:
@@ -95,13 +96,15 @@ def memory_limit(root: Path = Path("/")) -> int:
 
 def temporary_files(state: State) -> Findings:
     """A folder for the temporary files of libraries and of the upload."""
-    wanted = state.environment.get("TMPDIR") or "/tmp"  # noqa: S108  # where Python's own module looks first
+    wanted = state.environment.get("TMPDIR") or _TMP
     try:
         with tempfile.TemporaryFile() as file:
             file.write(b"probe")
             file.flush()
     except OSError as error:
-        raise AccessDenied(
+        # If the folder may be written to, the disk is full.
+        is_full = any(os.access(folder, os.W_OK) for folder in (wanted, _TMP))
+        raise (ServiceUnavailable if is_full else AccessDenied)(
             f"No temporary file can be written ({error.strerror}): mount a writable /tmp (--tmpfs /tmp), or set TMPDIR "
             "to a folder with free space."
         ) from None

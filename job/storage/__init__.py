@@ -34,11 +34,22 @@ def open_folder(uri: str, *, stop: threading.Event | None = None, patience: Pati
 
 
 def open_location(
-    location: Location, *, stop: threading.Event | None = None, patience: Patience | None = None
+    location: Location,
+    *,
+    stop: threading.Event | None = None,
+    patience: Patience | None = None,
+    max_bytes: int | None = None,
 ) -> Storage:
-    """Opens a folder as `open_folder` does, from a URI that is parsed already."""
+    """Opens a folder as `open_folder` does, from a URI that is parsed already.
+
+    Args:
+        location: The folder.
+        stop: When set, waiting for the store ends; None to wait until an operation has succeeded or failed.
+        patience: How long to try.
+        max_bytes: Larger files are not read whole; None for no limit.
+    """
     store = STORES[location.scheme]
-    return store.open(location, stop=stop or threading.Event(), patience=patience or Patience())
+    return store.open(location, stop=stop or threading.Event(), patience=patience or Patience(), max_bytes=max_bytes)
 
 
 def open_output(uri: str, *, stop: threading.Event, patience: Patience) -> Storage:
@@ -57,11 +68,11 @@ def open_output(uri: str, *, stop: threading.Event, patience: Patience) -> Stora
         return open_location(location, stop=stop, patience=patience)
     from job.storage.local import LocalFolder
 
-    return LocalFolder(location.path, follows_links=False)
+    return LocalFolder(location.path, follows_links=False, stop=stop, patience=patience)
 
 
 def open_source(uri: str, stop: threading.Event) -> Source:
-    """Opens the input: a folder, or a list of files (``.txt``, ``.jsonl``).
+    """Opens the input: a folder, or a list of files (``.txt``, ``.jsonl``). Files too large for an image are not read.
 
     Args:
         uri: A path, or a URI of a bucket.
@@ -70,8 +81,13 @@ def open_source(uri: str, stop: threading.Event) -> Source:
     Raises:
         SettingsError: If the folder cannot be opened, or if the list cannot be read or parsed.
     """
+    from job.images import MAX_BYTES  # its libraries take long to import, and other folders do not need them
+
+    def open_limited(location: Location) -> Storage:
+        return open_location(location, stop=stop, max_bytes=MAX_BYTES)
+
     if not uri.endswith((".txt", ".jsonl")):
-        return open_folder(uri, stop=stop)
+        return open_limited(Location.parse(uri))
     from job.storage.filelist import FileList
 
     try:
@@ -80,7 +96,7 @@ def open_source(uri: str, stop: threading.Event) -> Source:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {reason}.") from None
     base, _ = Location.parse(uri).split()
-    return FileList(normalize(uri), text, base, lambda location: open_location(location, stop=stop))
+    return FileList(normalize(uri), text, base, open_limited)
 
 
 def read_file(uri: str) -> bytes:

@@ -5,6 +5,7 @@ missing, and another OSError if it cannot be read for a reason of its own. Each 
 A problem of the whole store is a `JobError` and ends the job.
 """
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,20 @@ MD5 = re.compile(r"[0-9a-f]{32}")  # the form of an ETag that is an MD5 digest
 def keep_all(key: str) -> bool:
     """Keeps every key of a listing."""
     return True
+
+
+def refuse_size(size: int, limit: int | None) -> None:
+    """Refuses a file that is larger than its reader can use. The size in a list of files may be wrong.
+
+    Args:
+        size: Bytes of the file, or the number of bytes that were read of it.
+        limit: Most bytes that are used; None for no limit.
+
+    Raises:
+        OSError: If the file is larger.
+    """
+    if limit is not None and size > limit:
+        raise OSError(errno.EFBIG, f"its size is above the limit of {limit:,} bytes")
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, first_line
 from job.retry import Attempt, Patience, Requests, TransientError
-from job.storage.base import Entry, keep_all
+from job.storage.base import Entry, keep_all, refuse_size
 
 try:
     import obstore
@@ -74,17 +74,26 @@ class CloudFolder:
         folder: Path prefix without the last ``/``; empty for the whole bucket.
         stop: When set, waiting for the store ends.
         patience: How long to try.
+        max_bytes: Larger objects are not read whole; None for no limit.
 
     Attributes:
         uri: URI of the folder.
     """
 
     def __init__(
-        self, uri: str, store: "ObjectStore", folder: str, *, stop: threading.Event, patience: Patience
+        self,
+        uri: str,
+        store: "ObjectStore",
+        folder: str,
+        *,
+        stop: threading.Event,
+        patience: Patience,
+        max_bytes: int | None = None,
     ) -> None:
         self.uri = uri
         self._store, self._prefix = store, folder + "/" if folder else ""
         self._requests = Requests(patience, stop)
+        self._max_bytes = max_bytes
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder."""
@@ -124,6 +133,7 @@ class CloudFolder:
             result = obstore.get(self._store, self._prefix + key)
             if etag and _etag(result.meta) != etag:
                 raise OSError(errno.ESTALE, "it has changed since the listing")
+            refuse_size(result.meta["size"], self._max_bytes)
             attempt.expect(result.meta["size"])
             data = result.bytes().to_bytes()
             if len(data) != result.meta["size"]:

@@ -23,7 +23,7 @@ from botocore.config import Config
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
-from job.storage.base import MD5, Entry, keep_all
+from job.storage.base import MD5, Entry, keep_all, refuse_size
 from job.storage.rights import S3_RIGHTS
 from job.storage.s3_fast import FastError, FastReader
 
@@ -64,6 +64,7 @@ class S3Folder:
         folder: Key prefix without the last ``/``; empty for the whole bucket.
         stop: When set, waiting for the store ends.
         patience: How long to try.
+        max_bytes: Larger objects are not read whole; None for no limit.
 
     Attributes:
         uri: URI of the folder, as in ``s3://bucket/folder``.
@@ -72,10 +73,13 @@ class S3Folder:
         SettingsError: If AWS's own variables or configuration files are wrong.
     """
 
-    def __init__(self, bucket: str, folder: str, *, stop: threading.Event, patience: Patience) -> None:
+    def __init__(
+        self, bucket: str, folder: str, *, stop: threading.Event, patience: Patience, max_bytes: int | None = None
+    ) -> None:
         self.uri = f"s3://{bucket}" + (f"/{folder}" if folder else "")
         self._bucket, self._prefix = bucket, folder + "/" if folder else ""
         self._requests = Requests(patience, stop)
+        self._max_bytes = max_bytes
         unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "1")
         payer = os.environ.get("AWS_REQUEST_PAYER", "").lower() == "requester"
         self._payer = {"RequestPayer": "requester"} if payer else {}  # part of each request
@@ -140,7 +144,7 @@ class S3Folder:
     def read(self, key: str, etag: str | None = None) -> bytes:
         """Reads a whole object."""
         with contextlib.suppress(FastError):
-            data = self._fast.read(self._prefix + key, etag)
+            data = self._fast.read(self._prefix + key, etag, self._max_bytes)
             self._requests.note_answer()
             return data
         return self._read_by_boto3(key, etag)
@@ -199,6 +203,8 @@ class S3Folder:
                 attempt.give_up = lambda: _shut_down(body)
                 if etag and current != etag:
                     raise OSError(errno.ESTALE, "it has changed since the listing")
+                if "Range" not in arguments:
+                    refuse_size(response["ContentLength"], self._max_bytes)
                 attempt.expect(response["ContentLength"])
                 data: bytes = body.read()  # checks its length, and its checksum if the store has one
             comparable = "Range" not in arguments and _is_md5(current, response)

@@ -69,29 +69,30 @@ class FastReader:
         except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
             raise FastError from error
 
-    def read(self, key: str, etag: str | None) -> bytes:
+    def read(self, key: str, etag: str | None, max_bytes: int | None = None) -> bytes:
         """Reads a whole object.
 
         Args:
             key: Key of the object.
             etag: ETag that the object must have, if known.
+            max_bytes: Most bytes that the object may have; None for no limit.
 
         Raises:
-            FastError: If the object does not exist, or if the content is not clearly right.
+            FastError: If the object does not exist or is not as required, or if the content is not clearly right.
         """
         if (etag and not MD5.fullmatch(etag)) or key.endswith("/") or time.monotonic() < self._paused_until:
             raise FastError
         try:
             result = obstore.get(self._opened(), key)
-            data = result.bytes().to_bytes()
             current = (result.meta["e_tag"] or "").strip('"')
+            if (etag and current != etag) or (max_bytes is not None and result.meta["size"] > max_bytes):
+                raise FastError
+            data = result.bytes().to_bytes()
         except (FileNotFoundError, ValueError, PermissionError) as error:  # obstore cannot name every key
             raise FastError from error
         except (BaseError, OSError, botocore.exceptions.BotoCoreError) as error:
             self._count_failure(type(error).__name__)
             raise FastError from error
-        if etag and current != etag:
-            raise FastError
         if hashlib.md5(data, usedforsecurity=False).hexdigest() != current:
             self._count_failure("the ETag is not the MD5 of the content")
             raise FastError

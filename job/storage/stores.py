@@ -17,13 +17,16 @@ from job.uris import SCHEMES, Location
 class Opener(Protocol):
     """Opens a folder of a store."""
 
-    def __call__(self, location: Location, *, stop: threading.Event, patience: Patience) -> Storage:
+    def __call__(
+        self, location: Location, *, stop: threading.Event, patience: Patience, max_bytes: int | None
+    ) -> Storage:
         """Opens a folder.
 
         Args:
             location: The folder.
             stop: When set, waiting for the store ends.
             patience: How long to try.
+            max_bytes: Larger files are not read whole; None for no limit.
         """
         ...
 
@@ -46,30 +49,30 @@ class Store:
     find_endpoint: Callable[[Mapping[str, str]], str | None]
 
 
-def _open_local(location: Location, *, stop: threading.Event, patience: Patience) -> Storage:
+def _open_local(location: Location, *, stop: threading.Event, patience: Patience, max_bytes: int | None) -> Storage:
     from job.storage.local import LocalFolder
 
-    return LocalFolder(location.path)
+    return LocalFolder(location.path, stop=stop, patience=patience, max_bytes=max_bytes)
 
 
-def _open_s3(location: Location, *, stop: threading.Event, patience: Patience) -> Storage:
+def _open_s3(location: Location, *, stop: threading.Event, patience: Patience, max_bytes: int | None) -> Storage:
     from job.storage.s3 import S3Folder
 
-    return S3Folder(location.bucket, location.path, stop=stop, patience=patience)
+    return S3Folder(location.bucket, location.path, stop=stop, patience=patience, max_bytes=max_bytes)
 
 
-def _open_google(location: Location, *, stop: threading.Event, patience: Patience) -> Storage:
+def _open_google(location: Location, *, stop: threading.Event, patience: Patience, max_bytes: int | None) -> Storage:
     from job.storage.gcs_azure import CloudFolder, open_google
 
     bucket = open_google(location.bucket)
-    return CloudFolder(location.normalized, bucket, location.path, stop=stop, patience=patience)
+    return CloudFolder(location.normalized, bucket, location.path, stop=stop, patience=patience, max_bytes=max_bytes)
 
 
-def _open_azure(location: Location, *, stop: threading.Event, patience: Patience) -> Storage:
+def _open_azure(location: Location, *, stop: threading.Event, patience: Patience, max_bytes: int | None) -> Storage:
     from job.storage.gcs_azure import CloudFolder, open_azure
 
     container = open_azure(location.bucket)
-    return CloudFolder(location.normalized, container, location.path, stop=stop, patience=patience)
+    return CloudFolder(location.normalized, container, location.path, stop=stop, patience=patience, max_bytes=max_bytes)
 
 
 def _find_s3_endpoint(environment: Mapping[str, str]) -> str | None:

@@ -375,7 +375,7 @@ def test_what_is_wrong_is_one_sentence_and_the_right_exit_code(few_frames: Path,
     cases: list[tuple[dict[str, Any], int, str]] = [
         ({"CORAL_INPUT": tmp_path / "empty"}, 64, "holds no images"),
         ({"CORAL_INPUT": tmp_path / "nowhere"}, 64, "is not a folder"),
-        ({"CORAL_OUTPUT": tmp_path / "file" / "out"}, 77, "Cannot write"),
+        ({"CORAL_OUTPUT": tmp_path / "file" / "out"}, 64, "Cannot write"),
         ({"CORAL_MODEL": "COCO-Detection/faster_rcn_R_50_FPN_3x.yaml"}, 64, "did you mean"),
         (
             {"CORAL_LABELLED": tmp_path / "labelled.txt"},

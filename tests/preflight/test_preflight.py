@@ -259,7 +259,7 @@ def test_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         said = tried(machine.temporary_files, known())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [type(each) for each in said] == [AccessDenied]
+    assert [type(each) for each in said] == [ServiceUnavailable]
     assert "No temporary file can be written" in str(said[0]) and "mount a writable /tmp" in str(said[0])
 
 
