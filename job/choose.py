@@ -10,7 +10,7 @@ import numpy.typing as npt
 from job import scores
 from job.errors import SettingsError
 from job.inputs import metadata, similar
-from job.names import list_first, shorten
+from job.names import list_first, shorten, shorten_text
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
@@ -120,7 +120,7 @@ def _check_target(entry: BalanceEntry, values: Sequence[str]) -> None:
     if unknown := [value for value in entry.target if value not in values]:
         column = entry.column or "class"
         raise SettingsError(
-            f"CORAL_STRATEGY balances by the {column} {unknown[0][:80]!r}, which does not exist: use "
+            f"CORAL_STRATEGY balances by the {shorten_text(column)} {shorten(unknown[0])}, which does not exist: use "
             f"{list_first(values)}{hint(unknown[0], values)}."
         )
 
@@ -226,21 +226,22 @@ class _Composition:
             return metadata.to_numbers(column, self._pool.metadata[column], self._pool.file_names)
         values = np.asarray(self._column(column))
         if values.dtype.kind not in "iuf":
-            raise SettingsError(f"CORAL_STRATEGY cannot weight by {column!r}: the column is text. Use BALANCE.")
+            raise SettingsError(f"CORAL_STRATEGY cannot weight by {shorten(column)}: the column is text. Use BALANCE.")
         unknown = np.flatnonzero(values == 0)
         if column in ("width", "height") and len(unknown):
-            names = ", ".join(repr(self._pool.file_names[row]) for row in unknown[:3])
+            names = ", ".join(shorten(self._pool.file_names[row]) for row in unknown[:3])
             raise SettingsError(
-                f"CORAL_STRATEGY uses {column!r}, which is unknown for {names}: add it to CORAL_PREDICTIONS."
+                f"CORAL_STRATEGY uses {shorten(column)}, which is unknown for {names}: add it to CORAL_PREDICTIONS."
             )
         return values.astype(np.float64)
 
     def _check_weights(self, column: str, values: Floats) -> Floats:
         bad = np.flatnonzero(~((values >= 0) & (values < np.inf)))
         if len(bad):
-            names = ", ".join(f"{self._pool.file_names[row]!r} ({values[row]:g})" for row in bad[:3])
+            names = ", ".join(f"{shorten(self._pool.file_names[row])} ({values[row]:g})" for row in bad[:3])
             raise SettingsError(
-                f"CORAL_STRATEGY weights by {column!r}, which must be finite and not negative, but is not for {names}."
+                f"CORAL_STRATEGY weights by {shorten(column)}, which must be finite and not negative, but is not for "
+                f"{names}."
             )
         return values
 

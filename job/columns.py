@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 
-from job.names import shorten
+from job.names import shorten, shorten_text
 
 # The accepted names of the column, or array, of file names. Lightly's own files have the fourth.
 NAME_COLUMNS = (
@@ -21,7 +21,7 @@ _MAX_COLUMNS_IN_WORDS = 5
 def list_names(columns: Sequence[str]) -> str:
     """The first few columns, for an error message."""
     more = ", ..." if len(columns) > _MAX_COLUMNS_IN_WORDS else ""
-    return ", ".join(column[:_MAX_CHARACTERS] for column in columns[:_MAX_COLUMNS_IN_WORDS]) + more
+    return ", ".join(map(shorten_text, columns[:_MAX_COLUMNS_IN_WORDS])) + more
 
 
 def find_column(columns: Sequence[str], accepted: Sequence[str]) -> str | None:
@@ -32,9 +32,8 @@ def find_column(columns: Sequence[str], accepted: Sequence[str]) -> str | None:
     """
     candidates = [column for column in columns if column in accepted]
     if len(candidates) > 1:
-        raise ValueError(
-            f"has the columns {candidates[0]!r} and {candidates[1]!r}, and either could be meant: keep one of them"
-        )
+        first, second = map(shorten, candidates[:2])
+        raise ValueError(f"has the columns {first} and {second}, and either could be meant: keep one of them")
     return candidates[0] if candidates else None
 
 
@@ -71,7 +70,7 @@ def read_names(column: pa.ChunkedArray, title: str) -> list[str]:
         ValueError: If it is not text, or a name is null, empty or repeated.
     """
     if len(column) and (kind := describe_type(column.type)) != "text":
-        raise ValueError(f"has {kind} in its column {title!r}, from row 1 on, where file names should be")
+        raise ValueError(f"has {kind} in its column {shorten(title)}, from row 1 on, where file names should be")
     values = column.to_pylist()
     check_names(values, title)
     return [str(value) for value in values]
@@ -86,7 +85,7 @@ def check_names(values: Iterable[str | None], title: str) -> None:
     names: list[str] = []
     for row, name in enumerate(values, start=1):
         if not name:
-            raise ValueError(f"has {'a null' if name is None else 'an empty file name'} in {title!r}, row {row}")
+            raise ValueError(f"has {'a null' if name is None else 'an empty file name'} in {shorten(title)}, row {row}")
         names.append(name)
     if not names:
         raise ValueError("has no rows")

@@ -14,6 +14,10 @@ The codes follow sysexits.h, and 128 + 15 for SIGTERM. One unusable image does n
 reason (`job.images.ImageError`).
 """
 
+from job.names import escape
+
+_MAX_CHARACTERS = 300
+
 
 class JobError(Exception):
     """A problem that ends the job. Its text is shown to the user unchanged."""
@@ -85,8 +89,14 @@ class Stopped(JobError):
 
 
 def one_line(error: Exception) -> str:
-    """Returns the text of an error on one line, or its class name if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Returns the text of an error on one line, or its class name if it has no text.
+
+    Texts of libraries may hold a whole value of a file: they are cut, and their control characters are escaped.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, JobError):
+        return text
+    return escape(text[:_MAX_CHARACTERS]) + ("..." if len(text) > _MAX_CHARACTERS else "") or type(error).__name__
 
 
 def first_line(error: Exception) -> str:

@@ -37,7 +37,7 @@ def _quote(name: str) -> str:
 def list_first(names: Sequence[str]) -> str:
     """Returns the first ten names for a message, each cut to 80 characters."""
     more = " ..." if len(names) > _MAX_NAMES_SHOWN else ""
-    return ", ".join(name[:_MAX_CHARACTERS_SHOWN] for name in names[:_MAX_NAMES_SHOWN]) + more
+    return ", ".join(escape(name[:_MAX_CHARACTERS_SHOWN]) for name in names[:_MAX_NAMES_SHOWN]) + more
 
 
 def is_one_line(name: str) -> bool:
@@ -54,11 +54,8 @@ def is_text(value: Any) -> TypeGuard[str]:
 
 
 def shorten_text(text: str) -> str:
-    """Returns a text with control characters escaped, cut to a limited length, for messages that show no quotes."""
-    cut = text[:_MAX_CHARACTERS_SHOWN] + ("..." if len(text) > _MAX_CHARACTERS_SHOWN else "")
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in cut
-    )
+    """Returns the first 80 characters of a text, escaped, for messages that show it without quotation marks."""
+    return escape(text[:_MAX_CHARACTERS_SHOWN]) + ("..." if len(text) > _MAX_CHARACTERS_SHOWN else "")
 
 
 def escape(text: str) -> str:
@@ -71,6 +68,8 @@ def escape(text: str) -> str:
 
 
 def shorten(value: Any) -> str:
-    """Returns the repr of a value, cut to a limited length, for messages."""
+    """Returns the repr of a value for messages: of the first 80 characters of a text, or cut to 80 characters."""
+    if isinstance(value, str):
+        return repr(value[:_MAX_CHARACTERS_SHOWN]) + ("..." if len(value) > _MAX_CHARACTERS_SHOWN else "")
     text = repr(value)
     return text if len(text) <= _MAX_CHARACTERS_SHOWN else f"{text[:_MAX_CHARACTERS_SHOWN]}..."

@@ -22,6 +22,7 @@ from job.external.take_in import import_predictions
 from job.inputs import labelled as labels
 from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
+from job.names import shorten
 from job.parts import listings, previous
 from job.parts import pool as pools
 from job.parts.claim import Claim
@@ -334,5 +335,5 @@ def check_failures(pool: Pool, max_failed: float) -> None:
         name, reason = failures[0]
         raise TooManyFailedImages(
             f"{failed} of {total} images are unusable, more than CORAL_MAX_FAILED={max_failed:g} allows. The first is "
-            f"{name!r}: {reason}. failures.jsonl lists all."
+            f"{shorten(name)}: {reason}. failures.jsonl lists all."
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from job.errors import SettingsError
+from job.names import shorten
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def detect(environment: Mapping[str, str], index: int | None = None, count: int 
 def _parse_number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     if not text.isdecimal():
-        raise SettingsError(f"{name}={text!r} is not a number: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.")
+        raise SettingsError(f"{name}={shorten(text)} is not a number: set CORAL_SHARD_INDEX and CORAL_SHARD_COUNT.")
     return int(text)
 
 

@@ -18,6 +18,7 @@ from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
 from job.detect.prepare import Preparation, PreparedImage
+from job.names import shorten
 from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
 
@@ -130,7 +131,9 @@ def _detect(
         if stop.is_set():
             return
         if isinstance(image, parts.Row):
-            log_first_n(logging.WARNING, f"{image.file_name!r} cannot be used: {image.error}", n=10, name=__name__)
+            log_first_n(
+                logging.WARNING, f"{shorten(image.file_name)} cannot be used: {image.error}", n=10, name=__name__
+            )
             rows.append(image)
             now.failures += 1
             progress.add()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from job import columns, names
 from job.columns import VECTOR_COLUMNS
 from job.errors import one_line
+from job.names import shorten
 
 Array = npt.NDArray[Any]
 
@@ -73,8 +74,8 @@ def _explain(load: Any) -> Any:
 def _read_names(array: Array, title: str) -> list[str]:
     if array.dtype.kind not in "US" or array.ndim != 1:
         raise ValueError(
-            f"has {array.dtype} of the shape {array.shape} in {title!r}, from row 1 on, where a list of file names "
-            "should be"
+            f"has {array.dtype} of the shape {array.shape} in {shorten(title)}, from row 1 on, where a list of file "
+            "names should be"
         )
     values = [value.decode() if isinstance(value, bytes) else value for value in array.tolist()]
     columns.check_names(values, title)
@@ -83,7 +84,7 @@ def _read_names(array: Array, title: str) -> list[str]:
 
 def _check(array: Array, title: str) -> Array:
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"has embeddings that are not numbers: {array.dtype} in {title!r}, from row 1 on")
+        raise ValueError(f"has embeddings that are not numbers: {array.dtype} in {shorten(title)}, from row 1 on")
     if array.ndim != 2:
-        raise ValueError(f"has an array of the shape {array.shape} in {title!r}: give one row per image")
+        raise ValueError(f"has an array of the shape {array.shape} in {shorten(title)}: give one row per image")
     return array

@@ -20,6 +20,7 @@ from job.context import LabelledElsewhere
 from job.embed import METHODS, from_file, table
 from job.errors import JobError
 from job.inputs.match import Match, compare
+from job.names import shorten
 from job.parts import Provenance, describe_difference
 from job.settings import Settings
 from job.storage import Listing, Storage, open_folder
@@ -134,7 +135,8 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
         return "that run has not finished"
     earlier = run["embedding"]
     if earlier["method"] != embedding["method"]:
-        return f"their embeddings are of the kind {earlier['method']!r}, those of this run {embedding['method']!r}"
+        kinds = f"{shorten(earlier['method'])}, those of this run {shorten(embedding['method'])}"
+        return f"their embeddings are of the kind {kinds}"
     if embedding["method"] == "detector":
         fields = {name: value for name, value in run["detector"].items() if name != "digest"}
         made_with = Provenance.from_json(json.dumps(fields), f"{output.uri}/run.json")

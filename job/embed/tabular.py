@@ -61,16 +61,16 @@ def _read(table: pa.Table) -> tuple[list[str], Floats]:
 
 def _read_dimension(column: pa.ChunkedArray, title: str) -> Floats:
     if title.startswith(_INDEX_COLUMN):
-        raise ValueError(f"has the column {title!r}, an index of pandas: write the file without it")
+        raise ValueError(f"has the column {shorten(title)}, an index of pandas: write the file without it")
     if column.null_count:
-        raise ValueError(f"has a null in its column {title!r}, row {_first_null(column)}")
+        raise ValueError(f"has a null in its column {shorten(title)}, row {_first_null(column)}")
     if (kind := describe_type(column.type)) not in _NUMBERS:
         row, value = next(
             ((row, value) for row, value in enumerate(column.to_pylist(), start=1) if not _is_number(value)),
             (1, column[0].as_py() if len(column) else None),
         )
         raise ValueError(
-            f"has embeddings that are not numbers: {kind} in its column {title!r}, row {row}: {_say(value)}"
+            f"has embeddings that are not numbers: {kind} in its column {shorten(title)}, row {row}: {_say(value)}"
         )
     return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks] or [np.empty(0)])
 
@@ -97,10 +97,10 @@ def _join(column: pa.ChunkedArray, title: str) -> Floats:
         )
     ):
         raise ValueError(
-            f"has embeddings that are not numbers: {describe_type(data_type)} in its column {title!r}, row 1"
+            f"has embeddings that are not numbers: {describe_type(data_type)} in its column {shorten(title)}, row 1"
         )
     if column.null_count:
-        raise ValueError(f"has a null in its column {title!r}, row {_first_null(column)}")
+        raise ValueError(f"has a null in its column {shorten(title)}, row {_first_null(column)}")
     lengths = np.concatenate(
         [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in column.chunks] or [np.empty(0, int)]
     )
@@ -108,10 +108,12 @@ def _join(column: pa.ChunkedArray, title: str) -> Floats:
     ends = np.cumsum(lengths)
     if (nulls := np.concatenate([np.asarray(values.is_null()) for values in flat] or [np.empty(0, bool)])).any():
         row = int(np.searchsorted(ends, nulls.argmax(), side="right"))
-        raise ValueError(f"has a null in its column {title!r}, row {row + 1}")
+        raise ValueError(f"has a null in its column {shorten(title)}, row {row + 1}")
     if (kind := describe_type(data_type.value_type)) not in _NUMBERS and ends.any():
         row = int(np.flatnonzero(lengths)[0])
-        raise ValueError(f"has embeddings that are not numbers: lists of {kind} in its column {title!r}, row {row + 1}")
+        raise ValueError(
+            f"has embeddings that are not numbers: lists of {kind} in its column {shorten(title)}, row {row + 1}"
+        )
     length = _check_lengths(lengths.tolist(), title)
     values = [values.to_numpy(zero_copy_only=False) for values in flat]
     return np.concatenate(values or [np.empty(0)]).reshape(len(lengths), length)
@@ -122,7 +124,7 @@ def _check_lengths(lengths: Sequence[int], title: str) -> int:
     row = next((row for row, length in enumerate(lengths, start=1) if length != first), None)
     if row is not None:
         raise ValueError(
-            f"has embeddings of different lengths in its column {title!r}: {first} numbers in row 1, "
+            f"has embeddings of different lengths in its column {shorten(title)}: {first} numbers in row 1, "
             f"{lengths[row - 1]} in row {row}"
         )
     return first
@@ -133,12 +135,12 @@ def _parse_lists(column: pa.ChunkedArray, title: str) -> Floats:
     rows = []
     for row, text in enumerate(column.to_pylist(), start=1):
         if text is None:
-            raise ValueError(f"has a null in its column {title!r}, row {row}")
+            raise ValueError(f"has a null in its column {shorten(title)}, row {row}")
         try:
             rows.append([float(number) for number in text.strip().strip("[]()").replace(",", " ").split()])
         except ValueError:
             raise ValueError(
-                f"has embeddings that are not numbers in its column {title!r}, row {row}: {shorten(text)}"
+                f"has embeddings that are not numbers in its column {shorten(title)}, row {row}: {shorten(text)}"
             ) from None
     return np.array(rows).reshape(len(rows), _check_lengths([len(numbers) for numbers in rows], title))
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from job.errors import LinkError, one_line
 from job.exports import paths
+from job.names import shorten
 from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.storage import Source, Storage, read_required
@@ -87,12 +88,12 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     if failed:
         file_name, problem = next(iter(failed.items()))
         logger.warning(
-            "%d of %d picks could not be copied to %s/%s. The first is %r: %s.",
+            "%d of %d picks could not be copied to %s/%s. The first is %s: %s.",
             len(failed),
             len(picks),
             output.uri,
             FOLDER,
-            file_name,
+            shorten(file_name),
             problem,
         )
     if kept:

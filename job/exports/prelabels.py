@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from job.errors import SettingsError
 from job.exports.detected import DetectedImage, make_detected_image, round_scores
+from job.names import shorten
 from job.parts.pool import Detections, Pool
 from job.settings.parse import hint
 
@@ -79,7 +80,7 @@ def check_classes(renames: Mapping[str, str] | None, class_names: Sequence[str])
     for name in renames or {}:
         if name not in class_names:
             raise SettingsError(
-                f"CORAL_EXPORT_CLASSES names {name[:80]!r}, which is not a class of the detector"
+                f"CORAL_EXPORT_CLASSES names {shorten(name)}, which is not a class of the detector"
                 f"{hint(name, class_names)}: use {', '.join(class_names[:_MAX_NAMES])}"
                 f"{' ...' if len(class_names) > _MAX_NAMES else ''}."
             )

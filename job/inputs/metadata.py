@@ -42,6 +42,8 @@ _KINDS = {
     "nulls": pa.string(),
 }
 _MAX_EXAMPLES = 3
+# Leading zeros, and more digits than a 64-bit float keeps.
+_CODE = r"^[+-]?(0\d|\d{16,}$)"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def read(uri: str) -> Metadata:
         file_names = columns.read_names(table[title], title)
         content = {name: _convert(table[name], name) for name in table.column_names if name != title}
         if not content:
-            raise ValueError(f"has no column besides {title!r}")
+            raise ValueError(f"has no column besides {shorten(title)}")
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or one_line(error).rstrip(".")
         raise _invalid(uri, f"cannot be read: {reason}") from None
@@ -182,14 +184,15 @@ def to_numbers(name: str, column: pa.Array, file_names: Sequence[str]) -> npt.ND
     if column.type not in (pa.int64(), pa.float64()):
         kind = "booleans" if column.type == pa.bool_() else "text"
         raise SettingsError(
-            f"CORAL_STRATEGY uses the column {name!r} of CORAL_METADATA as numbers, but it holds {kind}: use BALANCE."
+            f"CORAL_STRATEGY uses the column {shorten(name)} of CORAL_METADATA as numbers, but it holds {kind}: "
+            "use BALANCE."
         )
     unknown = np.flatnonzero(column.is_null())
     if len(unknown):
         examples = ", ".join(shorten(file_names[row]) for row in unknown[:_MAX_EXAMPLES])
         raise SettingsError(
-            f"CORAL_STRATEGY uses the column {name!r} of CORAL_METADATA, which has no value for {len(unknown)} of "
-            f"{len(column)} images: {examples}. Add a number for each image."
+            f"CORAL_STRATEGY uses the column {shorten(name)} of CORAL_METADATA, which has no value for {len(unknown)} "
+            f"of {len(column)} images: {examples}. Add a number for each image."
         )
     result: npt.NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
     return result
@@ -203,8 +206,8 @@ def to_texts(name: str, column: pa.Array) -> list[str]:
     """
     if column.type == pa.float64():
         raise SettingsError(
-            f"CORAL_STRATEGY balances the column {name!r} of CORAL_METADATA, which holds numbers that are not whole: "
-            "use WEIGHTS or THRESHOLD, or give it as text."
+            f"CORAL_STRATEGY balances the column {shorten(name)} of CORAL_METADATA, which holds numbers that are not "
+            "whole: use WEIGHTS or THRESHOLD, or give it as text."
         )
     return [UNKNOWN if text is None else text for text in column.cast(pa.string()).to_pylist()]
 
@@ -214,13 +217,38 @@ def _parse(uri: str, data: bytes) -> pa.Table:
         return pq.read_table(io.BytesIO(data))
     if uri.endswith(".jsonl"):
         return _parse_lines(data.decode("utf-8-sig"))
+    return _parse_csv(data)
+
+
+def _parse_csv(data: bytes) -> pa.Table:
+    """Parses CSV; numbers that are codes, such as ``007``, stay text, with their whole column."""
+    table = _read_csv(data, NAME_COLUMNS)
+    numeric = [field.name for field in table.schema if describe_type(field.type) in ("whole numbers", "numbers")]
+    if len(set(table.column_names)) < len(table.column_names) or not numeric:
+        return table
+    texts = _read_csv(data, (*NAME_COLUMNS, *numeric))
+    for position, name in enumerate(table.column_names):
+        if name in numeric and _are_codes(texts[name], table[name].type):
+            table = table.set_column(position, name, texts[name])
+    return table
+
+
+def _read_csv(data: bytes, text_columns: Sequence[str]) -> pa.Table:
     options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(NAME_COLUMNS, pa.string()),
+        column_types=dict.fromkeys(text_columns, pa.string()),
         null_values=[""],  # "NA" and "None" may be values
         strings_can_be_null=True,
     )
     layout = pyarrow.csv.ParseOptions(newlines_in_values=True)
     return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options, parse_options=layout)
+
+
+def _are_codes(texts: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    """Whether a column of numbers has texts that these numbers would not give back."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    if pa.types.is_integer(kind):
+        return not pc.all(pc.equal(trimmed.cast(kind).cast(pa.string()), trimmed)).as_py()
+    return bool(pc.any(pc.match_substring_regex(trimmed, _CODE)).as_py())
 
 
 def _parse_lines(text: str) -> pa.Table:
@@ -243,17 +271,20 @@ def _make_array(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"has values of several types in its column {name!r}: {one_line(error)}") from None
+        raise ValueError(f"has values of several types in its column {shorten(name)}: {one_line(error)}") from None
 
 
 def _convert(column: pa.ChunkedArray, name: str) -> pa.Array:
     if name in OWN_COLUMNS:
         raise ValueError(
-            f"has the column {name!r}, which images.parquet has already: rename it, for example to 'my_{name}'"
+            f"has the column {shorten(name)}, which images.parquet has already: rename it, for example "
+            f"to {shorten('my_' + name)}"
         )
     kind = describe_type(column.type)
     if kind not in _KINDS:
-        raise ValueError(f"has {kind} in its column {name!r}: give text, numbers or booleans, or remove the column")
+        raise ValueError(
+            f"has {kind} in its column {shorten(name)}: give text, numbers or booleans, or remove the column"
+        )
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     result = column.cast(_KINDS[kind]).combine_chunks()

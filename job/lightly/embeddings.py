@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.lightly.api import Dataset, Platform
+from job.names import shorten
 from job.parts import ledger
 from job.parts.ledger import Ledger
 from job.storage import Storage
@@ -60,10 +61,10 @@ def upload(
     if missing:
         logger.warning(
             "Not uploading embeddings: Lightly requires one per sample, but its dataset %r has %d samples that are "
-            "not among the images of this run, such as %r. Use a separate dataset.",
+            "not among the images of this run, such as %s. Use a separate dataset.",
             dataset.name,
             len(missing),
-            min(missing),
+            shorten(min(missing)),
         )
         return None
     if existing:

@@ -9,7 +9,7 @@ from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import categories, predictions, task_name
 from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
-from job.names import is_one_line
+from job.names import is_one_line, shorten
 from job.parts import ledger
 from job.parts.ledger import Ledger
 from job.parts.pool import Detections, Pool, detections_by_part
@@ -52,7 +52,7 @@ def _check_failures(reasons: dict[str, str], total: int, max_failed: float) -> N
         name, reason = next(iter(reasons.items()))
         raise TooManyFailedImages(
             f"{len(reasons)} of {total} images cannot be uploaded to Lightly, which is more than CORAL_MAX_FAILED="
-            f"{max_failed:g} allows. The first is {name!r}: {reason}"
+            f"{max_failed:g} allows. The first is {shorten(name)}: {reason}"
         )
 
 
@@ -92,7 +92,9 @@ def upload(
     problems = find_refused(pool.file_names, max_failed)
     if problems:
         name, reason = next(iter(problems.items()))
-        logger.warning("%d images cannot be uploaded to Lightly. The first is %r: %s.", len(problems), name, reason)
+        logger.warning(
+            "%d images cannot be uploaded to Lightly. The first is %s: %s.", len(problems), shorten(name), reason
+        )
     samples = platform.samples(dataset)
     row_of = {name: row for row, name in enumerate(pool.file_names) if name not in problems}
     target = platform.server, dataset.id

@@ -300,7 +300,7 @@ def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -
     """
     if unknown := sorted(given.keys() - {ALL_OTHERS, *class_names}):
         raise SettingsError(
-            f"CORAL_CLASS_WEIGHTS names {unknown[0][:80]!r}, which is not a class of the detector: use "
+            f"CORAL_CLASS_WEIGHTS names {shorten(unknown[0])}, which is not a class of the detector: use "
             f"{list_first(class_names)}{hint(unknown[0], class_names)}."
         )
     weights = np.array([given.get(name, given.get(ALL_OTHERS, 1.0)) for name in class_names])

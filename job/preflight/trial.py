@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from job import parts
+from job.names import shorten
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.storage import Listing, Source
 from job.storage.local import LocalFolder
@@ -100,7 +101,7 @@ def _check_failures(failed: list[tuple[str, str]], count: int, max_failed: float
         yield f"all {count} images are usable"
         return
     name, reason = failed[0]
-    words = f"{len(failed)} of {count} images are unusable, such as {name!r}: {reason}"
+    words = f"{len(failed)} of {count} images are unusable, such as {shorten(name)}: {reason}"
     if len(failed) > max_failed * count:
         yield Warn(f"{words}. With such a share the run would end with 65, since CORAL_MAX_FAILED={max_failed:g}.")
     else:

@@ -11,6 +11,7 @@ import numpy as np
 from job import images
 from job.errors import JobError, Stopped
 from job.images import BGR
+from job.names import shorten
 from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
 from job.report.content import Picture
@@ -47,7 +48,7 @@ def read_previews(pool: Pool, rows: Sequence[int], source: Source | None) -> dic
         except Stopped:
             raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
-            failures.append(f"{pool.file_names[row]!r}: {error}")
+            failures.append(f"{shorten(pool.file_names[row])}: {error}")
             return row, None
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as executor:

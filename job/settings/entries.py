@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from job.names import shorten
 from job.settings.mix import Mix, normalize_shares
 
 _MAX_NUMBER = 1e300
@@ -120,10 +121,10 @@ def _parse_entry(item: Any) -> Entry:
     input_type, strategy_type = source.pop("type"), way.pop("type")
     inputs = list(dict.fromkeys(name for kind in _KINDS.values() for name in kind.inputs))
     if input_type not in inputs:
-        raise ValueError(f"has the input {input_type!r}: use {', '.join(inputs)}")
+        raise ValueError(f"has the input {shorten(input_type)}: use {', '.join(inputs)}")
     allowed = [name for name, kind in _KINDS.items() if input_type in kind.inputs]
     if strategy_type not in allowed:
-        raise ValueError(f"has the strategy {strategy_type!r}: for {input_type}, use {', '.join(allowed)}")
+        raise ValueError(f"has the strategy {shorten(strategy_type)}: for {input_type}, use {', '.join(allowed)}")
     fields = _Fields({**source, **way})
     entry = _KINDS[strategy_type].build(input_type, fields)
     fields.refuse_rest()
@@ -143,7 +144,7 @@ class _Fields:
 
     def refuse_rest(self) -> None:
         if self._values:
-            raise ValueError(f"has the unknown field {next(iter(self._values))!r}")
+            raise ValueError(f"has the unknown field {shorten(next(iter(self._values)))}")
 
     def take(self, name: str, default: Any = None) -> Any:
         return self._values.pop(name, default)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from job.names import shorten
 from job.settings import choices
 from job.settings.parse import hint
 
@@ -58,7 +59,7 @@ def normalize_shares(shares: Mapping[str, Any]) -> Mix:
     for name, share in shares.items():
         if name not in choices.SCORES:
             known = ", ".join(choices.SCORES)
-            raise ValueError(f"contains the unknown score {name!r}: use {known}{hint(name, choices.SCORES)}")
+            raise ValueError(f"contains the unknown score {shorten(name)}: use {known}{hint(name, choices.SCORES)}")
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < math.inf:
             raise ValueError(f"needs a share above 0 for {name}")
     total = sum(shares.values())

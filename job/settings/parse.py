@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from job.names import shorten_text
 from job.secret import Secret
 from job.uris import LABEL_STUDIO_FILES, Location
 
-_MAX_CHARACTERS = 80  # of a name in a message
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 # Reads a whole file from a path or a bucket.
@@ -19,7 +19,7 @@ def hint(text: str, allowed: Sequence[str]) -> str:
     """The words for a probable typing error, or nothing."""
     by_lower_case = {word.lower(): word for word in reversed(allowed)}
     close = difflib.get_close_matches(text.lower(), by_lower_case, n=1)
-    return f" (did you mean {by_lower_case[close[0]][:_MAX_CHARACTERS]}?)" if close else ""
+    return f" (did you mean {shorten_text(by_lower_case[close[0]])}?)" if close else ""
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:

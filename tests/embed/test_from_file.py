@@ -222,7 +222,7 @@ INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_parquet, ".parquet", {**TWO, "embedding": [[1.0], [1.0, 2.0]]}, "1 numbers in row 1, 2 in row 2"),
     (in_parquet, ".parquet", {**TWO, "embedding": [[], []]}, "embeddings without numbers"),
     (in_parquet, ".parquet", {**TWO, "embedding": [[1.0], [1e300]]}, "not finite for 'b'"),
-    (in_parquet, ".parquet", {"file_name": ["x" * 200] * 2, "x": [1, 2]}, "has two rows of 'x{79}\\.\\.\\."),
+    (in_parquet, ".parquet", {"file_name": ["x" * 200] * 2, "x": [1, 2]}, "has two rows of 'x{80}'\\.\\.\\."),
     (in_csv, ".csv", "file_name,x\n", "has no rows"),
     (in_npz, ".npz", {"names": np.array([]), "vectors": []}, "has no rows|float64 of the shape"),
     (in_parquet, ".parquet", {"file_name": pa.array([], pa.string()), "x": pa.array([], pa.int8())}, "has no rows"),

@@ -188,6 +188,41 @@ def test_unusable_columns_are_refused_before_any_work(
         list(inputs.metadata(State(chosen, Stop(), {}, listing=listing(*names))))
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["007", "12"], ["007", "12"]),
+        (["7", "", "12", "-3"], [7, None, 12, -3]),
+        ([" 7", "12 "], [7, 12]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["9223372036854775807", "1"], [9223372036854775807, 1]),
+        (["1234567890123456", "1.5"], ["1234567890123456", "1.5"]),
+        (["0.50", "1", "-2e3", "0"], [0.5, 1.0, -2000.0, 0.0]),
+        (["00.5", "1.5"], ["00.5", "1.5"]),
+        (["01", "1.5"], ["01", "1.5"]),
+        (["nan", "1.5"], [None, 1.5]),
+    ],
+)
+def test_codes_in_csv_stay_text(tmp_path: Path, values: list[str], expected: list[Any]) -> None:
+    lines = ["file_name,lane,other", *(f"{row}.jpg,{value},1" for row, value in enumerate(values))]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    columns = metadata.read(str(tmp_path / "m.csv")).columns
+    assert columns["lane"].to_pylist() == expected and columns["other"].to_pylist() == [1] * len(values)
+
+
+def test_names_of_columns_are_cut_and_escaped(tmp_path: Path) -> None:
+    name = "\x1b" + "n" * 300
+    uri = write(tmp_path, "m.parquet", {"file_name": ["a.jpg"], name: [[1.0]]})
+    with pytest.raises(SettingsError) as caught:
+        metadata.read(uri)
+    assert repr(name[:80]) in str(caught.value) and "n" * 80 not in str(caught.value)
+    column = pa.array(["a"])
+    for use in (lambda: metadata.to_numbers(name, column, ["a.jpg"]), lambda: metadata.to_texts(name, pa.array([0.5]))):
+        with pytest.raises(SettingsError) as caught:
+            use()
+        assert repr(name[:80]) in str(caught.value) and "n" * 80 not in str(caught.value)
+
+
 def test_columns_of_wide_tables_are_named_in_short(tmp_path: Path) -> None:
     columns = {"file_name": ["a.jpg"]} | {f"{number:03}{'x' * 200}": [1] for number in range(200)}
     name = f"2000{'x' * 199}"
