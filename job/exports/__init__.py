@@ -3,7 +3,7 @@
 All boxes are in the image after its EXIF orientation. A tool that ignores EXIF shows them in the wrong place.
 """
 
-from job.exports.copies import copy_selected
+from job.exports.copies import copy_selected, remove_copies
 from job.exports.prelabels import PreLabels, check_classes
 from job.exports.table import FORMATS, markdown_table
 from job.exports.uris import make_task_uri_builder, make_uri_builder
@@ -18,6 +18,7 @@ __all__ = [
     "make_task_uri_builder",
     "make_uri_builder",
     "markdown_table",
+    "remove_copies",
     "write",
     "write_all_images",
 ]

@@ -51,11 +51,8 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     digests = {key: earlier.get(key) for key in copies.values()}
     kept: set[str] = set()
 
-    def is_own(key: str) -> bool:
-        return key not in present or (key in earlier and earlier[key] in (None, _compute_digest(output, key)))
-
     def delete(key: str) -> None:
-        if key in present and is_own(key):
+        if key in present and _is_own(output, key, earlier):
             output.delete(key)
 
     def copy(file_name: str) -> str | None:
@@ -69,7 +66,7 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
         if key in present and digests[key] == _compute_digest(output, key):
             return None
         try:
-            if is_own(key):
+            if key not in present or _is_own(output, key, earlier):
                 output.write(key, data)
                 return None
         except LinkError:
@@ -105,6 +102,32 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
             min(kept),
         )
     return len(picks) - len(failed)
+
+
+def remove_copies(output: Storage) -> None:
+    """Removes the copies of an earlier run, for a run that copies nothing.
+
+    Raises:
+        JobError: If the output cannot be used.
+    """
+    earlier = _read_list(output)
+    if not earlier:
+        return
+    present = {entry.key for entry in output.list(FOLDER)}
+
+    def delete(key: str) -> None:
+        if key in present and _is_own(output, key, earlier):
+            output.delete(key)
+
+    with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="copies") as executor:
+        for _ in prefetch(executor, delete, earlier, ahead=_MAX_THREADS):
+            pass
+    output.delete(LIST)  # last, so that the next run removes what an interrupted one has left
+
+
+def _is_own(output: Storage, key: str, earlier: Mapping[str, str | None]) -> bool:
+    """Whether a file in the folder is a copy that an earlier run made and nobody has changed."""
+    return key in earlier and earlier[key] in (None, _compute_digest(output, key))
 
 
 def _compute_digest(output: Storage, key: str) -> str:

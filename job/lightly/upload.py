@@ -18,6 +18,7 @@ from job.exports.lightly import task_name
 from job.lightly import datasource, embeddings, images, selection
 from job.lightly.api import Dataset, Platform, Tag
 from job.lightly.tags import INITIAL, Tags
+from job.names import list_first
 from job.parts import ledger
 from job.parts.pool import Pool
 from job.settings import Settings
@@ -114,7 +115,7 @@ def upload(
             chosen = _select(tags, settings, stop, output, outcome, scored, embedding)
     picks = outcome.picks if chosen is None else chosen
     if missing := [name for name in picks if name not in tags.names]:
-        logger.warning("Lightly's tag lacks %d picks that could not be uploaded: %s", len(missing), missing)
+        logger.warning("Lightly's tag lacks %d picks that could not be uploaded: %s", len(missing), list_first(missing))
     tag = tags.make(f"coral-{len(picks)}-{outcome.run_id}", picks)
     content = {
         "server": platform.server,

@@ -10,7 +10,19 @@ from job.errors import JobError, SettingsError
 from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.publish import MAX_EXPORTED_BOXES, MAX_EXPORTED_PROBABILITIES, REPORT, manifest, reasons, summary, tables
+from job.publish import (
+    ALL_IMAGES,
+    DETECTIONS,
+    LIGHTLY,
+    MAX_EXPORTED_BOXES,
+    MAX_EXPORTED_PROBABILITIES,
+    REPORT,
+    manifest,
+    reasons,
+    stale,
+    summary,
+    tables,
+)
 from job.publish.boxes import write_detections
 from job.publish.sizes import fill_sizes
 from job.report.gather import gather
@@ -65,6 +77,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         SettingsError: If CORAL_COPY_SELECTED=1 and the input cannot be read.
     """
     pool, output = inputs.pool, run.output
+    has_earlier_run = bool(manifest.read(output))
     detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
     selected = explain(run.settings, inputs, selection, detections, selected_by)
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
@@ -109,7 +122,11 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
     sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
     report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, content, source)
     output.write(REPORT, report.render(report_content))
-    export(run, inputs.pool, sized, selected, detections, source)
+    written = export(run, inputs.pool, sized, selected, detections, source)
+    if has_earlier_run:
+        uploaded = {LIGHTLY} if run.platform else set()  # the upload itself replaces that file
+        detected = {DETECTIONS} if pool.has_detections else set()
+        stale.remove(output, run.settings, written | uploaded | detected)
     return selected
 
 
@@ -120,8 +137,8 @@ def export(
     selected: list[Selected],
     detections: dict[str, Detections],
     source: Source | None,
-) -> None:
-    """Writes the picks for other tools, and copies their files if CORAL_COPY_SELECTED=1.
+) -> set[str]:
+    """Writes the picks for other tools, and copies their files if CORAL_COPY_SELECTED=1; removes outdated ones.
 
     Args:
         run: The run.
@@ -131,9 +148,13 @@ def export(
         detections: Detections on the picks, by file name.
         source: The input; None if it cannot be read.
 
+    Returns:
+        Names of the single files in the output that were written.
+
     Raises:
         SettingsError: If the files must be copied and the input cannot be read.
     """
+    written = set()
     settings, output, picks = run.settings, run.output, [pick.file_name for pick in selected]
     if pool.has_detections:
         uri_of = exports.make_uri_builder(settings.input, settings.images_at)
@@ -142,10 +163,11 @@ def export(
         exports.write(output, sized, picks, uri_of, detections, settings.exports, rules, task_uri_of, selected)
         if "coco" in settings.exports and pool.num_boxes.sum() <= MAX_EXPORTED_BOXES:
             exports.write_all_images(output, pool, uri_of, with_probabilities=_can_export_probabilities(pool))
+            written.add(ALL_IMAGES)
         elif "coco" in settings.exports:
             logger.warning(
                 "%s is not written: with more than %d boxes it would be too large.",
-                exports.ALL_IMAGES,
+                ALL_IMAGES,
                 MAX_EXPORTED_BOXES,
             )
     if settings.copy_selected:
@@ -155,6 +177,9 @@ def export(
                 "above): make it readable, or set CORAL_COPY_SELECTED=0."
             )
         exports.copy_selected(output, source, pool, picks)
+    else:
+        exports.remove_copies(output)
+    return written
 
 
 def _can_export_probabilities(pool: Pool) -> bool:

@@ -18,7 +18,7 @@ has its own file, status-<index>-of-<count>.json, and `select` writes status.jso
 | ``shard_index``, ``shard_count`` | yes | all | the shard of this process; 0 of 1 without shards |
 | ``exit_code`` | yes | | null while the run lasts; 143 if ``stopped`` |
 | ``message`` | yes | all | in status.json, why the run failed or stopped, on one line; null otherwise |
-| ``selected``, ``picks``, ``output``, ``report`` ... | | of the last line | the picks, where they are, and figures of run.json |
+| ``selected``, ``picks``, ``output`` ... | | of the last line | the picks, and figures of run.json |
 | ``check``, ``outcome`` | | of `check` | name of the check; ``ok``, ``warning`` or ``failed`` |
 """
 
