@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
 	check format docs test test-studio soak clean \
-	bench bench-detect bench-select bench-quality bench-lightly bench-storage bench-embedding
+	bench bench-detect bench-feed bench-select bench-quality bench-lightly bench-storage bench-embedding
 
 PYTHON ?= python3
 VENV := .venv
@@ -134,11 +134,15 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
+
+bench-feed: $(VENV)/.dev ## Measures decoding and resizing beside Pillow, OpenCV and torchvision (1 minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.feed --json benchmarks/results/feed.json
 
 bench-select: $(VENV)/.dev ## Compares the selection with lightly-mundig, scikit-learn and numpy (10 minutes).
 	@mkdir -p benchmarks/results

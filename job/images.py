@@ -16,6 +16,7 @@ import PIL.ImageFile
 import PIL.ImageOps
 import PIL.PngImagePlugin
 
+from job import jpeg
 from job.errors import one_line
 
 BGR = npt.NDArray[np.uint8]
@@ -105,6 +106,10 @@ def decode(data: bytes) -> BGR:
     is_compressed_tiff = image.format == "TIFF" and image.tile and image.tile[0].codec_name == "libtiff"
     if is_compressed_tiff or image.format in ("WEBP", "BMP", "GIF", "JPEG2000"):
         return _decode_by_opencv(_widen_screen(data, image.size) if image.format == "GIF" else data)
+    if image.format in ("JPEG", "MPO") and image.mode != "CMYK":  # whose conversion other libraries round differently
+        pixels = jpeg.decode(data, image.size)
+        if pixels is not None:
+            return _turn(pixels, _read_orientation(image))
     return _decode_by_pillow(data)
 
 
@@ -153,12 +158,7 @@ def read_oriented_size(data: bytes) -> tuple[int, int]:
     """
     with _open(data) as image:
         width, height = image.size
-        try:
-            orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
-        except MemoryError:
-            raise
-        except Exception:  # only the EXIF is damaged
-            orientation = None
+        orientation = _read_orientation(image)
     is_turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"  # Pillow turns the size of a TIFF itself
     return (height, width) if is_turned else (width, height)
 
@@ -179,6 +179,26 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
     return image
+
+
+def _read_orientation(image: PIL.Image.Image) -> object:
+    """Returns the EXIF orientation: 1 to 8, None without one, anything in damaged files."""
+    try:
+        return image.getexif().get(PIL.ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # only the EXIF is damaged
+        return None
+
+
+def _turn(pixels: BGR, orientation: object) -> BGR:
+    """Applies an EXIF orientation, as `PIL.ImageOps.exif_transpose` does."""
+    if orientation in (5, 6, 7, 8):
+        pixels = cv2.transpose(pixels)  # type: ignore[assignment]
+    axes = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # 1 swaps left and right, 0 top and bottom, -1 does both
+    if orientation in axes:
+        pixels = cv2.flip(pixels, axes[orientation])  # type: ignore[assignment]
+    return pixels
 
 
 def _refuse_long_text(error: Exception) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import PIL.Image
 import torch
 from detectron2.data import transforms
+from torchvision.transforms.v2 import functional
 
-from job import images, parts
+from job import images, jpeg, parts
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
@@ -20,7 +22,7 @@ from job.storage import Entry, Source
 
 # Peak of decoding, copying and resizing, as measured: 11 for most formats, 15 for progressive JPEG, 21 for JPEG 2000
 # with alpha.
-_BYTES_PER_PIXEL = 22
+_BYTES_PER_PIXEL, _BYTES_PER_PIXEL_OF_JPEG = 22, 11
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PreparedImage:
 
     Attributes:
         entry: Its entry in the listing.
-        tensor: (3, h, w) uint8, resized, in the model's channel order.
+        tensor: (3, h, w) uint8, resized, in the model's channel order; its memory may be (h, w, 3).
         height: Height of the original in pixels, after the EXIF orientation.
         width: Width of the original in pixels, after the EXIF orientation.
         thumbnail: JPEG file.
@@ -112,7 +114,8 @@ class Preparation:
         data = self.source.read(entry.key, entry.etag)
         self.turns.wait()
         width, height = images.read_size(data)
-        self.budget.hold(number, len(data) + _BYTES_PER_PIXEL * width * height)
+        bytes_per_pixel = _BYTES_PER_PIXEL_OF_JPEG if jpeg.has_one_scan(data) else _BYTES_PER_PIXEL
+        self.budget.hold(number, len(data) + bytes_per_pixel * width * height)
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation
         return PreparedImage(
@@ -126,22 +129,36 @@ class Preparation:
 
 
 def to_tensor(image: images.BGR, detector: Detector) -> torch.Tensor:
-    """Resizes an image and converts it to the model's input, exactly as detectron2's DefaultPredictor does.
+    """Resizes an image and converts it to the model's input.
+
+    For a detector in fp32, the pixels are exactly those of detectron2's DefaultPredictor. In half precision, a few are
+    one level higher or lower, which moves the scores no more than the precision does (docs/performance.md).
 
     Args:
         image: (height, width, 3) uint8, BGR.
-        detector: Its sizes and its channel order are used.
+        detector: Its sizes, its channel order and its precision are used.
 
     Returns:
-        (3, h, w) uint8.
+        (3, h, w) uint8, a view of (h, w, 3) memory.
     """
-    if detector.channels == "RGB":
-        image = image[:, :, ::-1]
     height, width = image.shape[:2]
+    size = height, width
     if detector.min_size:
         size = transforms.ResizeShortestEdge.get_output_shape(height, width, detector.min_size, detector.max_size)
         # The short side of a very long and thin image would be rounded to 0.
         size = max(1, size[0]), max(1, size[1])
-        resize = transforms.ResizeTransform(height, width, *size, interp=PIL.Image.Resampling.BILINEAR)
-        image = resize.apply_image(np.ascontiguousarray(image))
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    if size != (height, width):
+        image = _resize_exactly(image, size) if detector.precision == "fp32" else _resize_fast(image, size)
+    if detector.channels == "RGB":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _resize_exactly(image: images.BGR, size: tuple[int, int]) -> images.BGR:
+    resize = transforms.ResizeTransform(*image.shape[:2], *size, interp=PIL.Image.Resampling.BILINEAR)
+    return np.array(resize.apply_image(image))  # a copy, since the array that it returns is read-only
+
+
+def _resize_fast(image: images.BGR, size: tuple[int, int]) -> images.BGR:
+    resized = functional.resize(torch.from_numpy(image).permute(2, 0, 1), list(size), antialias=True)
+    return resized.permute(1, 2, 0).numpy()  # type: ignore[no-any-return]
