@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
 	check format docs test test-studio soak clean \
-	bench bench-detect bench-feed bench-select bench-quality bench-lightly bench-storage bench-embedding
+	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
+	bench-lightly bench-storage bench-embedding
 
 PYTHON ?= python3
 VENV := .venv
@@ -163,3 +164,21 @@ bench-storage: $(VENV)/.dev ## Compares listing and reading a bucket with boto3 
 bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a clip together (1 hour).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
+
+##@ On a GPU
+
+gpu-test: $(VENV)/.runtime ## Compares the job on a GPU with the job on the CPU (4 minutes on an H100).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -W ignore -m gpu test
+
+bench-gpu: $(VENV)/.runtime ## Measures images per second on a GPU, and what limits them (3 minutes on an H100).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -W ignore -m gpu bench
+
+gpu-rehearse: $(VENV)/.runtime ## Runs both at toy size on the CPU, so that nothing fails for a typo on the GPU (2 minutes).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -W ignore -m gpu rehearse
+
+PYTHON_VERSION ?= 3.12
+gpu-bundle: $(VENV)/.runtime ## Packs both into one file for a GPU machine without a network (optional: PYTHON_VERSION).
+	@$(RUN) -m gpu.bundle --python-version $(PYTHON_VERSION)

@@ -69,7 +69,7 @@ def _render_picks(picks: Sequence[Selected], score_name: str, width: int) -> str
     if reason_width >= _MIN_REASON_WIDTH:
         for row in rows:
             row[3] = textwrap.fill(row[3], reason_width)
-        return tabulate(rows, headers, disable_numparse=True)
+        return str(tabulate(rows, headers, disable_numparse=True))
     lines = []
     for rank, name, score, reason in rows:
         lines.append(f"{rank:>3}. {name}  {score}".rstrip())
