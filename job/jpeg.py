@@ -33,13 +33,14 @@ def decode(data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
     frame, _ = _read_headers(data)
     if simplejpeg is None or frame not in _HUFFMAN:
         return None
-    pixels = np.empty((size[1], size[0], 3), np.uint8)
     try:
-        # A header that two libraries read differently cannot make it allocate or write more than that.
-        decoded = simplejpeg.decode_jpeg(data, "BGR", buffer=pixels, strict=True)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if (width, height) != size:  # two libraries read the header differently: no memory for a size nobody checked
+            return None
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "BGR", strict=True)
     except Exception:  # including rare kinds of subsampling, and files with harmless warnings
         return None
-    return pixels if decoded.shape == pixels.shape else None
+    return pixels
 
 
 def has_one_scan(data: bytes) -> bool:

@@ -1,8 +1,10 @@
 """Fast decoding of JPEG, against Pillow's pixels and its verdict on damaged files."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,28 @@ def test_anything_unusual_is_left_to_pillow(data: bytes) -> None:
 @pytest.mark.parametrize("size", [(59, 45), (60, 44), (61, 45), (60, 46), (45, 60)])
 def test_another_size_than_pillow_reads_is_left_to_pillow(size: tuple[int, int]) -> None:
     assert jpeg.decode(encoded(), size) is None
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (encoded(), (30, 20)),
+        (encoded()[: len(encoded()) // 2], PICTURE.size),
+        (encoded(progressive=True)[:-50], PICTURE.size),
+        (encoded()[:200] + b"\xff\xda" + bytes(12), PICTURE.size),
+    ],
+)
+def test_a_refused_file_leaves_no_memory_behind(data: bytes, size: tuple[int, int]) -> None:
+    for _ in range(100):
+        jpeg.decode(data, size)
+    before = resident_bytes()
+    for _ in range(3000):
+        assert jpeg.decode(data, size) is None
+    assert resident_bytes() - before < 2 << 20
 
 
 def decode_or_reason(data: bytes) -> Any:
