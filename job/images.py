@@ -34,6 +34,8 @@ CONVERTIBLE = frozenset(
 # 0.5 GB after decoding. Pillow, too, treats larger images as decompression bombs.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 1 << 29
+# A progressive JPEG has some ten. Each further scan costs a pass over all pixels, and can be as small as 40 bytes.
+MAX_SCANS = 500
 MAX_TEXT_BYTES = 1 << 26
 THUMBNAIL_SIDE = 128
 
@@ -178,6 +180,8 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS:,}")
+    if image.format in ("JPEG", "MPO") and (scans := jpeg.count_scans(data)) > MAX_SCANS:
+        raise ImageError(f"its {scans:,} scans are more than the limit of {MAX_SCANS}: decoding it could take hours")
     return image
 
 

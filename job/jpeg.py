@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ logger = logging.getLogger(__name__)
 # not notice an early end.
 _SEQUENTIAL, _HUFFMAN = (0xC0, 0xC1), (0xC0, 0xC1, 0xC2)
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_START_OF_SCAN, _FILL = 0xDA, 0xFF
+_START_OF_SCAN, _END_OF_IMAGE, _FILL = 0xDA, 0xD9, 0xFF
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed byte, a restart nor a fill byte
 
 
 def decode(data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
@@ -41,6 +43,20 @@ def decode(data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
     except Exception:  # including rare kinds of subsampling, and files with harmless warnings
         return None
     return pixels
+
+
+def count_scans(data: bytes) -> int:
+    """Counts the scans of a JPEG file; 0 if it is none."""
+    if not data.startswith(b"\xff\xd8"):
+        return 0
+    count, position = 0, 2
+    while marker := _MARKER.search(data, position):
+        kind = marker[0][-1]
+        if kind == _END_OF_IMAGE:
+            break
+        count += kind == _START_OF_SCAN
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return count
 
 
 def has_one_scan(data: bytes) -> bool:

@@ -32,14 +32,14 @@ class Budget:
             size: Bytes that it holds from now on, instead of those before.
 
         Raises:
-            Stopped: If the budget is closed, because nothing is consumed any more.
+            Stopped: If the budget is closed, because nothing is consumed any more, or if the item is left behind.
         """
         with self._changed:
             more = size - self._held.get(number, 0)
             self._changed.wait_for(
-                lambda: self._closed or more <= 0 or number == self._next or self._total + more <= self._limit
+                lambda: self._closed or more <= 0 or number <= self._next or self._total + more <= self._limit
             )
-            if self._closed:
+            if self._closed or number < self._next:
                 raise Stopped(MESSAGE)
             self._held[number] = size
             self._total += more

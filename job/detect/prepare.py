@@ -1,7 +1,10 @@
 """Prepares images for the detector, in threads that run ahead of it: reads, decodes and resizes each file."""
 
+import contextlib
+import logging
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import cv2
@@ -16,10 +19,17 @@ from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.value_range import RangeCount, has_narrow_range
-from job.errors import JobError
-from job.prefetch import prefetch
+from job.errors import JobError, Stopped
+from job.names import shorten
+from job.prefetch import Workers, prefetch
+from job.stopping import MESSAGE
 from job.storage import Entry, Source
 
+logger = logging.getLogger(__name__)
+
+# A normal image takes less than a second. One of the largest size, in the slowest format, takes some five.
+MAX_DECODING_SECONDS = 120.0
+_SECONDS_UNTIL_NAMED = 30.0
 # Peak of decoding, copying and resizing, as measured: 11 for most formats, 15 for progressive JPEG, 21 for JPEG 2000
 # with alpha.
 _BYTES_PER_PIXEL, _BYTES_PER_PIXEL_OF_JPEG = 22, 11
@@ -61,6 +71,7 @@ class Preparation:
         budget: Limits the bytes of the images in preparation.
         turns: Decides when the threads may use the cores.
         ranges: Counts the images with a narrow range of values.
+        stop: When set, the preparation ends, also while the detector waits for an image.
     """
 
     source: Source
@@ -68,28 +79,67 @@ class Preparation:
     budget: Budget
     turns: Turns
     ranges: RangeCount = field(default_factory=RangeCount)
+    stop: threading.Event = field(default_factory=threading.Event)
+    _decoding_since: dict[int, float] = field(default_factory=dict)
+    _named: set[int] = field(default_factory=set)
 
     def prepare(
-        self, entries: Iterable[Entry], executor: ThreadPoolExecutor, *, ahead: int
+        self, entries: Iterable[Entry], executor: Workers, *, ahead: int
     ) -> Iterator[PreparedImage | parts.Row]:
-        """Yields the prepared images in order, and for each unusable image its row.
+        """Yields the prepared images in order, and for each unusable image its row. Ends early on a stop.
 
         Args:
             entries: The images.
             executor: Runs the preparation.
             ahead: Number of images that are prepared ahead of the detector.
         """
-        results = prefetch(executor, self._prepare_one, enumerate(entries), ahead=ahead, idle=self.turns.release_cores)
-        for number, result in enumerate(results):
-            self.budget.release(number)
-            if isinstance(result, PreparedImage):
-                self.ranges.add(result.has_narrow_range)
-            yield result
+
+        def watch(numbered: tuple[int, Entry], seconds: float) -> parts.Row | None:
+            row = self._watch(*numbered, seconds)
+            if row is not None:
+                executor.replace_one()
+            return row
+
+        results = prefetch(
+            executor,
+            self._prepare_one,
+            enumerate(entries),
+            ahead=ahead,
+            idle=self.turns.release_cores,
+            watch=watch,
+        )
+        with contextlib.suppress(Stopped):
+            for number, result in enumerate(results):
+                self.budget.release(number)
+                if isinstance(result, PreparedImage):
+                    self.ranges.add(result.has_narrow_range)
+                yield result
+
+    def _watch(self, number: int, entry: Entry, seconds: float) -> parts.Row | None:
+        """Looks after an image that the detector waits for; returns its row if it takes too long to decode.
+
+        Raises:
+            Stopped: If the job was asked to stop.
+        """
+        if self.stop.is_set():
+            raise Stopped(MESSAGE)
+        since = self._decoding_since.get(number)
+        if since is not None and time.monotonic() - since > MAX_DECODING_SECONDS:
+            reason = f"decoding it takes longer than {MAX_DECODING_SECONDS:g} seconds"
+            return parts.Row(entry.key, entry.etag, entry.size, "failed", reason)
+        if seconds > _SECONDS_UNTIL_NAMED and number not in self._named:
+            self._named.add(number)
+            work = "read" if since is None else "decoded"
+            logger.warning("Waiting for %s, which is still being %s.", shorten(entry.key), work)
+        return None
 
     def _prepare_one(self, numbered: tuple[int, Entry]) -> PreparedImage | parts.Row:
         number, entry = numbered
         try:
-            result = self._read_image(number, entry)
+            try:
+                result = self._read_image(number, entry)
+            finally:
+                self._decoding_since.pop(number, None)
             self.budget.hold(number, result.tensor.nbytes + len(result.thumbnail))
             return result
         except images.ImageError as error:
@@ -113,6 +163,7 @@ class Preparation:
         self.budget.hold(number, entry.size)
         data = self.source.read(entry.key, entry.etag)
         self.turns.wait()
+        self._decoding_since[number] = time.monotonic()
         width, height = images.read_size(data)
         bytes_per_pixel = _BYTES_PER_PIXEL_OF_JPEG if jpeg.has_one_scan(data) else _BYTES_PER_PIXEL
         self.budget.hold(number, len(data) + bytes_per_pixel * width * height)

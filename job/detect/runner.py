@@ -5,7 +5,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from detectron2.utils.logger import log_first_n
@@ -19,6 +18,7 @@ from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
 from job.detect.prepare import Preparation, PreparedImage
 from job.names import shorten
+from job.prefetch import Workers
 from job.progress import Progress, now
 from job.storage import Listing, Source, Storage
 
@@ -82,9 +82,10 @@ def predict(
     workers = min(16, cores) if on_cpu else min(32, max(8, 2 * cores))
     turns = Turns(on_cpu)
     ahead = max(4 * workers, 2 * inference.batch_size)
-    preparation = Preparation(source, detector, Budget(_MAX_PREPARING_BYTES), turns)
+    preparation = Preparation(source, detector, Budget(_MAX_PREPARING_BYTES), turns, stop=stop)
+    # Not a context, which would wait for a thread that does not come back.
+    executor = Workers(workers, thread_name_prefix="prepare")
     with (
-        ThreadPoolExecutor(workers, thread_name_prefix="prepare") as executor,
         PartWriter(output, provenance(detector), turns) as writer,
         Progress("Detecting", int(todo.sum()), "image") as progress,
     ):
@@ -139,5 +140,7 @@ def _detect(
             progress.add()
         elif batch := batcher.add(tuple(image.tensor.shape), image, image.tensor.nbytes):
             progress.add(inference.submit(batch, rows))
+    if stop.is_set():  # while it waited for an image
+        return
     for batch in batcher.flush():
         progress.add(inference.submit(batch, rows))

@@ -1,6 +1,5 @@
 """Helpers for the tests of the detector."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.prepare import Preparation, PreparedImage
+from job.prefetch import Workers
 from job.storage import Entry, Source
 from tests.conftest import SMALL_RCNN, random_checkpoint, settings
 
@@ -30,5 +30,5 @@ def build(tmp_path: Path, yaml_text: str, **more: Any) -> Detector:
 
 def prepared(entries: list[Entry], source: Source, detector: Detector) -> list[PreparedImage | parts.Row]:
     preparation = Preparation(source, detector, Budget(1 << 30), Turns(on_cpu=True))
-    with ThreadPoolExecutor(2) as executor:
+    with Workers(2) as executor:
         return list(preparation.prepare(entries, executor, ahead=4))

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.prepare import Preparation
 from job.errors import Stopped
-from job.prefetch import prefetch
+from job.prefetch import Workers, prefetch
 from job.storage.local import LocalFolder
 from tests.conftest import settings as detector_settings
 
@@ -39,7 +38,7 @@ def test_all_items_finish_and_the_limit_holds(items: list[list[int]], limit: int
             budget.hold(number, size)
         return number
 
-    with ThreadPoolExecutor(workers) as executor:
+    with Workers(workers) as executor:
         done = []
         for number in prefetch(executor, work, enumerate(items), ahead=2 * workers):
             budget.release(number)
@@ -88,7 +87,7 @@ def test_large_images_wait_for_each_other(
     limit = 2 * each  # one more may be held: the next to be consumed never waits
     preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(limit), Turns(on_cpu=True))
     entries = sorted(preparation.source.list(), key=lambda each: each.key)
-    with ThreadPoolExecutor(4) as executor:
+    with Workers(4) as executor:
         found = list(preparation.prepare(entries, executor, ahead=16))
     assert [image.width for image in found] == [4_000] * 6
     assert 2 * each <= preparation.budget.peak <= limit + each and max(at_once) <= 3
@@ -99,7 +98,7 @@ def test_a_file_too_large_to_be_an_image_is_not_read(small_rcnn: tuple[Path, Pat
         file.truncate(600_000_000)
     detector = model.build(detector_settings(model=str(small_rcnn[0]), weights=str(small_rcnn[1])))
     preparation = Preparation(LocalFolder(str(tmp_path)), detector, Budget(1 << 30), Turns(on_cpu=True))
-    with ThreadPoolExecutor(1) as executor:
+    with Workers(1) as executor:
         (row,) = preparation.prepare(preparation.source.list(), executor, ahead=1)
     assert isinstance(row, parts.Row) and "600,000,000 bytes is above the limit" in str(row.error)
     assert preparation.budget.peak == 0

@@ -1,6 +1,9 @@
 """Preparation of images for the detector."""
 
-from concurrent.futures import ThreadPoolExecutor
+import io
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +12,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from job import parts
+from job import images, jpeg, parts
+from job.detect import prepare, runner
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
-from job.detect.prepare import Preparation, to_tensor
-from job.storage import Entry
+from job.detect.prepare import Preparation, PreparedImage, to_tensor
+from job.prefetch import Workers
+from job.storage import Entry, Listing
 from job.storage.local import LocalFolder
 from tests.conftest import picture
 from tests.detect.conftest import prepared
@@ -84,6 +89,105 @@ def test_ordinary_jpegs_are_expected_to_need_half_the_memory(
     file = tmp_path / f"a.{kind}"
     PIL.Image.fromarray(picture(3, 300, 400)).save(file)
     source, budget = LocalFolder(str(tmp_path)), Budget(1 << 30)
-    with ThreadPoolExecutor(1) as executor:
+    with Workers(1) as executor:
         list(Preparation(source, demo_detector, budget, Turns(True)).prepare(source.list(), executor, ahead=1))
     assert budget.peak == file.stat().st_size + bytes_per_pixel * 300 * 400
+
+
+def make_scans(count: int, side: int = 64) -> bytes:
+    """A valid grey progressive JPEG (ITU T.81) whose scans after the first are empty: runs of blocks with no value."""
+    blocks = (side // 8) ** 2
+    scan = b"\xff\xda\x00\x08\x01\x01\x00"
+    runs = "".join("0" + "1" * 14 for _ in range(-(-blocks // (2**15 - 1))))
+    bits = runs + "1" * (-len(runs) % 8)
+    empty = bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8)).replace(b"\xff", b"\xff\x00")
+    return b"".join(
+        [
+            b"\xff\xd8\xff\xdb\x00\x43\x00" + b"\x01" * 64,
+            b"\xff\xc2\x00\x0b\x08" + side.to_bytes(2, "big") * 2 + b"\x01\x01\x11\x00",
+            b"\xff\xc4\x00\x14\x00\x01" + bytes(15) + b"\x00",
+            b"\xff\xc4\x00\x14\x10\x01" + bytes(15) + b"\xe0",
+            scan + b"\x00\x00\x00" + bytes(-(-blocks // 8)),
+            (scan + b"\x01\x3f\x00" + empty) * (count - 1),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def test_scans_of_a_jpeg_are_limited() -> None:
+    assert jpeg.count_scans(make_scans(500)) == 500
+    assert images.decode(make_scans(500)).shape == (64, 64, 3)
+    with pytest.raises(images.ImageError, match="its 501 scans are more than the limit of 500"):
+        images.decode(make_scans(501))
+
+
+@pytest.mark.parametrize(("progressive", "scans"), [(False, 1), (True, 10)])
+def test_scans_are_counted_up_to_the_end_of_the_image(progressive: bool, scans: int) -> None:
+    file = io.BytesIO()
+    # The thumbnail in the metadata and whatever follows the image have scans of their own.
+    exif = PIL.Image.Exif()
+    exif[0x9286] = make_scans(9)
+    PIL.Image.fromarray(picture(1, 90, 70)).save(file, "JPEG", progressive=progressive, exif=exif)
+    assert jpeg.count_scans(file.getvalue() + make_scans(600)) == scans
+    assert jpeg.count_scans(b"no JPEG") == jpeg.count_scans(b"") == 0
+    assert jpeg.count_scans(b"\xff\xd8\xff") == 0
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Makes the decoder hang on images of 33 x 33 pixels until the test ends."""
+    released, decode = threading.Event(), images.decode
+
+    def hang(data: bytes) -> Any:
+        image = decode(data)
+        if image.shape[:2] == (33, 33):
+            released.wait(15)
+        return image
+
+    monkeypatch.setattr(images, "decode", hang)
+    yield released
+    released.set()
+
+
+def write_images(folder: Path, *sizes: int) -> LocalFolder:
+    for number, size in enumerate(sizes):
+        PIL.Image.fromarray(picture(number, size, size)).save(folder / f"{number}.png")
+    return LocalFolder(str(folder))
+
+
+def test_an_image_that_takes_too_long_is_a_row(
+    demo_detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: threading.Event
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_DECODING_SECONDS", 0.5)
+    # More of them than threads, so that threads have to be replaced.
+    source = write_images(tmp_path, 64, *[33] * 5, 64)
+    entries = sorted(source.list(), key=lambda entry: entry.key)
+    first, *rows, last = prepared(entries, source, demo_detector)
+    assert isinstance(first, PreparedImage) and isinstance(last, PreparedImage)
+    for row in rows:
+        assert isinstance(row, parts.Row)
+        assert (row.status, row.error) == ("failed", "decoding it takes longer than 0.5 seconds")
+    assert not slow.is_set()
+
+
+def test_a_stop_is_heeded_while_an_image_is_waited_for(
+    demo_detector: Detector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(prepare, "_SECONDS_UNTIL_NAMED", 0.5)
+    source = write_images(tmp_path, 64, 33, 64)
+    stop = threading.Event()
+    threading.Timer(2, stop.set).start()
+    output = LocalFolder(str(tmp_path / "out"))
+    listing = Listing.from_entries(source.list())
+    start = time.monotonic()
+    runner.predict(listing, source, output, demo_detector, set(), batch_size=1, part_size=None, stop=stop)
+    assert time.monotonic() - start < 30
+    (part,) = parts.read(output)
+    assert part.table["key"].to_pylist() == ["0.png"]  # what is done is saved
+    assert [message for message in caplog.messages if "Waiting" in message] == [
+        "Waiting for '1.png', which is still being decoded."
+    ]
