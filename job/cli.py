@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import job
-from job import logs, shards
+from job import limits, logs, shards
 from job.errors import JobError, SettingsError
 from job.settings import Settings, knobs
 from job.settings.knob import Knob
@@ -29,6 +29,7 @@ _COMMON = "Common settings"
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
+    limits.limit_threads(os.environ)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as exit_request:

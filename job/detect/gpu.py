@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pynvml
 import torch
 
-from job.errors import ServiceUnavailable, SettingsError, first_line
+from job.errors import ServiceUnavailable, first_line
 from job.settings import Settings
 
 # The oldest NVIDIA driver for Linux that runs wheels of a CUDA generation (NVIDIA's CUDA release notes, table 3).
@@ -183,8 +183,8 @@ def choose(settings: Settings) -> tuple[torch.device, str | None]:
         The device, and the reason if ``auto`` falls back to the CPU.
 
     Raises:
-        ServiceUnavailable: If CORAL_REQUIRE_GPU is set and the GPU cannot be used. Another machine may have one.
-        SettingsError: If CORAL_DEVICE names a GPU that cannot be used.
+        ServiceUnavailable: If the GPU that CORAL_DEVICE names cannot be used, or no GPU and CORAL_REQUIRE_GPU is set.
+            Another machine may have one.
     """
     if settings.device == "cpu":
         return torch.device("cpu"), None
@@ -195,5 +195,5 @@ def choose(settings: Settings) -> tuple[torch.device, str | None]:
     if settings.require_gpu:
         raise ServiceUnavailable(f"{problem} CORAL_REQUIRE_GPU=1 forbids falling back to the CPU.")
     if settings.device != "auto":
-        raise SettingsError(f"CORAL_DEVICE={settings.device!r}: {problem} Alternatively, set CORAL_DEVICE=auto.")
+        raise ServiceUnavailable(f"CORAL_DEVICE={settings.device!r}: {problem} Alternatively, set CORAL_DEVICE=auto.")
     return torch.device("cpu"), problem

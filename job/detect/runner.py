@@ -2,14 +2,13 @@
 
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Iterable
 
 import numpy as np
 from detectron2.utils.logger import log_first_n
 
-from job import parts
+from job import limits, parts
 from job.detect.batches import Batcher
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
@@ -77,7 +76,7 @@ def predict(
     # A part ends with incomplete batches, one of each shape, so it has many batches.
     part_size = part_size or max(parts.DEFAULT_SIZE, _BATCHES_IN_PART * inference.batch_size)
     on_cpu = detector.device.type == "cpu"
-    cores = os.cpu_count() or 1
+    cores = limits.count_cores()
     # With a GPU, threads mostly wait for files. With the model on the CPU, more threads than cores would only contend.
     workers = min(16, cores) if on_cpu else min(32, max(8, 2 * cores))
     turns = Turns(on_cpu)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job.errors import DamagedFileError, SettingsError
+from job.errors import DamagedFileError, ServiceUnavailable, SettingsError
 from job.parts import checked
 from job.parts.checked import DamagedTableError
 from job.prefetch import prefetch
@@ -205,10 +205,13 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
 
     Raises:
         DamagedFileError: If a part is damaged.
+        ServiceUnavailable: If one of the names is not there any more.
         SettingsError: If a part was written by a version of the job with another schema.
     """
     with ThreadPoolExecutor(_MAX_READS, thread_name_prefix="parts") as executor:
         entries = [entry for entry in list_files(output) if names is None or entry.key in names]
+        if removed := (names or set()) - {entry.key for entry in entries}:
+            raise ServiceUnavailable(f"{output.uri}/{min(removed)} was removed while the job ran: run the job again.")
         yield from prefetch(executor, lambda entry: _read(output, entry, columns), entries, ahead=_MAX_READS)
 
 

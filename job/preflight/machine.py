@@ -1,12 +1,12 @@
 """Checks of the machine: a GPU, memory, and disk space."""
 
-import contextlib
 import os
 import shutil
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from job import limits
 from job.errors import AccessDenied, ServiceUnavailable
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.uris import Location
@@ -33,7 +33,7 @@ def device(state: State) -> Findings:
     if problem:
         yield Warn(f"{problem} Falling back to the CPU.")
     elif state.device.type == "cpu":
-        yield f"the CPU with {os.cpu_count()} cores"
+        yield f"the CPU with {limits.count_cores()} cores"
     else:
         yield _describe(state.device)
 
@@ -59,7 +59,7 @@ def _describe(device: "torch.device") -> str:
 
 def memory(_: State) -> Findings:
     """Memory that the process may use."""
-    limit = memory_limit()
+    limit = limits.memory_limit()
     words = f"{limit / _GIB:.1f} GiB of memory"
     if limit >= _MIN_MEMORY:
         yield words
@@ -68,30 +68,6 @@ def memory(_: State) -> Findings:
             f"{words}, but images that wait for the detector may take {_MIN_MEMORY // _GIB} GiB: raise the limit of "
             "the container (--memory, or resources.limits.memory), or use a larger machine."
         )
-
-
-def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: those of the machine, or fewer if its control groups limit them.
-
-    Args:
-        root: Folder that holds /proc and /sys.
-    """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2, which has one tree for all controllers
-            folder, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            folder, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # In a container the root may be its own group, whatever the path says; and groups above have limits, too.
-        group = PurePosixPath(path.lstrip("/"))
-        for parent in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
-                limits.append(int((folder / parent / name).read_text()))
-    return min(limits)
 
 
 def temporary_files(state: State) -> Findings:

@@ -225,12 +225,11 @@ class LocalFolder:
             raise LinkError(f"{path} is a symbolic link, which the job does not replace: move it away.")
         self._check_not_removed()
         try:
-            # A folder that another process removes in the meantime is made again.
-            self._faults.run(lambda: self._write(path, data), len(data), also=errno.ENOENT)
+            self._faults.run(lambda: self._write(path, data), len(data))
         except OSError as error:
             raise explain(error, "write", path) from error
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes, attempts: int = 3) -> None:
         # Another process may write the same file at the same time: each has its own temporary file.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -244,6 +243,10 @@ class LocalFolder:
                 os.fsync(file.fileno())
                 temporary.replace(path)
             self._written.add(path.parent)
+        except FileNotFoundError:  # another process has just removed the folder or the temporary file
+            if attempts == 1:
+                raise
+            self._write(path, data, attempts - 1)
         except OSError:
             with contextlib.suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)

@@ -20,7 +20,15 @@ _PASSING = {
 }  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_IN_THE_WAY = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG}
+_NO_SUCH_PATH = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 
 
 class Faults:
@@ -34,22 +42,20 @@ class Faults:
     def __init__(self, stop: threading.Event, patience: Patience) -> None:
         self._stop, self._patience = stop, patience
 
-    def run(self, operation: Callable[[], T], size: int = 0, *, also: int | None = None) -> T:
+    def run(self, operation: Callable[[], T], size: int = 0) -> T:
         """Runs an operation.
 
         Args:
             operation: The operation; it can be repeated.
             size: Bytes that it transfers.
-            also: One more error number that may pass.
 
         Raises:
             OSError: If it fails for good, or again and again.
         """
-        passing = _PASSING | ({also} if also else set())
         try:
             return operation()  # in this thread, as nearly all operations succeed
         except OSError as error:
-            if error.errno not in passing:
+            if error.errno not in _PASSING:
                 raise
             last = error
 
@@ -59,7 +65,7 @@ class Faults:
             try:
                 return operation()
             except OSError as error:
-                if error.errno not in passing:
+                if error.errno not in _PASSING:
                     raise
                 last = error
                 raise TransientError(f"{error.strerror}: {error.filename}") from None
@@ -78,7 +84,7 @@ def may_pass(error: OSError) -> bool:
 
 def is_absent(error: OSError) -> bool:
     """Returns whether an error means that there is no such file, or that none can have such a path."""
-    return error.errno == errno.ENOENT or error.errno in _IN_THE_WAY
+    return error.errno in _NO_SUCH_PATH
 
 
 def explain(error: OSError, action: str, path: Path) -> JobError:
@@ -94,7 +100,7 @@ def explain(error: OSError, action: str, path: Path) -> JobError:
         return AccessDenied(f"{text}.")
     if error.errno in _FULL:
         return ServiceUnavailable(f"{text} ({_describe_space(path)}). Free some space, and run the job again.")
-    if error.errno in _IN_THE_WAY:
+    if error.errno in _NO_SUCH_PATH:
         return SettingsError(f"{text}. Move what is in the way, or set another path.")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return ServiceUnavailable(f"{text}. Raise the limit of open files (ulimit -n), and run the job again.")

@@ -176,7 +176,7 @@ def test_the_job_falls_back_to_the_cpu_unless_a_gpu_is_required(monkeypatch: pyt
         gpu.choose(settings(require_gpu=True))
     with pytest.raises(ServiceUnavailable):  # another machine may have this GPU
         gpu.choose(settings(require_gpu=True, device="cuda:1"))
-    with pytest.raises(SettingsError, match=r"CORAL_DEVICE='cuda:1': There is no NVIDIA GPU"):
+    with pytest.raises(ServiceUnavailable, match=r"CORAL_DEVICE='cuda:1': There is no NVIDIA GPU"):
         gpu.choose(settings(device="cuda:1"))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job import parts, scores
-from job.errors import AccessDenied, DamagedFileError, SettingsError, TryAgain
+from job.errors import AccessDenied, DamagedFileError, ServiceUnavailable, SettingsError, TryAgain
 from job.parts import Provenance, Row, pool
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -142,6 +142,17 @@ def test_who_could_not_read_does_not_undo_who_could(tmp_path: Path) -> None:
     parts.write(output, [Row("a.jpg", "e", 10, "unread", "no answer"), row("b.jpg")], MADE_WITH)
     assert parts.find_done(output, MADE_WITH) == {("a.jpg", "e"), ("b.jpg", "e")}
     assert pool.load(output, entries([row("a.jpg"), row("b.jpg")])).failures == []
+
+
+def test_a_part_that_was_removed_meanwhile_is_named(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    name = parts.write(output, [row("a.jpg")], MADE_WITH)
+    gone = parts.FOLDER + "part-gone.parquet"
+    assert [part.name for part in parts.read(output, names={name})] == [name]
+    with pytest.raises(
+        ServiceUnavailable, match=r"part-gone\.parquet was removed while the job ran: run the job again"
+    ):
+        list(parts.read(output, names={name, gone}))
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""What this process may use of the machine: cores and memory, which a container usually limits."""
+
+import contextlib
+import os
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")  # holds /proc and /sys
+
+
+def count_cores(root: Path = _ROOT) -> int:
+    """Counts the cores that this process may use.
+
+    They are those of the machine, or fewer if its affinity or the processor time of its control groups are limited. A
+    limit of 1.5 cores counts as 1, since threads that share a core wait for each other.
+
+    Args:
+        root: Folder that holds /proc and /sys.
+    """
+    cores = [os.cpu_count() or 1, len(os.sched_getaffinity(0))]
+    for version, folder in _groups(root, "cpu"):
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
+            if version == 2:
+                quota, period = (folder / "cpu.max").read_text().split()
+            else:
+                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                cores.append(max(1, int(quota) // int(period)))
+    return min(cores)
+
+
+def limit_threads(environment: MutableMapping[str, str], root: Path = _ROOT) -> None:
+    """Lets the libraries use as many threads as there are cores; they know the affinity, but not the control groups.
+
+    It must be called before they are imported. More threads than cores would wait for each other.
+
+    Args:
+        environment: The environment variables. OMP_NUM_THREADS is kept if it is set.
+        root: Folder that holds /proc and /sys.
+    """
+    if (cores := count_cores(root)) < len(os.sched_getaffinity(0)):
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def memory_limit(root: Path = _ROOT) -> int:
+    """Bytes of memory that this process may use: those of the machine, or fewer if its control groups limit them.
+
+    Args:
+        root: Folder that holds /proc and /sys.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for version, folder in _groups(root, "memory"):
+        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
+            limits.append(int((folder / name).read_text()))
+    return min(limits)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """Yields the version and the folder of each control group that this process is in, with all groups above it."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2, which has one tree for all controllers
+            version, folder = 2, root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            version, folder = 1, root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        # In a container the root may be its own group, whatever the path says; and groups above have limits, too.
+        group = PurePosixPath(path.lstrip("/"))
+        for parent in (group, *group.parents):
+            yield version, folder / parent

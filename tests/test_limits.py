@@ -1,0 +1,116 @@
+"""Cores and memory, in containers of both versions of control groups."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import limits
+
+GIB = 1 << 30
+
+
+def write_groups(root: Path, groups: str | None, files: dict[str, Any]) -> None:
+    for name, value in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(f"{value}\n")
+    if groups is not None:
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/cgroup").write_text(groups)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"sys/fs/cgroup/memory.max": 2 * GIB}, 2 * GIB),  # in a container, version 2
+        ("0::/\n", {"sys/fs/cgroup/memory.max": "max"}, None),
+        ("0::/a/b\n", {"sys/fs/cgroup/a/memory.max": GIB, "sys/fs/cgroup/a/b/memory.max": 2 * GIB}, GIB),
+        ("0::/elsewhere\n", {"sys/fs/cgroup/memory.max": GIB}, GIB),
+        (
+            "5:cpu,cpuacct:/x\n4:memory:/docker/x\n0::/\n",
+            {"sys/fs/cgroup/memory/memory.limit_in_bytes": GIB},
+            GIB,
+        ),  # in a container, version 1
+        ("4:memory:/\n", {"sys/fs/cgroup/memory/memory.limit_in_bytes": 9223372036854771712}, None),
+        (None, {}, None),
+    ],
+)
+def test_memory(tmp_path: Path, groups: str | None, files: dict[str, Any], limit: int | None) -> None:
+    write_groups(tmp_path, groups, files)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert limits.memory_limit(tmp_path) == (limit or whole)
+
+
+V1 = "sys/fs/cgroup/cpu"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "400000 100000"}, 4),  # in a container, version 2
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000"}, 64),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "150000 100000"}, 1),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "25000 100000"}, 1),
+        ("0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "200000 100000", "sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 2),
+        ("3:cpu,cpuacct:/docker/x\n0::/\n", {f"{V1}/cpu.cfs_quota_us": 300000, f"{V1}/cpu.cfs_period_us": 100000}, 3),
+        ("3:cpu,cpuacct:/\n", {f"{V1}/cpu.cfs_quota_us": -1, f"{V1}/cpu.cfs_period_us": 100000}, 64),
+        ("0::/\n", {"sys/fs/cgroup/cpu.max": "900000 100000"}, 8),  # more than the affinity
+        (None, {}, 64),
+    ],
+)
+def test_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str | None, files: dict[str, Any], cores: int
+) -> None:
+    write_groups(tmp_path, groups, files)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8 if cores == 8 else 64)))
+    assert limits.count_cores(tmp_path) == cores
+    environment: dict[str, str] = {}
+    limits.limit_threads(environment, tmp_path)
+    assert environment == ({"OMP_NUM_THREADS": str(cores)} if cores not in (8, 64) else {})
+    environment = {"OMP_NUM_THREADS": "7"}
+    limits.limit_threads(environment, tmp_path)
+    assert environment == {"OMP_NUM_THREADS": "7"}
+
+
+@pytest.fixture
+def group_of_one_core() -> Iterator[Path]:
+    """A control group of this machine that is limited to one core."""
+    root = Path("/sys/fs/cgroup/cpu" if Path("/sys/fs/cgroup/cpu").is_dir() else "/sys/fs/cgroup")
+    group = root / f"coralpick-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no control group may be made")
+    try:
+        if (group / "cpu.max").exists():
+            (group / "cpu.max").write_text("100000 100000")
+        elif (group / "cpu.cfs_quota_us").exists():
+            (group / "cpu.cfs_quota_us").write_text("100000")
+        else:
+            pytest.skip("control groups do not limit cores")
+        yield group
+    finally:
+        group.rmdir()
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
+def test_torch_follows_a_real_limit(group_of_one_core: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
+        "from job import cli\n"
+        "sys.argv[1:] = ['--version']\n"
+        "cli.main()\n"
+        "import torch\n"
+        "from job import limits\n"
+        "print(torch.get_num_threads(), limits.count_cores())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", script, str(group_of_one_core)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["1", "1"]
