@@ -52,8 +52,11 @@ def class_distributions(
     """
     foreground = class_probabilities[:, :-1].astype(np.float64)
     total = foreground.sum(axis=1, keepdims=True)
-    certain = np.eye(foreground.shape[1])[classes]
-    foreground = np.where(total > 0, foreground / np.where(total > 0, total, 1), certain).round(_DECIMALS)
+    unknown = np.flatnonzero(total[:, 0] <= 0)
+    foreground /= np.where(total > 0, total, 1)
+    foreground[unknown] = 0
+    foreground[unknown, classes[unknown]] = 1
+    foreground = foreground.round(_DECIMALS)
     # The largest entry absorbs the rounding error, since it matters least there.
     foreground[np.arange(len(foreground)), foreground.argmax(axis=1)] += 1 - foreground.sum(axis=1)
     result: npt.NDArray[np.float64] = foreground.round(_DECIMALS)

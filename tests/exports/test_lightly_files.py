@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -117,6 +118,16 @@ def test_no_two_images_share_a_file_nor_a_file_and_a_folder(names: list[str]) ->
     folders = {path.rsplit("/", count)[0] for path in files for count in range(1, path.count("/") + 1)}
     assert not any(each.endswith(".json") for each in folders)
     assert all(".." not in path.split("/") and not path.startswith("/") for path in files)
+
+
+def test_distributions_need_no_matrix_of_all_pairs_of_classes() -> None:
+    classes = np.array([7, 19_999], np.int32)
+    tracemalloc.start()
+    result = class_distributions(np.zeros((2, 20_001), np.float16), classes)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.sum() == 2 and result[[0, 1], classes].tolist() == [1, 1]
+    assert peak < 10 * result.nbytes  # 3.2 MB; 20,000 x 20,000 would be 3.2 GB
 
 
 @given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 90))

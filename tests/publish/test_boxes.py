@@ -1,6 +1,7 @@
 """detections.parquet, and what images.parquet says of labels and of the map."""
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,29 @@ def test_the_map_is_that_of_a_singular_value_decomposition(count: int) -> None:
     np.testing.assert_allclose(abs(projection.points[:, :width]), abs(expected), atol=2e-6)
     if count > 2:
         assert projection.explained == pytest.approx((values[:2] ** 2).sum() / (values**2).sum())
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 50), (2, 50), (60, 4000), (1500, 1200), (1200, 1500)])
+def test_the_map_of_many_dimensions(count: int, width: int) -> None:
+    generator = np.random.default_rng(2)
+    # A spectrum that falls, as those of embeddings do.
+    embeddings = (generator.normal(size=(count, 40)) / np.arange(1, 41)) @ generator.normal(size=(40, width))
+    projection = project(embeddings.astype(np.float32))
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    left, values, _ = np.linalg.svd(units - units.mean(axis=0), full_matrices=False)
+    expected = np.pad(left * values, ((0, 0), (0, 1)))[:, :2]
+    np.testing.assert_allclose(abs(projection.points), abs(expected), atol=5e-6)
+    if count > 2:
+        assert projection.explained == pytest.approx((values[:2] ** 2).sum() / (values**2).sum(), rel=1e-5)
+
+
+def test_the_map_needs_no_matrix_of_all_dimensions() -> None:
+    embeddings = np.random.default_rng(3).normal(size=(40, 20_000)).astype(np.float32)
+    tracemalloc.start()
+    project(embeddings)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * embeddings.nbytes  # 32 MB; 20,000 x 20,000 would be 3.2 GB
 
 
 def test_embeddings_of_one_dimension_lie_on_a_line() -> None:
