@@ -14,6 +14,7 @@ from job.secret import hide_secrets
 
 _LEVELS = {
     **dict.fromkeys(("detectron2", "fvcore", "iopath", "PIL", "matplotlib", "lightly"), logging.WARNING),
+    "botocore": logging.ERROR,  # a traceback each time that credentials cannot be renewed; our retries are one line
     "torch.fx": logging.ERROR,  # detectron2 makes it warn
     "urllib3": logging.ERROR,  # its warnings contain whole URLs with their signatures
 }

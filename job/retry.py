@@ -152,12 +152,13 @@ class Requests:
 
     Attributes:
         patience: How long to try.
+        has_answer: Whether a request has succeeded.
     """
 
     def __init__(self, patience: Patience, stop: threading.Event) -> None:
         self.patience = patience
         self._stop = stop
-        self._answered = False
+        self.has_answer = False
 
     def send(self, operation: Callable[[Attempt], T]) -> T:
         """Runs an operation with `run_with_retries`.
@@ -168,14 +169,10 @@ class Requests:
         Args:
             operation: The operation; it raises a TransientError if another attempt may succeed.
         """
-        total = self.patience.total if self._answered else self.patience.total / 4
+        total = self.patience.total if self.has_answer else self.patience.total / 4
         result = run_with_retries(operation, patience=self.patience, stop=self._stop, total=total)
-        self._answered = True
+        self.has_answer = True
         return result
-
-    def note_answer(self) -> None:
-        """Notes that the store has answered a request that was not sent by `send`."""
-        self._answered = True
 
 
 class _Threads:

@@ -56,6 +56,10 @@ _WRONG_SETTINGS = (
 )  # fmt: skip
 
 
+class _CredentialsError(TransientError):
+    """The source of the credentials fails, but it has worked before."""
+
+
 class S3Folder:
     """A folder of an S3 bucket; `job.storage.base.Storage` describes the methods.
 
@@ -145,7 +149,7 @@ class S3Folder:
         """Reads a whole object."""
         with contextlib.suppress(FastError):
             data = self._fast.read(self._prefix + key, etag, self._max_bytes)
-            self._requests.note_answer()
+            self._requests.has_answer = True
             return data
         return self._read_by_boto3(key, etag)
 
@@ -222,21 +226,35 @@ class S3Folder:
             raise OSError(errno.EIO, f"it is listed but cannot be read ({error})") from None
 
     def _send(self, method: str, function: Callable[[Attempt], T]) -> T:
+        """Sends requests.
+
+        Raises:
+            AccessDenied: If the credentials are refused, or their source still fails after all attempts.
+        """
+
         def translating(attempt: Attempt) -> T:
             try:
                 return function(attempt)
             except (aws.ClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError) as error:
                 raise self._translate(error, method) from None
 
-        return self._requests.send(translating)
+        try:
+            return self._requests.send(translating)
+        except _CredentialsError as error:
+            raise self._deny_credentials(str(error)) from None
+
+    def _deny_credentials(self, reason: str) -> AccessDenied:
+        return AccessDenied(
+            f"{self.uri}: there are no usable AWS credentials ({reason}). Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket set AWS_NO_SIGN_REQUEST=YES."
+        )
 
     def _translate(self, error: Exception, method: str) -> Exception:
         """Converts an error of boto3. Only codes are shown: texts may quote the request."""
         if isinstance(error, _NO_CREDENTIALS):
-            return AccessDenied(
-                f"{self.uri}: there are no usable AWS credentials ({type(error).__name__}). Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket set AWS_NO_SIGN_REQUEST=YES."
-            )
+            # A source that has worked in this run, such as a metadata service, may only be restarting.
+            reason = type(error).__name__
+            return _CredentialsError(reason) if self._requests.has_answer else self._deny_credentials(reason)
         if isinstance(error, _WRONG_SETTINGS):
             return SettingsError(f"{self.uri} cannot be used: {one_line(error)}")
         if isinstance(error, aws.FlexibleChecksumError):

@@ -1,8 +1,10 @@
 """The contract of a store, kept by local folders, two S3 servers and obstore; and what is particular to each."""
 
+import datetime
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
+from job import logs
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
 from job.storage import Entry, Storage, open_folder, open_source, read_file
@@ -231,6 +234,56 @@ def test_credentials_of_a_profile(moto: S3, tmp_path: Path, monkeypatch: pytest.
     folder = open_folder(f"s3://{BUCKET}/{tmp_path.name}", patience=BRISK)
     folder.write("a", b"1")
     assert folder.read("a") == b"1"
+
+
+@pytest.fixture
+def credential_process(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program as the source of the credentials, which fails while a file exists; returns that file."""
+    expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)  # so close that each request asks
+    values = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": expires.isoformat()}
+    (tmp_path / "credentials.json").write_text(json.dumps(values))
+    down = tmp_path / "down"
+    program = tmp_path / "program.sh"
+    program.write_text(f"#!/bin/sh\ntest ! -e {down} && cat {tmp_path}/credentials.json\n")
+    program.chmod(0o755)
+    (tmp_path / "config").write_text(
+        f"[profile mine]\ncredential_process = {program}\nregion = eu-west-1\nendpoint_url = {moto.endpoint}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    for name in (*ADMIN, "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return down
+
+
+def test_a_source_of_credentials_that_fails_for_a_while_is_waited_for(
+    credential_process: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = open_folder(f"s3://{BUCKET}/{tmp_path.name}", patience=Patience(attempt=5, total=20, longest_wait=0.2))
+    folder.write("a", b"1")
+    credential_process.touch()
+    threading.Timer(1.5, credential_process.unlink).start()
+    with caplog.at_level(logs._LEVELS["botocore"], "botocore"):  # as in a run
+        folder.write("a", b"2")
+    assert folder.read("a") == b"2"
+    assert "Request failed, retrying: CredentialRetrievalError" in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_source_of_credentials_that_fails_for_good(credential_process: Path, tmp_path: Path) -> None:
+    patience = Patience(attempt=5, total=1, first_wait=0.02, longest_wait=0.2)
+    folder = open_folder(f"s3://{BUCKET}/{tmp_path.name}", patience=patience)
+    credential_process.touch()
+    start = time.monotonic()
+    with pytest.raises(AccessDenied, match=r"no usable AWS credentials \(CredentialRetrievalError"):
+        folder.write("a", b"1")  # it has never worked
+    assert time.monotonic() - start < 1
+    credential_process.unlink()
+    folder.write("a", b"1")
+    credential_process.touch()
+    for operation in (lambda: folder.write("a", b"1"), lambda: list(folder.list()), lambda: folder.stat("a")):
+        with pytest.raises(AccessDenied, match=r"no usable AWS credentials \(CredentialRetrievalError"):
+            operation()
 
 
 def headers_of_all_reads(endpoint: str, name: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
