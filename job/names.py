@@ -40,6 +40,17 @@ def list_first(names: Sequence[str]) -> str:
     return ", ".join(escape(name[:_MAX_CHARACTERS_SHOWN]) for name in names[:_MAX_NAMES_SHOWN]) + more
 
 
+def quantify(number: int, singular: str, plural: str | None = None) -> str:
+    """Returns a number with the words that it counts, such as ``1 image is`` or ``2 images are``.
+
+    Args:
+        number: The number.
+        singular: The words after 1.
+        plural: The words after all other numbers; by default the singular with an ``s``.
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def is_one_line(name: str) -> bool:
     """Returns whether a name has no line breaks, no other control characters and no lone surrogates."""
     return not any(unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") for character in name)

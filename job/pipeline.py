@@ -22,7 +22,7 @@ from job.external.take_in import import_predictions
 from job.inputs import labelled as labels
 from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
-from job.names import shorten
+from job.names import quantify, shorten
 from job.parts import listings, previous
 from job.parts import pool as pools
 from job.parts.claim import Claim
@@ -64,7 +64,10 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
         if shard.count > 1:
             if missing := listings.find_missing(current.output, shard.count):
                 logger.info(
-                    "Shard %d of %d finished; %d shards have not finished yet.", shard.index, shard.count, len(missing)
+                    "Shard %d of %d finished; %s not finished yet.",
+                    shard.index,
+                    shard.count,
+                    quantify(len(missing), "shard has", "shards have"),
                 )
                 return None
             listing = listings.read(current.output, shard.count)

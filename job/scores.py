@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from job.names import quantify
 from job.settings import choices
 
 Array = npt.NDArray[np.float64]
@@ -212,7 +213,7 @@ def _stretch(values: Array) -> Array:
 
 def count_boxes(boxes: Boxes) -> str:
     """The number of boxes in words."""
-    return "1 box" if len(boxes.scores) == 1 else f"{len(boxes.scores)} boxes"
+    return quantify(len(boxes.scores), "box", "boxes")
 
 
 def _name_top_box(boxes: Boxes, contributions: Array, class_names: Sequence[str]) -> str:
@@ -263,8 +264,7 @@ def _describe_entropies(boxes: Boxes, contributions: Array, class_names: Sequenc
 
 
 def _describe_misses(boxes: Boxes, contributions: Array, class_names: Sequence[str]) -> str:
-    count = np.count_nonzero(contributions)
-    number = "1 low-confidence box" if count == 1 else f"{count} low-confidence boxes"
+    number = quantify(int(np.count_nonzero(contributions)), "low-confidence box", "low-confidence boxes")
     return f"{number} away from any confident one; strongest: {_name_top_box(boxes, contributions, class_names)}"
 
 

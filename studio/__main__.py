@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from job.errors import JobError, SettingsError
+from job.names import quantify
 from studio import places, results
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "studio"
@@ -50,7 +51,9 @@ def show(output: str, source: str, port: int) -> None:
     if num_missing := len(run.images) - len(names):
         print(f"WARNING: Skipping {num_missing} of {len(run.images)} images that no longer exist.", flush=True)
     if run.num_failed:
-        print(f"Skipping {run.num_failed} images that the job could not use: see failures.jsonl.", flush=True)
+        print(
+            f"Skipping {quantify(run.num_failed, 'image')} that the job could not use: see failures.jsonl.", flush=True
+        )
     # Imported late: LightlyStudio takes seconds to import, and mistakes in the options should be reported at once.
     from studio import database, gui
 

@@ -41,3 +41,9 @@ def test_texts_of_libraries_are_cut_and_our_own_are_not() -> None:
     assert one_line(ValueError("a\n b \x1b" + "c" * 1000)) == r"a b \x1b" + "c" * 295 + "..."
     assert one_line(SettingsError("a" * 1000)) == "a" * 1000
     assert one_line(ValueError()) == "ValueError"
+
+
+def test_one_image_is_not_one_images() -> None:
+    assert [names.quantify(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert names.quantify(1, "box is", "boxes are") == "1 box is"
+    assert names.quantify(2, "box is", "boxes are") == "2 boxes are"

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from job.detect import weights
 from job.detect import yolo as yolo  # importing it registers the demo model with detectron2
 from job.errors import JobError, SettingsError, one_line
+from job.names import quantify
 from job.settings import Settings
 
 _DIGEST_SECTIONS = ("MODEL", "INPUT", "TEST")
@@ -190,8 +191,8 @@ def _choose_class_names(settings: Settings, datasets: list[str], count: int) -> 
     if settings.classes is not None:
         if len(settings.classes) != count:
             raise SettingsError(
-                f"CORAL_CLASSES has {len(settings.classes)} names, but the model has {count} classes: give one name "
-                "per class."
+                f"CORAL_CLASSES has {quantify(len(settings.classes), 'name')}, but the model has {count} classes: give "
+                "one name per class."
             )
         return settings.classes
     registered = [name for name in datasets if name in MetadataCatalog.list()]

@@ -20,7 +20,7 @@ from job.context import LabelledElsewhere
 from job.embed import METHODS, from_file, table
 from job.errors import JobError
 from job.inputs.match import Match, compare
-from job.names import shorten
+from job.names import quantify, shorten
 from job.parts import Provenance, describe_difference
 from job.settings import Settings
 from job.storage import Listing, Storage, open_folder
@@ -105,8 +105,8 @@ def read(
         new = {name: known[other] for name, other in place.match.file_names.items() if name not in vectors}
         vectors |= new
         logger.info(
-            "The picks keep a distance to %d labelled images that are not in CORAL_INPUT, by their embeddings in %s.",
-            len(new),
+            "The picks keep a distance to %s not in CORAL_INPUT, by the embeddings in %s.",
+            quantify(len(new), "labelled image that is", "labelled images that are"),
             place.setting,
         )
     in_order = sorted(vectors, key=str.encode)

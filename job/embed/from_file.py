@@ -10,7 +10,7 @@ import pyarrow as pa
 from job.embed import arrays, tabular
 from job.errors import SettingsError, one_line
 from job.inputs.match import Match, compare
-from job.names import shorten
+from job.names import quantify, shorten
 from job.storage import Listing, read_file
 
 _MAX_EXAMPLES = 3
@@ -42,7 +42,7 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     except ValueError as error:
         raise _invalid(uri, str(error)) from None
     if len(names) != len(values):
-        raise _invalid(uri, f"has {len(values)} embeddings for {len(names)} file names")
+        raise _invalid(uri, f"has {quantify(len(values), 'embedding')} for {quantify(len(names), 'file name')}")
     if not values.shape[1]:
         raise _invalid(uri, "has embeddings without numbers")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused

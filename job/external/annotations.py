@@ -9,6 +9,7 @@ from job.external.batch import MIXED_PROBABILITIES, Batch, Floats, Image, check_
 from job.external.categories import Categories
 from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, shorten
+from job.names import quantify
 
 _NUMBER_TYPES = {int, float}  # without bool, so that True and False do not pass for 1 and 0
 
@@ -96,7 +97,7 @@ def _find_probability_problem(probabilities: Any, expected: int, num_classes: in
         return f"a box without class probabilities: {MIXED_PROBABILITIES}"
     if _is_list(probabilities, expected):
         return None
-    length = f"{len(probabilities)} values" if isinstance(probabilities, list) else "not a list"
+    length = quantify(len(probabilities), "value") if isinstance(probabilities, list) else "not a list"
     background = "and that of the background as the last" if expected > num_classes else "without the background"
     return (
         f"the probabilities {shorten(probabilities)} ({length}). Give {expected} numbers: one per category, in the "

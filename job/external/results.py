@@ -20,6 +20,7 @@ from job.external.categories import Categories
 from job.external.input_images import InputImages
 from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, is_text, shorten
+from job.names import quantify
 
 _DATA_SET = "Give the COCO file of the data set after a comma: CORAL_PREDICTIONS=results.json,instances.json."
 _MISSING_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -150,7 +151,7 @@ def _make_categories(
     elif not from_1_or_coco:
         raise SettingsError(
             f"CORAL_PREDICTIONS, {uri}: its category_ids go from {min(ids)} to {max(ids)}, but CORAL_CLASSES has "
-            f"{len(classes)} names. List every class, in the order of the ids. Or: {_DATA_SET}"
+            f"{quantify(len(classes), 'name')}. List every class, in the order of the ids. Or: {_DATA_SET}"
         )
     else:
         index = from_1_or_coco[0]

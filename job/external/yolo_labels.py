@@ -19,6 +19,7 @@ from job.external.batch import Batch, Floats, Image, Reading, check_batch, iter_
 from job.external.input_images import InputImages
 from job.external.layouts import CENTER_SIZE, to_corners
 from job.external.problems import Problems, shorten
+from job.names import quantify
 from job.parts import Row
 from job.prefetch import prefetch
 from job.stopping import MESSAGE
@@ -184,9 +185,10 @@ class _Reader:
         if len(numbers) == _NUM_VALUES - 1:
             return "no confidence. Predict with save_txt=True and save_conf=True; labels without scores cannot be used."
         if len(numbers) != _NUM_VALUES:
-            return f"{len(numbers)} values, as for outlines or keypoints. Give the six of a box: {_LAYOUT}."
+            return f"{quantify(len(numbers), 'value')}, as for outlines or keypoints. Give the six of a box: {_LAYOUT}."
         if not (math.isfinite(numbers[0]) and numbers[0] in range(len(self._classes))):
-            return f"the class {values[0]}, but CORAL_CLASSES has {len(self._classes)} names. List every class."
+            known = quantify(len(self._classes), "name")
+            return f"the class {values[0]}, but CORAL_CLASSES has {known}. List every class."
         if not all(-0.05 <= number <= _MAX_FRACTION for number in numbers[1:5]):
             return f"the box {shorten(' '.join(values[1:5]))}. Give it as fractions of the image's width and height."
         return None

@@ -8,6 +8,7 @@ from posixpath import splitext
 
 from job import images
 from job.errors import AccessDenied, SettingsError
+from job.names import quantify
 from job.settings import Settings
 from job.shards import Shard
 from job.storage import Listing, Source, open_source
@@ -44,9 +45,11 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
             raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({formats}). {skipped}")
         images_only.log()
     if shard.count > 1:
-        logger.info("%d images in %s for shard %d of %d.", len(listing), source.uri, shard.index, shard.count)
+        logger.info(
+            "%s in %s for shard %d of %d.", quantify(len(listing), "image"), source.uri, shard.index, shard.count
+        )
     else:
-        logger.info("%d images in %s.", len(listing), source.uri)
+        logger.info("%s in %s.", quantify(len(listing), "image"), source.uri)
     return listing
 
 
@@ -93,12 +96,16 @@ class _Filter:
         if rest := self._skipped.total() - sum(count for _, count in counts):
             counts.append(("more kinds", rest))
         kinds = ", ".join(f"{extension} {count}" for extension, count in counts)
-        return f"{self._skipped.total()} files are skipped: {kinds}." if counts else ""
+        return f"{quantify(self._skipped.total(), 'file is', 'files are')} skipped: {kinds}." if counts else ""
 
     def log(self) -> None:
         """Logs what is not an image."""
         if self._num_clutter:
-            logger.info("%d system files are skipped, such as %r.", self._num_clutter, self._clutter[-80:])
+            logger.info(
+                "%s skipped, such as %r.",
+                quantify(self._num_clutter, "system file is", "system files are"),
+                self._clutter[-80:],
+            )
         convertible = sorted(images.CONVERTIBLE & self._skipped.keys())
         if convertible:
             logger.warning("%s Convert %s to JPEG to use them.", self.describe_skipped(), ", ".join(convertible))
@@ -143,9 +150,9 @@ def describe_replaced(done: set[tuple[str, str]], listing: Listing, shard: Shard
     if not owned or len(listing.find_missing(owned)) < len(owned):
         return None
     return (
-        f"CORAL_OUTPUT holds results of {len(owned)} other images, such as {min(owned)[-80:]!r}, and none of them is "
-        "in CORAL_INPUT. The picks, the report and all other results there will be replaced; to keep them, set "
-        "CORAL_OUTPUT to a new folder."
+        f"CORAL_OUTPUT holds results of {quantify(len(owned), 'other image')}, such as {min(owned)[-80:]!r}, and none "
+        "of them is in CORAL_INPUT. The picks, the report and all other results there will be replaced; to keep them, "
+        "set CORAL_OUTPUT to a new folder."
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from job.errors import SettingsError
-from job.names import is_text, shorten
+from job.names import is_text, quantify, shorten
 from job.storage import Listing
 from job.uris import Location, normalize
 
@@ -83,8 +83,8 @@ class Match:
             return
         files = [entry.key for entry in self.listing.sample(_NUM_EXAMPLES)]
         raise SettingsError(
-            f"{self.setting} names {len(self.unknown)} images, and none of them is among the {len(self.listing)} of "
-            f"CORAL_INPUT. It names {_show(self.unknown)}; CORAL_INPUT holds {_show(files)}. "
+            f"{self.setting} names {quantify(len(self.unknown), 'image')}, and none of them is among the "
+            f"{len(self.listing)} of CORAL_INPUT. It names {_show(self.unknown)}; CORAL_INPUT holds {_show(files)}. "
             f"{self.cause + ' ' if self.cause else ''}"
             "Names are relative to CORAL_INPUT: correct them, or set CORAL_INPUT to the folder that they start from."
         )
@@ -110,10 +110,12 @@ class Match:
             return None
         name, file_name = respelled[0]
         doubt = ". If these are other images, correct the names" if self.ignores_folders else ""
-        return (
-            f"{self.setting}: {len(respelled)} names are spelled differently from the files, and are matched: "
-            f"{shorten(name)} is {shorten(file_name)}{doubt}."
+        names = quantify(
+            len(respelled),
+            "name is spelled differently from the files, and is matched",
+            "names are spelled differently from the files, and are matched",
         )
+        return f"{self.setting}: {names}: {shorten(name)} is {shorten(file_name)}{doubt}."
 
     def describe_unknown(self, num_elsewhere: int = 0) -> str | None:
         """Sentences on the names that are not in CORAL_INPUT; None if all are.

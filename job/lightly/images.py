@@ -9,7 +9,7 @@ from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import categories, predictions, task_name
 from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
-from job.names import is_one_line, shorten
+from job.names import is_one_line, quantify, shorten
 from job.parts import ledger
 from job.parts.ledger import Ledger
 from job.parts.pool import Detections, Pool, detections_by_part
@@ -93,7 +93,10 @@ def upload(
     if problems:
         name, reason = next(iter(problems.items()))
         logger.warning(
-            "%d images cannot be uploaded to Lightly. The first is %s: %s.", len(problems), shorten(name), reason
+            "%s cannot be uploaded to Lightly. The first is %s: %s.",
+            quantify(len(problems), "image"),
+            shorten(name),
+            reason,
         )
     samples = platform.samples(dataset)
     row_of = {name: row for row, name in enumerate(pool.file_names) if name not in problems}

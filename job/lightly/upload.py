@@ -18,7 +18,7 @@ from job.exports.lightly import task_name
 from job.lightly import datasource, embeddings, images, selection
 from job.lightly.api import Dataset, Platform, Tag
 from job.lightly.tags import INITIAL, Tags
-from job.names import list_first
+from job.names import list_first, quantify
 from job.parts import ledger
 from job.parts.pool import Pool
 from job.settings import Settings
@@ -101,7 +101,7 @@ def upload(
     problems = images.upload(platform, dataset, output, pool, source, mode, max_failed=settings.max_failed)
     order = platform.file_names(dataset)
     if num_duplicates := len(order) - len(set(order)):
-        logger.warning("Lightly's dataset %r has %d duplicate file names.", dataset.name, num_duplicates)
+        logger.warning("Lightly's dataset %r has %s.", dataset.name, quantify(num_duplicates, "duplicate file name"))
     tags = Tags(platform, dataset, order, _IMAGE_TYPE[mode])
     vectors = dict(zip(pool.file_names, outcome.embeddings, strict=True))
     embedding = embeddings.upload(platform, dataset, output, order, vectors, outcome.space)
@@ -115,7 +115,9 @@ def upload(
             chosen = _select(tags, settings, stop, output, outcome, scored, embedding)
     picks = outcome.picks if chosen is None else chosen
     if missing := [name for name in picks if name not in tags.names]:
-        logger.warning("Lightly's tag lacks %d picks that could not be uploaded: %s", len(missing), list_first(missing))
+        logger.warning(
+            "Lightly's tag lacks %s that could not be uploaded: %s", quantify(len(missing), "pick"), list_first(missing)
+        )
     tag = tags.make(f"coral-{len(picks)}-{outcome.run_id}", picks)
     content = {
         "server": platform.server,

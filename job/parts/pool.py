@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from job import parts, scores
 from job.errors import DamagedFileError, SettingsError, TryAgain
-from job.names import list_first, shorten
+from job.names import list_first, quantify, shorten
 from job.parts.score import ImageScores, score_images
 from job.parts.values import find_problem
 from job.settings.mix import ALL_OTHERS
@@ -192,8 +192,8 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
         usable = part.table.take(pa.array(own_rows, pa.int64()))
         yield _PartRows(part.name, provenance, usable, failures, frozenset(absent))
     if part is None or provenance is None or missing - unread.keys():
-        count = len(missing - unread.keys())
-        raise TryAgain(f"{count} images have no detections yet: run `predict` until it has finished, then try again.")
+        words = quantify(len(missing - unread.keys()), "image has", "images have")
+        raise TryAgain(f"{words} no detections yet: run `predict` until it has finished, then try again.")
     failures = [(key, error) for (key, etag), error in unread.items() if (key, etag) in missing]
     yield _PartRows(part.name, provenance, part.table.slice(0, 0), failures)
 

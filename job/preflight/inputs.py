@@ -10,7 +10,7 @@ from job.inputs import labelled as labels
 from job.inputs import metadata as image_metadata
 from job.inputs import similar
 from job.inputs.match import Match
-from job.names import list_first, shorten
+from job.names import list_first, quantify, shorten
 from job.parts import previous
 from job.preflight.check import Findings, State, Warn, format_bytes
 from job.settings.resolve import NONE
@@ -44,14 +44,14 @@ def images(state: State) -> Findings:
     """The images of this shard exist and can be read. With CORAL_PREDICTIONS, only their names are needed."""
     if state.settings.predictions:
         state.listing = inputs.list_names(state.settings, state.stop.requested)
-        yield f"{len(state.listing)} file names"
+        yield quantify(len(state.listing), "file name")
         return
     source = open_source(state.settings.input, state.stop.requested)
     listing = inputs.list_images(state.settings, source, state.shard)
     inputs.probe(source, listing)
     state.source, state.listing = source, listing
     if len(listing):
-        yield f"{len(listing)} images, {format_size(listing)}"
+        yield f"{quantify(len(listing), 'image')}, {format_size(listing)}"
     else:
         yield Warn(f"No images in this shard (of {state.shard.count}): use fewer shards.")
 
@@ -84,7 +84,8 @@ def predictions(state: State) -> Findings:
     )
     state.class_names = classes = content.class_names
     state.imported = take_in.describe_predictions(settings, content)
-    yield f"{len(content.rows)} images with boxes of {len(classes)} classes ({list_first(classes)})"
+    of_classes = f"{quantify(len(classes), 'class', 'classes')} ({list_first(classes)})"
+    yield f"{quantify(len(content.rows), 'image')} with boxes of {of_classes}"
     yield from map(Warn, content.warnings)
     match = take_in.compare_rows(settings, listing, (row.file_name for row in content.rows))
     doubts = check_boxes(content.rows, content.layout, match, of_input)
@@ -135,11 +136,11 @@ def labelled(state: State) -> Findings:
         return
     match = labels.match(state.settings.labelled, state.listing, state.settings.input)
     if state.shard.count > 1:  # the other labelled images may be those of other shards
-        yield f"{match.counts['matched']} images of this shard are labelled"
+        yield f"{quantify(match.counts['matched'], 'image of this shard is', 'images of this shard are')} labelled"
         return
     found = elsewhere.find_required(state.settings, match)
     num_elsewhere = len({name for place in found for name in place.match.file_names})
-    yield f"{match.counts['matched']} images are labelled"
+    yield f"{quantify(match.counts['matched'], 'image is', 'images are')} labelled"
     yield from _describe_names(state, match, num_elsewhere)
 
 
@@ -149,7 +150,7 @@ def similar_images(state: State) -> Findings:
         return
     match = similar.match(state.settings.strategy.entries, state.listing, state.settings.input)
     if match is not None:
-        yield f"CORAL_STRATEGY names {len(match.file_names)} images for SIMILARITY"
+        yield f"CORAL_STRATEGY names {quantify(len(match.file_names), 'image')} for SIMILARITY"
         yield from _describe_names(state, match)
 
 
@@ -159,7 +160,8 @@ def metadata(state: State) -> Findings:
     if settings.metadata is None:
         return
     table = image_metadata.read(settings.metadata)
-    yield f"{len(table.file_names)} rows with {columns.list_names(list(table.columns))} in {settings.metadata}"
+    rows, names = quantify(len(table.file_names), "row"), columns.list_names(list(table.columns))
+    yield f"{rows} with {names} in {settings.metadata}"
     usable: list[str] | None = None
     if state.listing is not None:
         match = image_metadata.match(table, state.listing, settings.input)
@@ -180,7 +182,7 @@ def embeddings(state: State) -> Findings:
     if settings.embedding in METHODS:
         return
     names, vectors, _ = from_file.read(settings.embedding)
-    yield f"{len(names)} embeddings of {vectors.shape[1]} dimensions in {settings.embedding}"
+    yield f"{quantify(len(names), 'embedding')} of {quantify(vectors.shape[1], 'dimension')} in {settings.embedding}"
     if state.listing is None or settings.predictions == NONE:
         return
     match = from_file.match_names(settings.embedding, names, state.listing, settings.input)
@@ -193,8 +195,8 @@ def embeddings(state: State) -> Findings:
     yield from _describe_names(state, match)
     if missing:
         yield Warn(
-            f"{settings.embedding} has no embedding for {len(missing)} images, such as {shorten(missing[0])}: every "
-            "usable image needs one."
+            f"{settings.embedding} has no embedding for {quantify(len(missing), 'image')}, such as "
+            f"{shorten(missing[0])}: every usable image needs one."
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from job import choose, exports, inputs, parts
 from job.errors import TryAgain
-from job.names import list_first
+from job.names import list_first, quantify
 from job.preflight.check import Findings, State, Warn, require
 from job.preflight.inputs import format_size
 from job.retry import Patience
@@ -48,7 +48,8 @@ def detector(state: State) -> Findings:
     built = model.build(dataclasses.replace(state.settings, device=str(state.device or "cpu"), require_gpu=False))
     state.detector = built
     names = list_first(built.class_names)
-    yield f"{len(built.class_names)} classes ({names}), class probabilities: {built.probabilities}, {built.precision}"
+    of_classes = f"{quantify(len(built.class_names), 'class', 'classes')} ({names})"
+    yield f"{of_classes}, class probabilities: {built.probabilities}, {built.precision}"
 
 
 def classes(state: State) -> Findings:
@@ -94,8 +95,8 @@ def run(state: State) -> Findings:
     by = strategy.title + (f" with {settings.score}" if strategy.uses_scores and not strategy.entries else "")
     shard = f" in shard {state.shard.index} of {state.shard.count}" if state.shard.count > 1 else ""
     yield (
-        f"it would use {count} images ({format_size(listing)}){shard}, pick {settings.n_samples} by {by}, and "
-        f"write to {settings.output}"
+        f"it would use {quantify(count, 'image')} ({format_size(listing)}){shard}, pick {settings.n_samples} by {by}, "
+        f"and write to {settings.output}"
     )
     if state.shard.count == 1 and count < settings.n_samples:
         yield Warn(

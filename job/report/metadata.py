@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from job.names import shorten_text
+from job.names import quantify, shorten_text
 from job.report.content import Distribution
 
 MAX_COLUMNS = 8
@@ -73,7 +73,7 @@ def _order(values: list[Any], group: npt.NDArray[np.int64]) -> tuple[list[str], 
     place = np.full(len(values) + 1, len(shown))
     place[shown] = np.arange(len(shown))
     if len(shown) < len(order):
-        labels.append(f"{len(order) - len(shown)} other values")
+        labels.append(quantify(len(order) - len(shown), "other value"))
     place[-1] = len(labels)
     return [*labels, "unknown"], place[group]
 

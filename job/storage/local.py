@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from job.errors import AccessDenied, LinkError, ServiceUnavailable, SettingsError
+from job.names import quantify
 from job.retry import Patience
 from job.storage.base import Entry, keep_all, refuse_size
 from job.storage.clutter import is_clutter_folder
@@ -108,7 +109,9 @@ class LocalFolder:
             raise AccessDenied(problems[0])
         if problems:
             logger.warning(
-                "%d folders are skipped, since they cannot be read. The first: %s", len(problems), problems[0]
+                "%s skipped, since they cannot be read. The first: %s",
+                quantify(len(problems), "folder is", "folders are"),
+                problems[0],
             )
 
     def _is_folder(self) -> bool:

@@ -79,7 +79,7 @@ def test_wrong_classes_and_embeddings_are_refused_before_detection(few_frames: P
     (tmp_path / "a.csv").write_text("file_name,x\nnone of them.jpg,1\n")
     for wrong, says in (
         ({"CORAL_CLASS_WEIGHTS": "bycicle=2"}, "names 'bycicle', which is not a class"),
-        ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "names 1 images, and none of them is among the 12 of CORAL_INPUT"),
+        ({"CORAL_EMBEDDING": tmp_path / "a.csv"}, "names 1 image, and none of them is among the 12 of CORAL_INPUT"),
     ):
         done = job(**variables | wrong)
         assert done.returncode == 64 and says in done.stderr
@@ -242,7 +242,7 @@ INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_npz, ".npz", {"names": np.array(["a"]), "vectors": [[True]]}, "not numbers: bool in 'vectors'"),
     (in_npz, ".npz", {"names": np.array(["a"]), "vectors": np.array([[WHEN]], "M8[s]")}, "not numbers: datetime64"),
     (in_npz, ".npz", {"names": np.array(["a"]), "vectors": [1.0]}, "shape .1,. in 'vectors': give one row per image"),
-    (in_npz, ".npz", {"names": np.array(["a", "b"]), "vectors": [[1.0]]}, "has 1 embeddings for 2 file names"),
+    (in_npz, ".npz", {"names": np.array(["a", "b"]), "vectors": [[1.0]]}, "has 1 embedding for 2 file names"),
     (in_npz, ".npz", {"names": np.array(["a", ""]), "vectors": [[1.0]] * 2}, "an empty file name in 'names', row 2"),
     (in_npz, ".npz", {"keys": np.array(["a"]), "vectors": [[1.0]]}, "has no column file_name, only keys, vectors"),
     (in_npz, ".npz", {"names": np.array(["a"]), "data": [[1.0]]}, "has no array embedding, only names, data"),

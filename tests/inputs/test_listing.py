@@ -55,7 +55,7 @@ def test_a_bucket_is_listed_by_the_same_rules(moto: S3, caplog: pytest.LogCaptur
     finally:
         for name in names:
             bucket.delete(name)
-    assert "1 files are skipped: .heic 1. Convert .heic to JPEG to use them." in caplog.messages
+    assert "1 file is skipped: .heic 1. Convert .heic to JPEG to use them." in caplog.messages
     assert "2 system files are skipped, such as '__MACOSX/._a.jpg'." in caplog.messages
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_may_be_listed_but_not_entered(
 
     monkeypatch.setattr(os, "scandir", lambda path: Scan() if Path(path).name == "no" else scan(path))
     assert [entry.key for entry in listed(tmp_path)] == ["a.jpg"]
-    assert "1 folders are skipped" in caplog.text
+    assert "1 folder is skipped" in caplog.text
 
 
 def test_results_below_the_input_are_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

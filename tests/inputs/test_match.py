@@ -81,7 +81,8 @@ def test_names_that_mean_no_file(names: list[str], files: list[str], cause: str)
         found.require_any()
     (said,) = caught.value.problems
     assert caught.value.exit_code == 64
-    assert f"names {len(names)} images, and none of them is among the {len(files)} of CORAL_INPUT" in said
+    images = "1 image" if len(names) == 1 else f"{len(names)} images"
+    assert f"names {images}, and none of them is among the {len(files)} of CORAL_INPUT" in said
     assert repr(names[0]) in said and repr(files[0]) in said and found.cause in said
 
 

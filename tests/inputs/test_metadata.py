@@ -329,7 +329,7 @@ def test_metadata_of_other_images_ends_with_64_before_any_work(given: dict[str, 
     (tmp_path / "m.csv").write_text("file_name,light\nimages/gone.jpg,day\n")
     done = job("select", **given)
     assert done.returncode == 64
-    assert "names 1 images, and none of them is among the 12 of CORAL_INPUT. It names 'images/gone.jpg'" in done.stderr
+    assert "names 1 image, and none of them is among the 12 of CORAL_INPUT. It names 'images/gone.jpg'" in done.stderr
     assert not (tmp_path / "out" / "selected.txt").exists()
 
 

@@ -260,7 +260,7 @@ def test_names_that_would_be_refused_are_found_before_anything_is_sent(
     report = json.loads(output.read("lightly.json"))
     assert [each["file_name"] for each in report["not_uploaded"]] == ["line\nbreak.jpg", "n" * 251 + ".jpeg"]
     assert "its name has 256 characters" in str(report) and "2 images cannot be uploaded" in caplog.text
-    assert "Lightly's tag lacks 1 picks that could not be uploaded" in caplog.text
+    assert "Lightly's tag lacks 1 pick that could not be uploaded" in caplog.text
     assert state(server.dataset("the set"))["tags"]["coral-2-0123abcd"][0] == ["a.jpg"]
 
 

@@ -123,7 +123,7 @@ def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
     assert loaded.file_names == ["a.jpg", "b.jpg"]
     assert loaded.features is not None
     np.testing.assert_array_equal(loaded.features[1], row("b.jpg", seed=3).feature)
-    with pytest.raises(TryAgain, match="1 images have no detections yet"):
+    with pytest.raises(TryAgain, match="1 image has no detections yet"):
         pool.load(output, [Entry("a.jpg", "e", 10), Entry("c.jpg", "e", 10)])
 
 

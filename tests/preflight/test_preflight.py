@@ -458,7 +458,7 @@ def test_the_labelled_list(tmp_path: Path) -> None:
     assert only(inputs.labelled, known(ours, listing=listing())) == "2 images are labelled"
     path.write_text("000.jpg\nold.jpg\n")
     said, warned = tried(inputs.labelled, known(ours, listing=listing()))
-    assert said == "1 images are labelled" and type(warned) is Warn and "1 of 2 names are not in CORAL_INPUT" in warned
+    assert said == "1 image is labelled" and type(warned) is Warn and "1 of 2 names are not in CORAL_INPUT" in warned
     assert tried(inputs.labelled, known(ours, listing=listing(), is_run=True)) == [said], "`select` warns"
     path.write_text("none.jpg\n")
     said = only(inputs.labelled, known(ours, listing=listing()), SettingsError)
@@ -603,7 +603,7 @@ def test_detections_from_elsewhere_need_no_detector(
         preflight.run_checks(ours, Stop(), {})
     for line in (
         "check images: ok, 4 file names.",
-        "check predictions: ok, 3 images with boxes of 1 classes (car).",
+        "check predictions: ok, 3 images with boxes of 1 class (car).",
         f"check predictions: ok, 3 of 4 images have an entry in CORAL_PREDICTIONS='{tmp_path}/coco.json'.",
         "check predictions: warning. 1 of 4 images of CORAL_INPUT have no prediction in CORAL_PREDICTIONS=",
         f"check embeddings: ok, 2 embeddings of 4 dimensions in {tmp_path}/own.parquet.",

@@ -142,7 +142,7 @@ def test_what_it_prints(server: Server, local: Run) -> None:
     printed = server.printed.read_text()
     for text in (
         f"Loading the results in {local.output}, with the images in {local.source} ...",
-        "Skipping 1 images that the job could not use: see failures.jsonl.",
+        "Skipping 1 image that the job could not use: see failures.jsonl.",
         f"{USABLE} images", f"{USABLE} embeddings", f"{N_SAMPLES} picks", f"Open {server.url} and",
         f"tick the tag coral-{N_SAMPLES}-",
     ):  # fmt: skip
