@@ -7,7 +7,8 @@ from posixpath import basename, splitext
 
 from job import images
 from job.errors import one_line
-from job.inputs.headers import Size, read_sizes
+from job.inputs import headers
+from job.inputs.headers import Size
 from job.inputs.match import compare
 from job.settings import Settings
 from job.storage import Listing, Source, open_source
@@ -69,7 +70,8 @@ class InputImages:
     def read_size(self, file_name: str) -> tuple[int, int] | str:
         """Reads width and height of an image after its EXIF orientation; or gives the reason why this fails."""
         try:
-            return images.read_oriented_size(self._source.read(file_name))
+            size = headers.read_size(self._source, file_name)
+            return size.width, size.height
         except images.ImageError as error:
             return str(error)
         except OSError as error:
@@ -79,7 +81,7 @@ class InputImages:
         """Reads the sizes of some images as `job.inputs.headers.read_sizes` does; of none if the input is a list."""
         if isinstance(self._source, FileList):  # its files need not exist
             return {}, []
-        return read_sizes(self._source, ((name, None) for name in file_names))
+        return headers.read_sizes(self._source, ((name, None) for name in file_names))
 
     @functools.cached_property
     def _source(self) -> Source:

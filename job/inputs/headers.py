@@ -11,6 +11,9 @@ from job.prefetch import prefetch
 from job.storage import Source
 
 _MAX_THREADS = 16
+# The size of a JPEG stands behind its EXIF, which has at most 64 kB, and mostly before its colour profile.
+_HEADER_BYTES = 1 << 17
+_JPEG = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,36 @@ class Size:
     width: int
     height: int
     is_turned: bool
+
+
+def read_size(source: Source, name: str, etag: str | None = None) -> Size:
+    """Reads the size of an image; of a JPEG, only the beginning of the file is read.
+
+    Other formats may have their orientation at the end.
+
+    Args:
+        source: Where the image is.
+        name: File name.
+        etag: ETag of the file, which is then read as a whole and checked; None for an unknown one.
+
+    Raises:
+        ImageError: If the header cannot be read, or gives more than `job.images.MAX_PIXELS`.
+        OSError: If the file cannot be read.
+        JobError: If the store cannot be used.
+    """
+    if etag is None:
+        try:
+            start = source.read_range(name, 0, _HEADER_BYTES)
+            if start.startswith(_JPEG) and len(start) == _HEADER_BYTES:
+                return _parse(start)
+        except (OSError, images.ImageError):  # the rest of the file may help, or have the reason
+            pass
+    return _parse(source.read(name, etag))
+
+
+def _parse(data: bytes) -> Size:
+    stored, oriented = images.read_size(data), images.read_oriented_size(data)
+    return Size(*oriented, is_turned=stored != oriented)
 
 
 def read_sizes(source: Source, files: Iterable[tuple[str, str | None]]) -> tuple[dict[str, Size], list[str]]:
@@ -51,9 +84,7 @@ def read_sizes(source: Source, files: Iterable[tuple[str, str | None]]) -> tuple
             return
         name, etag = file
         try:
-            data = source.read(name, etag)
-            stored, oriented = images.read_size(data), images.read_oriented_size(data)
-            sizes[name] = Size(*oriented, is_turned=stored != oriented)
+            sizes[name] = read_size(source, name, etag)
         except Stopped:
             raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:

@@ -89,6 +89,13 @@ class Source(Protocol):
         """
         ...
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Reads `length` bytes from `start` on, unchecked; raises what `read` raises.
+
+        Of a shorter file, it returns the bytes that there are, or raises OSError.
+        """
+        ...
+
 
 class Storage(Source, Protocol):
     """A folder, local or in a bucket."""
@@ -100,10 +107,6 @@ class Storage(Source, Protocol):
             AccessDenied: If the permission to look at the file is missing.
             ServiceUnavailable: If the store cannot be reached.
         """
-        ...
-
-    def read_range(self, key: str, start: int, length: int) -> bytes:
-        """Reads `length` bytes from `start` on, which the file must have; raises what `read` raises."""
         ...
 
     def write(self, key: str, data: bytes) -> None:

@@ -69,6 +69,11 @@ class FileList:
         folder, name = self._find(key)
         return folder.read(name, etag)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Reads a part of a file."""
+        folder, name = self._find(key)
+        return folder.read_range(name, start, length)
+
     def keys(self) -> Iterable[str]:
         """The files as the list names them, without asking a store."""
         return self._entries.keys()
