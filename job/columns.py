@@ -49,6 +49,15 @@ def find_name_column(columns: Sequence[str]) -> str:
     return name
 
 
+def prefer_file_name(columns: Sequence[str]) -> str:
+    """Finds the column of file names: ``file_name``, whatever else there is, or else as `find_name_column` does.
+
+    Raises:
+        ValueError: If there is none, or several columns have an accepted name and none is ``file_name``.
+    """
+    return NAME_COLUMNS[0] if NAME_COLUMNS[0] in columns else find_name_column(columns)
+
+
 def check_columns(columns: Sequence[str]) -> None:
     """Refuses columns without a name, and two columns of the same name.
 

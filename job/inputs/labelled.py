@@ -6,13 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from job import names
+from job import columns, names
 from job.errors import JobError, SettingsError, one_line
 from job.inputs.match import Match, compare
 from job.names import shorten
 from job.storage import Listing, open_folder, read_file
 
-_COLUMN = "file_name"
 _PICKS = "selected.txt"
 
 
@@ -35,7 +34,8 @@ def read(uri: str) -> list[str]:
     """Reads the names of the labelled images, as they are written.
 
     The forms are lines (any extension), ``.csv`` with a column ``file_name``, ``.jsonl`` with strings or objects that
-    have a ``file_name``, a JSON list of these, COCO JSON (all its images), and the output of a run (its picks).
+    have a ``file_name``, a JSON list of these, COCO JSON (all its images), and the output of a run (its picks). Without
+    a ``file_name``, the other usual names of such a column are accepted (`job.columns.NAME_COLUMNS`).
 
     Raises:
         SettingsError: If the list cannot be read, or has none of these forms.
@@ -80,12 +80,17 @@ def _parse(text: str, uri: str) -> list[str]:
 def _parse_csv(text: str) -> list[str]:
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if _COLUMN not in (rows.fieldnames or ()):
-            columns = ", ".join(shorten(name) for name in (rows.fieldnames or ())[:5])
-            raise ValueError(f"it has no column {_COLUMN}, only {columns or 'nothing'}")
-        return [row[_COLUMN] for row in rows if row[_COLUMN]]
+        title = _find_title(list(rows.fieldnames or ()), "it")
+        return [row[title] for row in rows if row[title]]
     except csv.Error as error:
         raise ValueError(f"it is not valid CSV ({error})") from None
+
+
+def _find_title(fields: list[str], subject: str) -> str:
+    try:
+        return columns.prefer_file_name(fields)
+    except ValueError as error:
+        raise ValueError(f"{subject} {error}") from None
 
 
 def _parse_json(content: Any) -> list[str]:
@@ -99,8 +104,9 @@ def _parse_json(content: Any) -> list[str]:
 def _find_names(entries: Iterable[Any]) -> list[str]:
     found = []
     for number, entry in enumerate(entries, start=1):
-        name = entry.get(_COLUMN) if isinstance(entry, dict) else entry
+        fields = [str(field) for field, value in entry.items() if value] if isinstance(entry, dict) else []
+        name = entry.get(_find_title(fields, f"entry {number}")) if isinstance(entry, dict) else entry
         if not isinstance(name, str) or not name:
-            raise ValueError(f"entry {number} has no {_COLUMN}: {shorten(entry)}")
+            raise ValueError(f"entry {number} has no {columns.NAME_COLUMNS[0]}: {shorten(entry)}")
         found.append(name)
     return found

@@ -102,8 +102,7 @@ def read(uri: str) -> Metadata:
         data = read_file(uri)
         table = _parse(uri, data)
         columns.check_columns(table.column_names)
-        title = NAME_COLUMNS[0] if NAME_COLUMNS[0] in table.column_names else None
-        title = title or columns.find_name_column(table.column_names)
+        title = columns.prefer_file_name(table.column_names)
         file_names = columns.read_names(table[title], title)
         content = {name: _convert(table[name], name) for name in table.column_names if name != title}
         if not content:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from job import names
+from job.columns import NAME_COLUMNS
 from job.errors import SettingsError
 from job.inputs import labelled
 from job.storage import Entry, Listing, open_folder
@@ -65,6 +66,22 @@ def test_every_form_and_spelling(tmp_path: Path, form: str, spelling: str) -> No
     assert labelled.match(gone, listing, "/data/frames").unknown == ["old.jpg"]
 
 
+@pytest.mark.parametrize("title", NAME_COLUMNS)
+def test_the_usual_names_of_the_column(tmp_path: Path, title: str) -> None:
+    """As in files of metadata and embeddings; ``file_name`` counts if there are several."""
+    content = {
+        "a.csv": f"rank,{title}\n1,a.jpg\n",
+        "a.jsonl": json.dumps({title: "a.jpg", "rank": 1}),
+        "a.json": json.dumps([{title: "a.jpg"}]),
+        "coco.json": json.dumps({"images": [{"id": 1, title: "a.jpg"}]}),
+        "both.csv": "path,file_name\nb.jpg,a.jpg\n",
+        "both.jsonl": json.dumps({"path": "b.jpg", "file_name": "a.jpg"}),
+    }
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+        assert labelled.read(str(tmp_path / name)) == ["a.jpg"]
+
+
 def test_an_output_in_a_bucket(seaweedfs: S3) -> None:
     open_folder(seaweedfs.uri("earlier")).write("selected.txt", b"a.jpg\n")
     assert labelled.read(seaweedfs.uri("earlier")) == labelled.read(seaweedfs.uri("earlier/")) == ["a.jpg"]
@@ -73,9 +90,12 @@ def test_an_output_in_a_bucket(seaweedfs: S3) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", "rank,name\n1,a.jpg\n", "it has no column file_name, only 'rank', 'name'"),
-        ("a.csv", "", "it has no column file_name, only nothing"),
-        ("a.jsonl", '{"file_name": "a.jpg"}\n{"file": "b.jpg"}\n', "entry 2 has no file_name: {'file': 'b.jpg'}"),
+        ("a.csv", "rank,label\n1,a.jpg\n", "it has no column file_name, only rank, label"),
+        ("a.csv", "path,image\n1,a.jpg\n", "it has the columns 'path' and 'image', and either could be meant"),
+        ("a.csv", "", "it has no column file_name, only none at all"),
+        ("a.jsonl", '{"file_name": "a.jpg"}\n{"title": "b.jpg"}\n', "entry 2 has no column file_name, only title"),
+        ("a.jsonl", '{"file_name": "a.jpg"}\n{"file_name": 7}\n', "entry 2 has no file_name: {'file_name': 7}"),
+        ("a.json", '[{"path": "a.jpg", "image": "b.jpg"}]', "entry 1 has the columns 'path' and 'image'"),
         ("a.jsonl", "{", "cannot be read: Expecting property name"),
         ("a.json", "[1]", "entry 1 has no file_name: 1"),
         ("a.json", '{"a": 1}', "it is JSON without images that have a file_name"),
