@@ -3,15 +3,17 @@
 import functools
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from posixpath import basename, splitext
 
 from job import images
 from job.errors import one_line
 from job.inputs import headers
 from job.inputs.headers import Size
-from job.inputs.match import compare
+from job.inputs.match import compare, find_cause
+from job.names import is_text
 from job.settings import Settings
-from job.storage import Listing, Source, open_source
+from job.storage import Entry, Listing, Source, open_source
 from job.storage.filelist import FileList
 
 
@@ -43,29 +45,37 @@ class InputImages:
         """
         return next((table[name] for table in self._tables if name in table), [])
 
-    def match(self, setting: str, names: Iterable[str], warnings: list[str]) -> dict[str, list[str]]:
+    def match(self, setting: str, names: Iterable[str], warnings: list[str]) -> tuple[dict[str, list[str]], str]:
         """Finds the images that each name of a list may mean; see `find`, and `job.inputs.match` for other spellings.
 
         Args:
             setting: The setting that gives the list, with its value, for messages.
-            names: The names.
+            names: File names, or stems of them.
             warnings: Gets a sentence if folders at the beginning of the names are ignored.
+
+        Returns:
+            The file names that each name may mean; and a sentence on why those that mean none may differ, or nothing.
 
         Raises:
             SettingsError: If there are names, and none of them is an image's.
         """
         names = list(dict.fromkeys(names))
         meant = {name: self.find(name) for name in names}
-        if not all(meant.values()):
-            match = compare(setting, names, self._listing, self._settings.input)
-            for name in names:
-                if not meant[name] and name in match.file_names:
-                    meant[name] = [match.file_names[name]]
-            if not any(meant.values()):
-                match.require_any()
-            if match.ignores_folders and (respelled := match.describe_respelled()):
+        if all(meant.values()):
+            return meant, ""
+        stems = Listing.from_entries(Entry(stem, "", 0) for stem in self._tables[1])
+        matches = [compare(setting, names, listing, self._settings.input) for listing in (self._listing, stems)]
+        for match in matches:
+            found = [name for name in names if not meant[name] and name in match.file_names]
+            meant |= {name: self.find(match.file_names[name]) for name in found}
+            if found and match.ignores_folders and (respelled := match.describe_respelled()):
                 warnings.append(respelled)
-        return meant
+        unknown = [name for name in names if not meant[name] and is_text(name)]
+        are_whole = any(splitext(name)[1].lower() in images.EXTENSIONS for name in unknown)
+        cause = find_cause(unknown, self._listing if are_whole else stems)
+        if not any(meant.values()):
+            replace(matches[0], cause=cause).require_any()
+        return meant, cause
 
     def read_size(self, file_name: str) -> tuple[int, int] | str:
         """Reads width and height of an image after its EXIF orientation; or gives the reason why this fails."""

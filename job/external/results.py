@@ -20,7 +20,9 @@ from job.external.categories import Categories
 from job.external.input_images import InputImages
 from job.external.layouts import CORNER_SIZE
 from job.external.problems import Problems, is_text, shorten
+from job.inputs.match import compare
 from job.names import quantify
+from job.storage import Entry, Listing
 
 _DATA_SET = "Give the COCO file of the data set after a comma: CORAL_PREDICTIONS=results.json,instances.json."
 _MISSING_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -59,6 +61,11 @@ def _set_image_ids(content: list[dict[str, Any]], data_set: dict[str, Any], uri:
         if isinstance(image, dict) and is_text(name := image.get("file_name")):
             for form in {name, name.rpartition("/")[2]}:
                 by_name.setdefault(form, []).append(image.get("id"))
+    names = [name for row in content if is_text(name := row.get("file_name"))]
+    if any(name not in by_name for name in names):
+        listing = Listing.from_entries(Entry(name, "", 0) for name in by_name)
+        respelled = compare(uri, names, listing, ".").file_names
+        by_name |= {name: by_name[file_name] for name, file_name in respelled.items() if name not in by_name}
     problems = Problems()
     rows = []
     for row in content:
@@ -93,7 +100,7 @@ def read(
     categories = _make_categories(content, classes, uri, warnings, counts_from_1=has_file_names)
     rows: dict[str, tuple[Image, list[Any]]] = {name: (Image(uri, name), []) for name in images.file_names}
     problems = Problems()
-    meant_by = images.match(f"CORAL_PREDICTIONS={uri!r}", (row[key] for row in content), warnings)
+    meant_by, _ = images.match(f"CORAL_PREDICTIONS={uri!r}", (row[key] for row in content), warnings)
     for row in content:
         meant = meant_by[row[key]] or [row[key]]
         if len(meant) > 1:

@@ -72,13 +72,15 @@ def read(
 
 
 def _match(folder: Storage, keys: list[str], images: InputImages) -> tuple[dict[str, str], list[str]]:
-    """The label file of each image that has one, and a warning if there are files without an image."""
+    """The label file of each image that has one, and warnings about the others."""
     problems = Problems()
     key_of: dict[str, str] = {}
     unmatched: list[str] = []
+    warnings: list[str] = []
+    stem_of = {key: key.removeprefix(_FOLDER).removesuffix(_SUFFIX) for key in keys}
+    meant_by, cause = images.match(f"CORAL_PREDICTIONS={folder.uri!r}", stem_of.values(), warnings)
     for key in keys:
-        name = key.removeprefix(_FOLDER).removesuffix(_SUFFIX)
-        meant = images.find(name)
+        meant = meant_by[stem_of[key]]
         if len(meant) > 1:
             problems.add(folder.uri, f"{shorten(key)} may mean {shorten(meant[0])} or {shorten(meant[1])}. Rename one.")
         elif not meant:
@@ -88,18 +90,12 @@ def _match(folder: Storage, keys: list[str], images: InputImages) -> tuple[dict[
         else:
             key_of[meant[0]] = key
     problems.raise_if_any()
-    if not key_of:
-        raise SettingsError(
-            f"CORAL_PREDICTIONS, {folder.uri}: none of its {len(keys)} YOLO labels belongs to an image in CORAL_INPUT: "
-            f"the labels have names such as {shorten(keys[0])}, the images such as {shorten(images.file_names[0])}. "
-            "Give the labels of these images."
+    if unmatched:
+        warnings.append(
+            f"{len(unmatched)} of {len(keys)} YOLO labels, such as {shorten(unmatched[0])}, belong to no image in "
+            f"CORAL_INPUT and are left out. {cause}".rstrip()
         )
-    if not unmatched:
-        return key_of, []
-    return key_of, [
-        f"{len(unmatched)} of {len(keys)} YOLO labels, such as {shorten(unmatched[0])}, belong to no image in "
-        "CORAL_INPUT and are left out."
-    ]
+    return key_of, warnings
 
 
 class _Reader:

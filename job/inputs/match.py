@@ -33,6 +33,7 @@ _CAUSES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("slashes or the form of Unicode", lambda names: names),
     ("the case of letters", pc.utf8_lower),
     ("the extension", lambda names: _strip_extension(names)),
+    ("the extension and the case of letters", lambda names: pc.utf8_lower(_strip_extension(names))),
     ("the folder", lambda names: _strip_folder(names)),
     ("the folder and the case of letters", lambda names: pc.utf8_lower(_strip_folder(names))),
     ("the folder and the extension", lambda names: _strip_extension(_strip_folder(names))),
@@ -168,7 +169,7 @@ def compare(setting: str, names: Iterable[str], listing: Listing, input_uri: str
             matched = _ignore_folders(images, simple_of)
             ignores_folders = bool(matched)
     unknown = [name for name in unique if name not in matched]
-    cause = _find_cause([name for name in unknown if is_text(name)], listing) if unknown else ""
+    cause = find_cause([name for name in unknown if is_text(name)], listing)
     in_order = {name: matched[name] for name in unique if name in matched}
     return Match(setting, listing, in_order, unknown, cause, ignores_folders)
 
@@ -251,8 +252,15 @@ def _find_root(input_uri: str) -> str:
     return unicodedata.normalize("NFC", root).removesuffix("/") + "/"
 
 
-def _find_cause(unknown: list[str], listing: Listing) -> str:
-    """Finds what most of the unknown names have in common: a sentence, or nothing."""
+def find_cause(unknown: list[str], listing: Listing) -> str:
+    """Finds what most of the unknown names have in common: a sentence, or nothing.
+
+    Args:
+        unknown: Names that are not an image's.
+        listing: The images.
+    """
+    if not unknown:
+        return ""
     sample = unknown[:_MAX_SAMPLE]
     given = [unicodedata.normalize("NFC", name.replace("\\", "/")) for name in sample]
     keys = listing.table["key"]

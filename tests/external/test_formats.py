@@ -185,8 +185,12 @@ def test_the_ids_of_ultralytics_for_the_classes_of_coco(
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize("by_name", [False, True])
-def test_results_with_the_coco_file_of_their_data_set(pool: Path, tmp_path: Path, swapped: bool, by_name: bool) -> None:
+@pytest.mark.parametrize(
+    "spell", [None, last, lambda name: f"images/{name}", lambda name: f".\\{name}".replace("/", "\\")]
+)
+def test_results_with_the_coco_file_of_their_data_set(
+    pool: Path, tmp_path: Path, swapped: bool, spell: Callable[[str], str] | None
+) -> None:
     numbers = {name: number for number, name in enumerate(SIZES, start=40)}
     data_set = {
         "images": [
@@ -197,9 +201,7 @@ def test_results_with_the_coco_file_of_their_data_set(pool: Path, tmp_path: Path
         "annotations": [{"image_id": 40, "category_id": 3, "bbox": [0, 0, 1, 1]}],  # labels, which do not count
     }
     rows = results(
-        (lambda name: {"image_id": 7, "file_name": last(name)})
-        if by_name
-        else lambda name: {"image_id": numbers[name]},
+        (lambda name: {"image_id": 7, "file_name": spell(name)}) if spell else lambda name: {"image_id": numbers[name]},
         lambda kind: 10 * kind + 3,
     )
     uris = [str(in_file(tmp_path, rows, "results.json")), str(in_file(tmp_path, data_set, "set.json"))]
@@ -302,7 +304,7 @@ def test_yolo_labels_of_other_images_or_without_classes(pool: Path, tmp_path: Pa
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "x.txt").write_text("0 0.5 0.5 0.1 0.1 0.5\n")
     with pytest.raises(
-        SettingsError, match=r"none of its 1 YOLO labels .* such as 'x.txt', the images such as 'a.jpg'"
+        SettingsError, match=r"names 1 images, and none of them is among the 3 .* It names 'x'; .* holds 'a.jpg', 'sub"
     ):
         read_with(pool, tmp_path / "labels")
     with pytest.raises(SettingsError, match="these are YOLO labels, which do not name their classes"):

@@ -67,6 +67,7 @@ def test_names_that_mean_a_file(names: list[str], files: list[str], expected: di
         (["1.jpg"], ["train/1.jpg", "val/1.jpg"], "in the folder: '1.jpg' and "),  # either of them
         (["b/a/1.jpg"], ["a/1.jpg", "1.jpg"], "in the folder: "),
         (["images/a.txt"], ["a.jpg"], "in the folder and the extension: "),
+        (["A"], ["a.jpg"], "in the extension and the case of letters: 'A' and 'a.jpg'."),
         (["x/A.jpg"], ["a.jpg"], "in the folder and the case of letters: "),
         (["x.jpg"], ["a.jpg"], ""),
         (["\ud800.jpg"], ["a.jpg"], ""),
