@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from detectron2.utils.logger import log_first_n
 
 from job import parts
-from job.detect import gpu, probabilities
+from job.detect import batched, gpu, probabilities
 from job.detect.accelerate import Acceleration
 from job.detect.copies import Copies, OnItsWay, stack
 from job.detect.features import PooledFeature
@@ -33,14 +34,15 @@ class _Outputs:
     """What the model found in a batch, on the model's device or on the way from there.
 
     Attributes:
-        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities.
-        counts: Number of boxes of each image.
+        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities. Without
+            counts, the tables that `job.detect.batched` packs for all images.
+        counts: Number of boxes of each image; None if it stands in the table.
         features: (images, D) float16; None if the model has no backbone.
         arrived: The end of the copies to main memory; None if there is nothing to wait for.
     """
 
     table: torch.Tensor
-    counts: list[int]
+    counts: list[int] | None
     features: torch.Tensor | None
     arrived: torch.cuda.Event | None = None
 
@@ -143,7 +145,7 @@ class Inference:
             try:
                 tensors = [image.tensor for image in some]
                 batch = stack(tensors).to(self._detector.device) if self._copies else tensors
-                rows += _make_rows(some, self._start(some, batch))
+                rows += _make_rows(some, self._start(some, batch), self._run_alone)
                 continue
             except RuntimeError as error:
                 _check(error, some)
@@ -160,7 +162,7 @@ class Inference:
             if following and self._copies:
                 following.outputs = self._start(following.images, self._copies.receive(following.copy))
             if current and current.outputs:
-                current.rows += _make_rows(current.images, current.outputs)
+                current.rows += _make_rows(current.images, current.outputs, self._run_alone)
             self._running = following
             return len(current.images) if current else 0
         except RuntimeError as error:
@@ -185,40 +187,62 @@ class Inference:
         )
         torch.cuda.empty_cache()
 
-    def _start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> _Outputs:
-        """Starts the model on a batch, (n, 3, h, w) uint8 on a GPU, or on a list of images on the CPU."""
+    def _start(
+        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor], *, alone: bool = False
+    ) -> _Outputs:
+        """Starts the model on a batch, (n, 3, h, w) uint8 on a GPU, or on a list of images on the CPU.
+
+        Args:
+            images: The images.
+            batch: Their pixels.
+            alone: Whether detectron2's own inference runs, whose loops go from image to image.
+        """
         self._feature.expect(*images[0].tensor.shape[1:])
         if self._acceleration and isinstance(batch, torch.Tensor):
             self._acceleration.expect(batch)
-        outputs = self._forward(images, batch)
-        if not self._copies:
-            return outputs
-        results = [outputs.table] if outputs.features is None else [outputs.table, outputs.features]
-        copied = self._copies.fetch(results)
-        table, *features = copied.tensors
-        return _Outputs(table, outputs.counts, features[0] if features else None, copied.arrived)
-
-    def _forward(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> _Outputs:
         detector = self._detector
+        half = detector.precision != "fp32"
+        with torch.inference_mode(), torch.autocast(detector.device.type, detector.dtype, enabled=half):
+            # On a CPU nothing waits, and the loops compute less.
+            if isinstance(batch, torch.Tensor) and not alone and batched.supports(detector.model):
+                counts = None
+                table = batched.detect(detector.model, batch, [(image.height, image.width) for image in images]).pack()
+            else:
+                table, counts = self._run_model(images, batch)
+            features = None if self._feature.value is None else self._feature.value.half()
+        if not self._copies:
+            return _Outputs(table, counts, features)
+        copied = self._copies.fetch([table] if features is None else [table, features])
+        table, *more = copied.tensors
+        return _Outputs(table, counts, more[0] if more else None, copied.arrived)
+
+    def _run_model(
+        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[int]]:
         inputs = [
             {"image": tensor, "height": image.height, "width": image.width}
             for tensor, image in zip(batch, images, strict=True)
         ]
-        half = detector.precision != "fp32"
-        with torch.inference_mode(), torch.autocast(detector.device.type, detector.dtype, enabled=half):
-            outputs = [output["instances"] for output in detector.model(inputs)]
-            num_classes = len(detector.class_names)
-            table = torch.cat(
-                [
-                    torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
-                    torch.cat([instances.scores for instances in outputs])[:, None].float(),
-                    torch.cat([instances.pred_classes for instances in outputs])[:, None].float(),
-                    torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]).float(),
-                ],
-                dim=1,
-            )
-            features = None if self._feature.value is None else self._feature.value.half()
-        return _Outputs(table, [len(instances) for instances in outputs], features)
+        outputs = [output["instances"] for output in self._detector.model(inputs)]
+        num_classes = len(self._detector.class_names)
+        table = torch.cat(
+            [
+                torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
+                torch.cat([instances.scores for instances in outputs])[:, None].float(),
+                torch.cat([instances.pred_classes for instances in outputs])[:, None].float(),
+                torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]).float(),
+            ],
+            dim=1,
+        )
+        return table, [len(instances) for instances in outputs]
+
+    def _run_alone(self, image: PreparedImage) -> npt.NDArray[np.float32]:
+        """Returns the table of one image from detectron2's own inference."""
+        outputs = self._start([image], stack([image.tensor]).to(self._detector.device), alone=True)
+        if outputs.arrived:
+            outputs.arrived.synchronize()
+        values: npt.NDArray[np.float32] = outputs.table.numpy()
+        return values
 
     def _measure_batch_size(self) -> int:
         """Returns 1 on a CPU, where larger batches are no faster; on a GPU, a power of two that fits its memory."""
@@ -275,20 +299,29 @@ def _check(error: RuntimeError, images: list[PreparedImage]) -> None:
         ) from error
 
 
-def _make_rows(images: list[PreparedImage], outputs: _Outputs) -> list[parts.Row]:
-    """Makes the rows of a batch, once its results have arrived."""
-    if outputs.arrived:
-        outputs.arrived.synchronize()
-    values = outputs.table.numpy()
+def _make_rows(
+    images: list[PreparedImage], outputs: _Outputs, run_alone: Callable[[PreparedImage], npt.NDArray[np.float32]]
+) -> list[parts.Row]:
+    """Makes the rows of a batch, once its results have arrived. Images that are not settled run again, alone."""
+    tables = _split(outputs)
     features: npt.NDArray[np.float16] | None = None
     if outputs.features is not None:
         features = outputs.features.numpy()
         _check_range(images, features)
-    ends = np.cumsum(outputs.counts)
     return [
-        _make_row(image, values[end - count : end], None if features is None else features[index])
-        for index, (image, count, end) in enumerate(zip(images, outputs.counts, ends, strict=True))
+        _make_row(image, run_alone(image) if table is None else table, None if features is None else features[index])
+        for index, (image, table) in enumerate(zip(images, tables, strict=True))
     ]
+
+
+def _split(outputs: _Outputs) -> list[npt.NDArray[np.float32] | None]:
+    """Waits for the results, and returns a table for each image; None where it is not settled."""
+    if outputs.arrived:
+        outputs.arrived.synchronize()
+    values = outputs.table.numpy()
+    if outputs.counts is None:
+        return batched.unpack(values)
+    return list(np.split(values, np.cumsum(outputs.counts)[:-1]))
 
 
 def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:

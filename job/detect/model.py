@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 
 from job import scores
-from job.detect import config, gpu, probabilities, weights
+from job.detect import config, gpu, last_layers, probabilities, weights
 from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
 
@@ -84,6 +84,7 @@ def build(settings: Settings) -> Detector:
             ", ".join(scores.OF_PROBABILITIES),
         )
     _disable_masks(model)
+    last_layers.keep_in_float32(model)
     _run_once(model, settings.model)
     return Detector(
         model=model,

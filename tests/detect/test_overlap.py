@@ -110,15 +110,16 @@ def test_out_of_memory_of_any_kind_halves_the_batches(
 ) -> None:
     images = make_images(inference._detector, 14)
     expected, _ = submit(inference, images, 2)
-    forward, sizes = inference._detector.model.forward, []
+    backbone: Any = inference._detector.model.backbone
+    forward, sizes = backbone.forward, []
 
-    def greedy(batch: list[Any]) -> Any:
+    def greedy(batch: torch.Tensor) -> Any:
         sizes.append(len(batch))
         if len(sizes) > 1 and len(batch) > 2:
             raise error
         return forward(batch)
 
-    monkeypatch.setattr(inference._detector.model, "forward", greedy)
+    monkeypatch.setattr(backbone, "forward", greedy)
     rows, counts = submit(inference, images)
     # The second batch fails. It and the first one, whose results may be damaged, run again one by one.
     assert sizes == [4, 4, 2, 2, 2, 2, 2, 2, 2]
@@ -153,10 +154,10 @@ def test_out_of_memory_beside_the_model_is_found(
 
 
 def test_one_image_that_exceeds_memory_is_reported(inference: Inference, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(batch: list[Any]) -> Any:
+    def full(batch: torch.Tensor) -> Any:
         raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
 
-    monkeypatch.setattr(inference._detector.model, "forward", full)
+    monkeypatch.setattr(inference._detector.model.backbone, "forward", full)
     with pytest.raises(ServiceUnavailable, match="One image of 96x96 pixels does not fit into GPU memory"):
         submit(inference, make_images(inference._detector, 8))
     assert inference.finish() == 0  # no batch is left that would fail again
@@ -177,15 +178,16 @@ def test_numbers_beyond_half_precision_are_noticed(inference: Inference, caplog:
 
 
 def test_shapes_that_do_not_fit_leave_smaller_ones_alone(inference: Inference, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = inference._detector.model.forward
+    backbone: Any = inference._detector.model.backbone
+    forward = backbone.forward
 
-    def greedy(batch: list[Any]) -> Any:
-        height, width = batch[0]["image"].shape[1:]
+    def greedy(batch: torch.Tensor) -> Any:
+        height, width = batch.shape[2:]
         if len(batch) * height * width > 3 * 96 * 160:
             raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
         return forward(batch)
 
-    monkeypatch.setattr(inference._detector.model, "forward", greedy)
+    monkeypatch.setattr(backbone, "forward", greedy)
     rows, _ = submit(inference, make_images(inference._detector, 4, 96, 160))
     assert len(rows) == 4
     assert [inference.limit.of(*size) for size in ((96, 160), (96, 96), (64, 64))] == [2, 3, 4]
@@ -213,18 +215,38 @@ def test_rows_go_to_the_parts_of_their_images(detector: Detector, fake_gpu: Fake
 def test_a_stop_saves_the_batches_on_their_way(detector: Detector, fake_gpu: FakeGpu, tmp_path: Path) -> None:
     write(tmp_path / "in", [picture(number, 64, 64) for number in range(12)])
     source, output = LocalFolder(str(tmp_path / "in")), LocalFolder(str(tmp_path / "out"))
-    stop, forward = threading.Event(), detector.model.forward
+    backbone: Any = detector.model.backbone
+    stop, forward = threading.Event(), backbone.forward
 
-    def stop_later(batch: list[Any]) -> Any:
+    def stop_later(batch: torch.Tensor) -> Any:
         stop.set()
         return forward(batch)
 
-    detector.model.forward = stop_later
+    backbone.forward = stop_later
     try:
         listing = Listing.from_entries(source.list())
         runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=6, stop=stop)
     finally:
-        del detector.model.forward
+        del backbone.forward
     (part,) = (tmp_path / "out" / "parts").iterdir()
     # The model starts when two batches are there. No third one is filled.
     assert pq.read_table(part)["key"].to_pylist() == ["00.png", "01.png", "02.png", "03.png"]
+
+
+@pytest.mark.parametrize("most", [2048, 20])
+def test_images_that_are_not_settled_run_again_alone(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """With few candidates suppression cannot settle an image, so detectron2's own inference does."""
+    images = make_images(inference._detector, 6)
+    expected = [row for image in images for row in inference.detect([image])]
+    monkeypatch.setattr("job.detect.batched.choice.MAX_CANDIDATES", most)
+    forward, calls = inference._detector.model.forward, []
+
+    def run_alone(inputs: list[Any]) -> Any:
+        calls.append(len(inputs))
+        return forward(inputs)
+
+    monkeypatch.setattr(inference._detector.model, "forward", run_alone)
+    assert same(submit(inference, images)[0], expected, tolerance=2e-3)
+    assert set(calls) == ({1} if most == 20 else set())

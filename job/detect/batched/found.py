@@ -1,0 +1,60 @@
+"""What a batch gives: tables on the device whose shapes do not depend on what is found."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+@dataclass(frozen=True)
+class Found:
+    """Boxes of N images, at most K of each.
+
+    Attributes:
+        boxes: (N, K, 4) float32 corners.
+        scores: (N, K) float32, falling.
+        classes: (N, K) int64.
+        probabilities: (N, K, classes + 1) float32.
+        exists: (N, K) bool. Rows that do not exist fill up the tables.
+        settled: (N,) bool: whether the boxes of the image are surely those of detectron2.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    classes: torch.Tensor
+    probabilities: torch.Tensor
+    exists: torch.Tensor
+    settled: torch.Tensor
+
+    def resize(self, size: tuple[int, int], output_sizes: list[tuple[int, int]]) -> "Found":
+        """Converts corners to pixels of the original images, as `detector_postprocess` of detectron2 does.
+
+        Args:
+            size: Height and width of the resized images, in whose pixels the corners are.
+            output_sizes: Height and width of each original image.
+        """
+        factors = [[width / size[1], height / size[0]] for height, width in output_sizes]
+        limits = [[float(width), float(height)] for height, width in output_sizes]
+        # Does not wait: memory of the CPU that is not pinned is read before the call returns.
+        numbers = torch.tensor([factors, limits]).to(self.boxes.device, non_blocking=True).repeat(1, 1, 2)[:, :, None]
+        corners = (self.boxes * numbers[0]).clamp(min=0).minimum(numbers[1])
+        visible = (corners[..., 2:] > corners[..., :2]).all(dim=-1)
+        return replace(self, boxes=corners, exists=self.exists & visible)
+
+    def pack(self) -> torch.Tensor:
+        """Packs everything into one tensor, since each copy to the CPU may wait for the GPU.
+
+        Returns:
+            (N, K + 1, 6 + classes + 1) float32. The last row of an image is 1 if it is settled, else 0. The others are
+            four corners, score, class and class probabilities. The class of rows that do not exist is -1.
+        """
+        numbers = torch.where(self.exists, self.classes, -1).float()
+        table = torch.cat([self.boxes, self.scores[..., None], numbers[..., None], self.probabilities], dim=2)
+        last = self.settled.float()[:, None, None].expand(-1, 1, table.shape[2])
+        return torch.cat([table, last], dim=1)
+
+
+def unpack(packed: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32] | None]:
+    """Returns the rows of each image from the result of `Found.pack`: None where the image is not settled."""
+    return [image[:-1][image[:-1, 5] >= 0] if image[-1, 0] else None for image in packed]
