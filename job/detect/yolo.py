@@ -16,6 +16,8 @@ from torch import nn
 # Width and height, in input pixels, of the three anchors of each head (yolov3-tiny.cfg, masks 3,4,5 and 1,2,3).
 _ANCHORS = {"coarse": ((81, 82), (135, 169), (344, 319)), "fine": ((23, 27), (37, 58), (81, 82))}
 _STRIDES = {"coarse": 32, "fine": 16}
+STRIDE = 32
+PAD_VALUE = 0.5  # Darknet's grey
 
 
 def _make_block(inputs: int, outputs: int, size: int) -> nn.Sequential:
@@ -79,6 +81,8 @@ class TinyYolo(nn.Module):
         self.coarse = nn.Sequential(_make_block(256, 512, 3), nn.Conv2d(512, outputs, 1))
         self.lateral = _make_block(256, 128, 1)
         self.fine = nn.Sequential(_make_block(384, 256, 3), nn.Conv2d(256, outputs, 1))
+        for head, anchors in _ANCHORS.items():
+            self.register_buffer(f"{head}_anchors", torch.tensor(anchors, dtype=torch.float32), persistent=False)
         self.register_buffer("pixel_mean", torch.tensor(cfg.MODEL.PIXEL_MEAN).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(cfg.MODEL.PIXEL_STD).view(-1, 1, 1), persistent=False)
         self.to(cfg.MODEL.DEVICE)
@@ -119,8 +123,8 @@ class TinyYolo(nn.Module):
             probability), ``pred_classes`` and ``class_probabilities`` of shape (boxes, classes + 1).
         """
         tensors = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
-        images = ImageList.from_tensors(tensors, 32, pad_value=0.5)  # Darknet pads with this grey
-        boxes, objectness, classes = self._predict(images.tensor)
+        images = ImageList.from_tensors(tensors, STRIDE, pad_value=PAD_VALUE)
+        boxes, objectness, classes = self.predict(images.tensor)
         results = []
         for index, (size, item) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
             output_size = item.get("height", size[0]), item.get("width", size[1])
@@ -128,7 +132,7 @@ class TinyYolo(nn.Module):
             results.append({"instances": instances})
         return results
 
-    def _predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns, for all anchors, boxes (N, A, 4) in input pixels, objectness (N, A), and class scores (N, A, C)."""
         features = self.backbone(images)
         neck = self.neck(features["deep"])
@@ -149,7 +153,7 @@ class TinyYolo(nn.Module):
             torch.arange(rows, device=output.device), torch.arange(columns, device=output.device), indexing="ij"
         )
         center = (output[..., :2].sigmoid() + torch.stack([x, y], dim=-1)) * _STRIDES[head]
-        anchors = torch.tensor(_ANCHORS[head], device=output.device, dtype=output.dtype)
+        anchors = getattr(self, f"{head}_anchors")
         half = output[..., 2:4].exp() * anchors[:, None, None, :] / 2
         boxes = torch.cat([center - half, center + half], dim=-1)
         return boxes.flatten(1, 3), output[..., 4].sigmoid().flatten(1), output[..., 5:].sigmoid().flatten(1, 3)
@@ -173,8 +177,15 @@ class TinyYolo(nn.Module):
         instances.pred_boxes = scaled[keep]
         instances.scores = scores[anchor, label]
         instances.pred_classes = label
-        # The class outputs are independent sigmoids. For a distribution over "one of the classes, or none", they share
-        # the objectness in proportion, and the rest is the background.
-        share = objectness[anchor, None] * classes[anchor] / classes[anchor].sum(dim=1, keepdim=True)
-        instances.class_probabilities = torch.cat([share, 1 - objectness[anchor, None]], dim=1)
+        instances.class_probabilities = self.share(objectness[anchor], classes[anchor])
         return instances
+
+    @staticmethod
+    def share(objectness: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Converts objectness (boxes,) and class scores (boxes, classes) into distributions (boxes, classes + 1).
+
+        The class scores are independent sigmoids. For a distribution over "one of the classes, or none", they share the
+        objectness in proportion, and the rest is the background.
+        """
+        shares = objectness[:, None] * classes / classes.sum(dim=1, keepdim=True)
+        return torch.cat([shares, 1 - objectness[:, None]], dim=1)

@@ -58,9 +58,9 @@ def test_folded_norms_change_features_by_rounding_only() -> None:
 def test_folded_norms_of_the_demo_model(demo_detector: Detector) -> None:
     model: Any = demo_detector.model
     images = torch.rand(1, 3, 96, 128)
-    plain, state = model._predict(images), {name: value.clone() for name, value in model.state_dict().items()}
+    plain, state = model.predict(images), {name: value.clone() for name, value in model.state_dict().items()}
     folded = FoldedNorms(model)
-    fast = model._predict(images)
+    fast = model.predict(images)
     assert count_norms(model) == 0
     folded.close()
     assert count_norms(model) > 10

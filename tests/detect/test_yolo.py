@@ -34,7 +34,7 @@ def outputs(golden: Any, demo_detector: Detector) -> dict[str, Any]:
         neck = net.neck(features["deep"])
         upsampled = torch.nn.functional.interpolate(net.lateral(neck), scale_factor=2)
         raw = {"coarse": net.coarse(neck), "fine": net.fine(torch.cat([upsampled, features["shallow"]], 1))}
-        boxes, objectness, _ = net._predict(tensor)
+        boxes, objectness, _ = net.predict(tensor)
     return {**raw, "boxes": boxes[0].numpy(), "objectness": objectness[0].numpy(), "size": image.shape[1::-1]}
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from job.detect.batched.tables import resize
+
 
 @dataclass(frozen=True)
 class Found:
@@ -34,11 +36,7 @@ class Found:
             size: Height and width of the resized images, in whose pixels the corners are.
             output_sizes: Height and width of each original image.
         """
-        factors = [[width / size[1], height / size[0]] for height, width in output_sizes]
-        limits = [[float(width), float(height)] for height, width in output_sizes]
-        # Does not wait: memory of the CPU that is not pinned is read before the call returns.
-        numbers = torch.tensor([factors, limits]).to(self.boxes.device, non_blocking=True).repeat(1, 1, 2)[:, :, None]
-        corners = (self.boxes * numbers[0]).clamp(min=0).minimum(numbers[1])
+        corners = resize(self.boxes, size, output_sizes)
         visible = (corners[..., 2:] > corners[..., :2]).all(dim=-1)
         return replace(self, boxes=corners, exists=self.exists & visible)
 

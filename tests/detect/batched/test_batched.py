@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 
 from job.detect import batched, config, model, probabilities
 from job.detect.batched import choice, suppression
+from job.detect.model import Detector
 from job.detect.prepare import to_tensor
 from tests.conftest import SMALL_RCNN, picture, random_checkpoint, settings
 from tests.detect.test_probabilities import C4, CASCADE, HEADS, of_yaml
@@ -270,6 +271,17 @@ def test_boxes_of_real_frames_match_the_default_predictor(yaml: str, frames: lis
         np.testing.assert_array_equal(table[:, 5], expected.pred_classes)
         boxes += len(expected)
     assert boxes > 20
+
+
+def test_the_demo_model_on_real_frames(frames: list[Path], demo_detector: Detector) -> None:
+    images = [to_tensor(cv2.imread(str(frame)), demo_detector) for frame in frames[::30]]  # type: ignore[arg-type]
+    assert batched.supports(demo_detector.model)
+    assert sum(check(demo_detector.model, torch.stack(images))) > 10
+    net = copy.deepcopy(demo_detector.model)
+    for threshold in (0.001, 0.9999):  # many boxes, and none
+        net.score_threshold = threshold  # type: ignore[assignment]
+        counts = check(net, torch.stack(images[:3])[:, :, :200, :301].contiguous())
+        assert max(counts) == 0 if threshold > 0.5 else sum(counts) > 60
 
 
 def test_packing_leaves_out_rows_that_do_not_exist() -> None:

@@ -1,5 +1,6 @@
 """How often the CPU waits for the GPU in one batch, counted without a GPU (`tests/detect/batched/waits.py`)."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from job.detect import batched
 from job.detect.accelerate import Acceleration
+from job.detect.model import Detector
 from tests.detect.batched.test_batched import attached, made_of, network
 from tests.detect.batched.waits import GpuTensor, Waits, move
 
@@ -56,6 +58,17 @@ def test_waits_do_not_grow_with_the_batch(name: str, most: int, per_image_before
     assert one == eight == {"aten::_to_copy": most}
     # The count of detectron2 shows that the counter sees what it is for.
     assert count_plain(name, 3) - count_plain(name, 2) == per_image_before
+
+
+def test_waits_of_the_demo_model(demo_detector: Detector) -> None:
+    net = move(copy.deepcopy(demo_detector.model))
+    counts = []
+    for count in (1, 8):
+        waits = Waits()
+        with torch.no_grad(), waits:
+            batched.detect(net, GpuTensor(made_of(1, count)), [SIZE] * count).pack().cpu()
+        counts.append(waits.counts)
+    assert counts == [{"aten::_to_copy": 1}] * 2
 
 
 def test_results_of_the_counter_are_those_of_the_cpu() -> None:
