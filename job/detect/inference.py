@@ -2,49 +2,25 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from detectron2.utils.logger import log_first_n
 
 from job import parts
-from job.detect import batched, gpu, probabilities
-from job.detect.accelerate import Acceleration
+from job.detect import gpu
 from job.detect.copies import Copies, OnItsWay, stack
-from job.detect.features import PooledFeature
+from job.detect.forward import Forward, Outputs
 from job.detect.limits import BatchLimit
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
 from job.errors import ServiceUnavailable
-from job.names import shorten
 
 logger = logging.getLogger(__name__)
 
 _MAX_BATCH, _MAX_BATCH_OF_MIXED_SIZES = 64, 8
 # Leaves room, since the measured blank image has few proposals and each library allocates in blocks of its own.
 _MEMORY_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """What the model found in a batch, on the model's device or on the way from there.
-
-    Attributes:
-        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities. Without
-            counts, the tables that `job.detect.batched` packs for all images.
-        counts: Number of boxes of each image; None if it stands in the table.
-        features: (images, D) float16; None if the model has no backbone.
-        arrived: The end of the copies to main memory; None if there is nothing to wait for.
-    """
-
-    table: torch.Tensor
-    counts: list[int] | None
-    features: torch.Tensor | None
-    arrived: torch.cuda.Event | None = None
 
 
 @dataclass
@@ -55,13 +31,13 @@ class _Batch:
         images: Its images, all of one shape.
         rows: List that its rows go to.
         copy: Its copy to the GPU.
-        outputs: Its results; None until the model has started.
+        outputs: What the model finds; None until it has started.
     """
 
     images: list[PreparedImage]
     rows: list[parts.Row]
     copy: Future[OnItsWay]
-    outputs: _Outputs | None = None
+    outputs: Outputs | None = None
 
 
 class Inference:
@@ -77,10 +53,8 @@ class Inference:
     def __init__(self, detector: Detector, batch_size: int | None = None) -> None:
         """Sets the batch size; None measures the one that fits the device."""
         self._detector = detector
-        on_gpu = detector.device.type == "cuda"
-        self._acceleration = Acceleration(detector.model) if on_gpu else None
-        self._copies = Copies(detector.device) if on_gpu else None
-        self._feature = PooledFeature(detector.model)
+        self._copies = Copies(detector.device) if detector.device.type == "cuda" else None
+        self._forward = Forward(detector)
         self._waiting: deque[_Batch] = deque()
         self._running: _Batch | None = None
         self.limit = BatchLimit(batch_size or 1, detector.model)
@@ -94,11 +68,9 @@ class Inference:
 
     def close(self) -> None:
         """Restores the model. Batches on their way are lost."""
-        self._feature.close()
         if self._copies:
             self._copies.close()
-        if self._acceleration:
-            self._acceleration.close()
+        self._forward.close()
 
     def submit(self, images: list[PreparedImage], rows: list[parts.Row]) -> int:
         """Starts to detect objects in images of one shape.
@@ -145,7 +117,7 @@ class Inference:
             try:
                 tensors = [image.tensor for image in some]
                 batch = stack(tensors).to(self._detector.device) if self._copies else tensors
-                rows += _make_rows(some, self._start(some, batch), self._run_alone)
+                rows += self._forward.read(some, self._start(some, batch))
                 continue
             except RuntimeError as error:
                 _check(error, some)
@@ -162,7 +134,7 @@ class Inference:
             if following and self._copies:
                 following.outputs = self._start(following.images, self._copies.receive(following.copy))
             if current and current.outputs:
-                current.rows += _make_rows(current.images, current.outputs, self._run_alone)
+                current.rows += self._forward.read(current.images, current.outputs)
             self._running = following
             return len(current.images) if current else 0
         except RuntimeError as error:
@@ -187,62 +159,15 @@ class Inference:
         )
         torch.cuda.empty_cache()
 
-    def _start(
-        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor], *, alone: bool = False
-    ) -> _Outputs:
-        """Starts the model on a batch, (n, 3, h, w) uint8 on a GPU, or on a list of images on the CPU.
-
-        Args:
-            images: The images.
-            batch: Their pixels.
-            alone: Whether detectron2's own inference runs, whose loops go from image to image.
-        """
-        self._feature.expect(*images[0].tensor.shape[1:])
-        if self._acceleration and isinstance(batch, torch.Tensor):
-            self._acceleration.expect(batch)
-        detector = self._detector
-        half = detector.precision != "fp32"
-        with torch.inference_mode(), torch.autocast(detector.device.type, detector.dtype, enabled=half):
-            # On a CPU nothing waits, and the loops compute less.
-            if isinstance(batch, torch.Tensor) and not alone and batched.supports(detector.model):
-                counts = None
-                table = batched.detect(detector.model, batch, [(image.height, image.width) for image in images]).pack()
-            else:
-                table, counts = self._run_model(images, batch)
-            features = None if self._feature.value is None else self._feature.value.half()
+    def _start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Outputs:
+        """Starts the model on a batch, and the copy of its outputs to main memory."""
+        outputs = self._forward.start(images, batch)
         if not self._copies:
-            return _Outputs(table, counts, features)
-        copied = self._copies.fetch([table] if features is None else [table, features])
-        table, *more = copied.tensors
-        return _Outputs(table, counts, more[0] if more else None, copied.arrived)
-
-    def _run_model(
-        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[int]]:
-        inputs = [
-            {"image": tensor, "height": image.height, "width": image.width}
-            for tensor, image in zip(batch, images, strict=True)
-        ]
-        outputs = [output["instances"] for output in self._detector.model(inputs)]
-        num_classes = len(self._detector.class_names)
-        table = torch.cat(
-            [
-                torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
-                torch.cat([instances.scores for instances in outputs])[:, None].float(),
-                torch.cat([instances.pred_classes for instances in outputs])[:, None].float(),
-                torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]).float(),
-            ],
-            dim=1,
-        )
-        return table, [len(instances) for instances in outputs]
-
-    def _run_alone(self, image: PreparedImage) -> npt.NDArray[np.float32]:
-        """Returns the table of one image from detectron2's own inference."""
-        outputs = self._start([image], stack([image.tensor]).to(self._detector.device), alone=True)
-        if outputs.arrived:
-            outputs.arrived.synchronize()
-        values: npt.NDArray[np.float32] = outputs.table.numpy()
-        return values
+            return outputs
+        on_gpu = [tensor for tensor in (outputs.table, outputs.features) if tensor is not None]
+        copied = self._copies.fetch(on_gpu)
+        table, *features = copied.tensors
+        return Outputs(table, outputs.counts, features[0] if features else None, copied.arrived)
 
     def _measure_batch_size(self) -> int:
         """Returns 1 on a CPU, where larger batches are no faster; on a GPU, a power of two that fits its memory."""
@@ -297,60 +222,3 @@ def _check(error: RuntimeError, images: list[PreparedImage]) -> None:
             f"One image of {width}x{height} pixels does not fit into GPU memory: use a GPU with more memory, or lower "
             "CORAL_MIN_SIZE and CORAL_MAX_SIZE."
         ) from error
-
-
-def _make_rows(
-    images: list[PreparedImage], outputs: _Outputs, run_alone: Callable[[PreparedImage], npt.NDArray[np.float32]]
-) -> list[parts.Row]:
-    """Makes the rows of a batch, once its results have arrived. Images that are not settled run again, alone."""
-    tables = _split(outputs)
-    features: npt.NDArray[np.float16] | None = None
-    if outputs.features is not None:
-        features = outputs.features.numpy()
-        _check_range(images, features)
-    return [
-        _make_row(image, run_alone(image) if table is None else table, None if features is None else features[index])
-        for index, (image, table) in enumerate(zip(images, tables, strict=True))
-    ]
-
-
-def _split(outputs: _Outputs) -> list[npt.NDArray[np.float32] | None]:
-    """Waits for the results, and returns a table for each image; None where it is not settled."""
-    if outputs.arrived:
-        outputs.arrived.synchronize()
-    values = outputs.table.numpy()
-    if outputs.counts is None:
-        return batched.unpack(values)
-    return list(np.split(values, np.cumsum(outputs.counts)[:-1]))
-
-
-def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:
-    for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
-        log_first_n(
-            logging.WARNING,
-            f"The features of {shorten(images[row].entry.key)} are not finite, so its boxes may be wrong: if "
-            "CORAL_PRECISION is auto or fp16, set it to bf16.",
-            n=3,
-            name=__name__,
-        )
-
-
-def _make_row(
-    image: PreparedImage, values: npt.NDArray[np.float32], feature: npt.NDArray[np.float16] | None
-) -> parts.Row:
-    """Makes a row of a part from a table of boxes: four corners, score, class, and the class probabilities."""
-    return parts.Row(
-        file_name=image.entry.key,
-        etag=image.entry.etag,
-        byte_size=image.entry.size,
-        status="ok",
-        width=image.width,
-        height=image.height,
-        # Copies, since views would keep the whole table in memory.
-        boxes=values[:, :4].copy(),
-        scores=values[:, 4].copy(),
-        classes=values[:, 5].astype(np.int32),
-        class_probabilities=values[:, 6:].astype(np.float16),
-        thumbnail=image.thumbnail,
-        feature=feature,
-    )

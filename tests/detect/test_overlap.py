@@ -15,7 +15,7 @@ import torch
 from job import parts
 from job.detect import model, runner
 from job.detect.features import find_backbone
-from job.detect.inference import Inference, _make_rows
+from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage, to_tensor
 from job.errors import ServiceUnavailable
@@ -147,7 +147,7 @@ def test_out_of_memory_beside_the_model_is_found(
     if place == "copy":
         monkeypatch.setattr(inference._copies, "_send", fail_once(inference._copies._send))  # type: ignore[union-attr]
     else:
-        monkeypatch.setattr("job.detect.inference._make_rows", fail_once(_make_rows))
+        monkeypatch.setattr(inference._forward, "read", fail_once(inference._forward.read))
     rows, counts = submit(inference, images)
     assert same(rows, expected, tolerance=2e-3)
     assert (sum(counts), inference.limit.of(96, 96)) == (12, 2)
@@ -165,8 +165,8 @@ def test_one_image_that_exceeds_memory_is_reported(inference: Inference, monkeyp
 
 def test_numbers_beyond_half_precision_are_noticed(inference: Inference, caplog: pytest.LogCaptureFixture) -> None:
     def overflow(*_: Any) -> None:
-        assert inference._feature.value is not None
-        inference._feature.value[1] = 1e6
+        assert inference._forward._feature.value is not None
+        inference._forward._feature.value[1] = 1e6
 
     backbone = find_backbone(inference._detector.model)
     assert backbone is not None

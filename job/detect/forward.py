@@ -1,0 +1,165 @@
+"""Runs the detector on one batch, and makes rows of a part of what it finds."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from detectron2.utils.logger import log_first_n
+
+from job import parts
+from job.detect import batched, probabilities
+from job.detect.accelerate import Acceleration
+from job.detect.features import PooledFeature
+from job.detect.model import Detector
+from job.detect.prepare import PreparedImage
+from job.names import shorten
+
+Table = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model finds in a batch.
+
+    Attributes:
+        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities. If there are
+            no counts, the result of `Found.pack` of `job.detect.batched`.
+        counts: Number of boxes of each image; None if the table says so itself.
+        features: (images, D) float16; None if the model has no backbone.
+        arrived: The end of the copy to main memory; None if there is nothing to wait for.
+    """
+
+    table: torch.Tensor
+    counts: list[int] | None
+    features: torch.Tensor | None
+    arrived: torch.cuda.Event | None = None
+
+
+class Forward:
+    """A detector that runs on whole batches. On a GPU, its model is accelerated until `close`."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._acceleration = Acceleration(detector.model) if detector.device.type == "cuda" else None
+        self._feature = PooledFeature(detector.model)
+
+    def close(self) -> None:
+        """Restores the model."""
+        self._feature.close()
+        if self._acceleration:
+            self._acceleration.close()
+
+    def start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Outputs:
+        """Starts the model. On a GPU, this returns before the outputs are computed.
+
+        Args:
+            images: Images of one shape.
+            batch: (n, 3, h, w) uint8 on the GPU; on a CPU, the tensors of the images.
+        """
+        model = self._detector.model
+        table: torch.Tensor
+        counts: list[int] | None
+        with torch.inference_mode(), self._autocast():
+            # On a CPU nothing waits, and detectron2's own loops compute less.
+            if isinstance(batch, torch.Tensor) and batched.supports(model):
+                self._expect(batch)
+                table = batched.detect(model, batch, [(image.height, image.width) for image in images]).pack()
+                counts = None
+            else:
+                table, counts = self._run_model(images, batch)
+            features = None if self._feature.value is None else self._feature.value.half()
+        return Outputs(table, counts, features)
+
+    def read(self, images: list[PreparedImage], outputs: Outputs) -> list[parts.Row]:
+        """Makes the rows of a batch, once its outputs are in main memory."""
+        if outputs.arrived:
+            outputs.arrived.synchronize()
+        table = outputs.table.numpy()
+        tables: list[Table | None]
+        if outputs.counts is None:
+            tables = batched.unpack(table)
+        else:
+            tables = list(np.split(table, np.cumsum(outputs.counts[:-1])))
+        features: npt.NDArray[np.float16] | None = None
+        if outputs.features is not None:
+            features = outputs.features.numpy()
+            _check_range(images, features)
+        return [
+            _make_row(
+                image,
+                # detectron2 itself settles the few images with more candidates or longer chains of overlaps.
+                self._run_alone(image) if values is None else values,
+                None if features is None else features[index],
+            )
+            for index, (image, values) in enumerate(zip(images, tables, strict=True))
+        ]
+
+    def _autocast(self) -> torch.autocast:
+        detector = self._detector
+        return torch.autocast(detector.device.type, detector.dtype, enabled=detector.precision != "fp32")
+
+    def _expect(self, batch: torch.Tensor | list[torch.Tensor]) -> None:
+        """Tells those who change the model what comes."""
+        self._feature.expect(*batch[0].shape[1:])
+        if self._acceleration and isinstance(batch, torch.Tensor):
+            self._acceleration.expect(batch)
+
+    def _run_alone(self, image: PreparedImage) -> Table:
+        with torch.inference_mode(), self._autocast():
+            table, _ = self._run_model([image], image.tensor[None].to(self._detector.device))
+        values: Table = table.cpu().numpy()
+        return values
+
+    def _run_model(
+        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Runs the model as detectron2 does; returns its table and the number of boxes of each image."""
+        self._expect(batch)
+        inputs = [
+            {"image": tensor, "height": image.height, "width": image.width}
+            for tensor, image in zip(batch, images, strict=True)
+        ]
+        outputs = [output["instances"] for output in self._detector.model(inputs)]
+        num_classes = len(self._detector.class_names)
+        table = torch.cat(
+            [
+                torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
+                torch.cat([instances.scores for instances in outputs])[:, None].float(),
+                torch.cat([instances.pred_classes for instances in outputs])[:, None].float(),
+                torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]).float(),
+            ],
+            dim=1,
+        )
+        return table, [len(instances) for instances in outputs]
+
+
+def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:
+    for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
+        log_first_n(
+            logging.WARNING,
+            f"The features of {shorten(images[row].entry.key)} are not finite, so its boxes may be wrong: if "
+            "CORAL_PRECISION is auto or fp16, set it to bf16.",
+            n=3,
+            name=__name__,
+        )
+
+
+def _make_row(image: PreparedImage, values: Table, feature: npt.NDArray[np.float16] | None) -> parts.Row:
+    """Makes a row of a part from a table of boxes: four corners, score, class, and the class probabilities."""
+    return parts.Row(
+        file_name=image.entry.key,
+        etag=image.entry.etag,
+        byte_size=image.entry.size,
+        status="ok",
+        width=image.width,
+        height=image.height,
+        # Copies, since views would keep the whole table in memory.
+        boxes=values[:, :4].copy(),
+        scores=values[:, 4].copy(),
+        classes=values[:, 5].astype(np.int32),
+        class_probabilities=values[:, 6:].astype(np.float16),
+        thumbnail=image.thumbnail,
+        feature=feature,
+    )
