@@ -93,7 +93,9 @@ def test_low_boxes_and_repeated_boxes_are_left_out_of_every_format(
     assert caplog.messages == [
         "3 of 6 boxes on the picks are in the exports; 1 of these were cut at the edge of their image. Left out: 1 "
         "below CORAL_EXPORT_MIN_SCORE=0.3, 1 that repeat a box of higher confidence (IoU above 0.7), 1 outside their "
-        "image or empty."
+        "image or empty.",
+        "predictions/coco.json: 1 of 6 boxes were cut at the edge of their image, and 1 outside it or empty were left "
+        "out.",
     ]
     assert caplog.records[0].levelno == logging.WARNING  # a box outside its image is a mistake somewhere
     expected: list[tuple[str, float | None, list[float]]] = [
