@@ -103,6 +103,14 @@ $(AZURITE):
 	echo "Installing Azure's emulator for the tests ..."; \
 	mkdir -p .cache/azurite && npm install --prefix .cache/azurite --no-save --no-fund --no-audit --loglevel=error azurite@3.37.0
 
+# Ultralytics stays outside of the environment because of its licence. Without it, the tests with its files are skipped.
+TOOLS := .cache/tools
+$(TOOLS)/.installed: requirements/ultralytics.txt $(VENV)/.dev
+	@echo "Installing Ultralytics for the tests (11 MB) ..."
+	@rm -rf $(TOOLS)
+	@if $(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all: --target $(TOOLS) \
+		--requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
+
 check: $(VENV)/.dev ## Checks style, formatting, types and the imports between packages.
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
@@ -116,7 +124,7 @@ format: $(VENV)/.dev ## Formats the code.
 docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
 	@$(RUN) -m scripts.docs
 
-test: $(VENV)/.dev $(AZURITE) ## Runs the tests (10 minutes on two cores).
+test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (10 minutes on two cores).
 	@$(RUN) -m demo.fetch
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
