@@ -49,6 +49,15 @@ def refuse_size(size: int, limit: int | None) -> None:
         raise OSError(errno.EFBIG, f"its size is above the limit of {limit:,} bytes")
 
 
+def name_for_keep(key: str, size: int) -> str:
+    """The name by which a listing of obstore asks whether to keep a file.
+
+    obstore drops the ``/`` at the end of the empty object that marks a folder. An empty object without an extension is
+    taken for such a marker here, so that it is not counted as a file of another kind.
+    """
+    return key if size or "." in key.rpartition("/")[2] else key + "/"
+
+
 class Source(Protocol):
     """Files that can be listed and read.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, first_line
 from job.retry import Attempt, Patience, Requests, TransientError
-from job.storage.base import Entry, keep_all, refuse_size
+from job.storage.base import Entry, keep_all, name_for_keep, refuse_size
 
 try:
     import obstore
@@ -112,7 +112,8 @@ class CloudFolder:
                 return
             for item in page:
                 last = item["path"]
-                if keep(key := item["path"].removeprefix(self._prefix)):
+                key = last.removeprefix(self._prefix)
+                if keep(name_for_keep(key, item["size"])):
                     yield Entry(key, _etag(item), item["size"])
 
     def _stream(self, prefix: str, after: str | None) -> Any:

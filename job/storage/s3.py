@@ -23,7 +23,7 @@ from botocore.config import Config
 
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
-from job.storage.base import MD5, Entry, keep_all, refuse_size
+from job.storage.base import MD5, Entry, keep_all, name_for_keep, refuse_size
 from job.storage.rights import S3_RIGHTS
 from job.storage.s3_fast import FastError, FastReader
 
@@ -101,7 +101,8 @@ class S3Folder:
             for page in self._fast.list(self._prefix + prefix):
                 entries: list[Entry] = []
                 for entry in page:
-                    if not keep(key := entry.key.removeprefix(self._prefix)):
+                    key = entry.key.removeprefix(self._prefix)
+                    if not keep(name_for_keep(key, entry.size)):
                         continue
                     if entry.size:
                         entries.append(Entry(key, entry.etag, entry.size))

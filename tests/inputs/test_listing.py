@@ -46,7 +46,7 @@ def test_clutter_is_left_out_and_others_are_counted(tmp_path: Path, caplog: pyte
 def test_a_bucket_is_listed_by_the_same_rules(moto: S3, caplog: pytest.LogCaptureFixture) -> None:
     bucket = open_folder(moto.uri("clutter"))
     # At the marker obstore gives up, and the listing begins again.
-    names = ("__MACOSX/._a.jpg", "a.jfif", "b.heic", "lost+found/c.jpg", "marker.jpg/")
+    names = ("__MACOSX/._a.jpg", "a.jfif", "b.heic", "empty/", "full/", "full/d.txt", "lost+found/c.jpg", "marker.jpg/")
     try:
         for name in names:
             bucket.write(name, b"" if name.endswith("/") else b"1")
@@ -55,7 +55,7 @@ def test_a_bucket_is_listed_by_the_same_rules(moto: S3, caplog: pytest.LogCaptur
     finally:
         for name in names:
             bucket.delete(name)
-    assert "1 file is skipped: .heic 1. Convert .heic to JPEG to use them." in caplog.messages
+    assert "2 files are skipped: .heic 1, .txt 1. Convert .heic to JPEG to use them." in caplog.messages
     assert "2 system files are skipped, such as '__MACOSX/._a.jpg'." in caplog.messages
 
 

@@ -356,6 +356,21 @@ def test_objects_whose_etag_is_no_digest(moto: S3, tmp_path: Path) -> None:
         assert folder.read(entry.key, entry.etag) == folder.read(entry.key) == data
 
 
+def test_markers_of_folders_are_told_by_their_slash() -> None:
+    """obstore drops it: an empty object without an extension is offered as a marker, any other one as a file."""
+    folder = memory_folder(MemoryStore())
+    for name, data in (("a", b""), ("a/b.jpg", b"1"), ("empty.jpg", b""), ("c", b"1"), ("v1.0/d", b"")):
+        folder.write(name, data)
+    offered: list[str] = []
+
+    def keep(key: str) -> bool:
+        offered.append(key)
+        return True
+
+    assert sorted(entry.key for entry in folder.list(keep=keep)) == ["a", "a/b.jpg", "c", "empty.jpg", "v1.0/d"]
+    assert sorted(offered) == ["a/", "a/b.jpg", "c", "empty.jpg", "v1.0/d/"]
+
+
 def test_a_marker_of_a_folder_that_is_named_like_an_image(moto: S3, tmp_path: Path) -> None:
     folder = open_folder(moto.uri(tmp_path.name), patience=BRISK)
     folder.write("a.jpg", b"an image")
