@@ -21,13 +21,20 @@ class Acceleration:
     others, and give other last digits.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, half: bool = False) -> None:
+        """Accelerates a model.
+
+        Args:
+            model: The model, changed in place.
+            half: Whether it runs under autocast.
+        """
         self._model: Any = model
         self._folded = FoldedNorms(model)
         self._batch = torch.empty(0)
-        # torch lets cuDNN round float32 to TF32, which has 10 bits of mantissa, as float16 has.
+        # torch lets cuDNN round float32 to TF32, which has 10 bits of mantissa, as float16 has. In half precision only
+        # the last layers compute in float32, from numbers with no more bits: TF32 rounds their weights alone.
         self._tf32 = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = half
         self._has_own_preprocessing = type(model) not in (GeneralizedRCNN, RetinaNet, FCOS)
         if not self._has_own_preprocessing:
             model.__dict__["preprocess_image"] = self._preprocess

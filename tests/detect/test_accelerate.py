@@ -105,3 +105,12 @@ def test_a_batch_is_preprocessed_as_its_images_are(name: str, channels_last: boo
     assert torch.equal(images.tensor, expected.tensor)
     assert images.image_sizes == expected.image_sizes
     assert images.tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_only_half_precision_may_round_to_tf32(half: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    acceleration = Acceleration(nn.Identity(), half=half)
+    assert torch.backends.cudnn.allow_tf32 is half
+    acceleration.close()
+    assert torch.backends.cudnn.allow_tf32 is before
