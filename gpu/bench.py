@@ -73,7 +73,7 @@ def _run(bench: Bench, detector: Detector, folder: Path, batch_size: int | None 
     warm_up = pictures.link_some(folder, bench.size(_WARM_UP, 4), bench.folder / f"warm-up-{folder.name}")
     output = bench.output(f"bench-{time.monotonic_ns()}")
     first = drive.predict(detector, warm_up, output / "warm-up", batch_size=batch_size)
-    with meter.Meter(detector.model, detector.device) as measured:
+    with meter.Meter(detector.device) as measured:
         drive.predict(detector, folder, output / "parts", batch_size=batch_size)
     figures = measured.to_figures(len(list(folder.iterdir())))
     boxes = [len(found.boxes) for found in drive.read(output / "warm-up").values()]

@@ -8,11 +8,13 @@ import time
 from collections import Counter
 from types import FrameType, TracebackType
 from typing import Any, Self
+from unittest.mock import Mock, patch
 
 import torch
 from torch._C._autograd import DeviceType
 
 from gpu.models import ROOT
+from job.detect.forward import Forward, Outputs
 
 _SAMPLING_SECONDS = 0.01
 _JOB = str(ROOT / "job") + "/"
@@ -24,7 +26,8 @@ _STAGES = {
 }
 _MODULES = {
     "wait for images": r"/(prefetch|prepare|batches|budget|ring|feed)\.py$",
-    "launch": r"/(inference|features|probabilities|yolo|post|postprocess|fast_rcnn|proposals|compiled|fold)\w*\.py$",
+    "launch": r"/(inference|forward|accelerate|features|probabilities|yolo|last_layers|batched/\w+)\.py$",
+    "copy": r"/copies\.py$",
     "write parts": r"/(parts/|progress\.py)",
 }
 
@@ -33,14 +36,12 @@ class Meter:
     """Measures everything inside a `with` block.
 
     Args:
-        model: The detector's model; the GPU counts as busy between the start and the end of its calls.
-        device: Where it runs.
+        device: Where the model runs. A GPU counts as busy between the start and the end of each batch.
     """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._on_gpu, self._device = device.type == "cuda", device
         self._calls: list[tuple[Any, Any]] = []
-        self._model = model
         self._main: Counter[tuple[str, str, int]] = Counter()
         self._others: Counter[tuple[str, str]] = Counter()
         self._watched = threading.get_ident()
@@ -48,10 +49,18 @@ class Meter:
 
     def __enter__(self) -> Self:
         """Starts to measure."""
-        self._hooks = [
-            self._model.register_forward_pre_hook(self._begin_call),
-            self._model.register_forward_hook(self._end_call),
-        ]
+        start = Forward.start
+
+        def start_timed(*arguments: Any) -> Outputs:
+            begin, end = (_make_event(), _make_event()) if self._on_gpu else (Mock(), Mock())
+            self._calls.append((begin, end))
+            begin.record()
+            outputs = start(*arguments)
+            end.record()
+            return outputs
+
+        self._patch = patch.object(Forward, "start", start_timed)
+        self._patch.start()
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -69,8 +78,7 @@ class Meter:
         self._seconds = time.perf_counter() - self._start
         self._done.set()
         self._thread.join()
-        for hook in self._hooks:
-            hook.remove()
+        self._patch.stop()
 
     def to_figures(self, images: int) -> dict[str, Any]:
         """Returns images per second, shares of the time, the places of the threads, and memory in GiB."""
@@ -97,17 +105,6 @@ class Meter:
             figures["allocated_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
             figures["reserved_gib"] = torch.cuda.max_memory_reserved(self._device) / 2**30
         return figures
-
-    def _begin_call(self, module: torch.nn.Module, inputs: Any) -> None:
-        if self._on_gpu:
-            self._calls.append((_make_event(), _make_event()))
-            self._calls[-1][0].record()
-        else:
-            self._calls.append((None, None))
-
-    def _end_call(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        if self._on_gpu:
-            self._calls[-1][1].record()
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLING_SECONDS):

@@ -155,7 +155,7 @@ class Inference:
         height, width = images[0].tensor.shape[1:]
         size = self.limit.halve(len(images), height, width)
         logger.warning(
-            "The GPU ran out of memory: continuing with batches of %d, for images of %dx%d pixels.", size, width, height
+            "The GPU ran out of memory: continuing with batch size %d for images of %dx%d pixels.", size, width, height
         )
         torch.cuda.empty_cache()
 
