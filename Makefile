@@ -21,7 +21,7 @@ $(VENV)/bin/python $(STUDIO)/bin/python:
 	@echo "Creating a virtual environment in $(@:/bin/python=) ..."
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
-$(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt scripts/install.sh | $(VENV)/bin/python
+$(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt requirements/timm.txt scripts/install.sh | $(VENV)/bin/python
 	@echo "Installing the packages of the job ..."
 	@scripts/install.sh $(RUN)
 	@touch $@

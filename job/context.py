@@ -121,6 +121,7 @@ class Run:
         platform: The Lightly platform; None if nothing is uploaded.
         detector: The detector, once it is built.
         class_names: Names by class index of the imported predictions; None if there are none.
+        imported: What imported predictions were made with, if their images are read; else None.
         seconds: Duration of each stage, by name.
         names: What was found when each list of names was compared with CORAL_INPUT, by the kind of list.
         current_stage: Name of the stage that is running.
@@ -132,6 +133,7 @@ class Run:
     platform: "Platform | None" = None
     detector: "Detector | None" = None
     class_names: tuple[str, ...] | None = None
+    imported: parts.Provenance | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     names: dict[str, dict[str, int]] = field(default_factory=dict)
     current_stage: str | None = None
@@ -188,12 +190,12 @@ class Run:
         return match
 
     def need_detector(self) -> "Detector":
-        """The detector, built on first use."""
-        from job.detect import model  # detectron2, which a selection from other detections does not need
+        """The detector, or the embedder if the detections are imported; built on first use."""
+        from job.detect import embedder  # detectron2, which a selection from other detections does not need
 
         if self.detector is None:
             with self.stage("load the detector"):
-                self.detector = model.build(self.settings)
+                self.detector = embedder.build(self.settings)
         return self.detector
 
     def need_detector_of(self, pool: Pool) -> "Detector":
@@ -212,14 +214,27 @@ class Run:
         Raises:
             SettingsError: If they were made with another detector.
         """
-        if self.settings.predictions:
+        if self.settings.predictions and self.imported is None:
             return
-        from job.detect import config
+        if self.imported is not None:
+            expected = dataclasses.replace(
+                self.imported,
+                embedder=pool.provenance.embedder,
+                embedder_sha256=pool.provenance.embedder_sha256,
+            )
+        else:
+            from job.detect import config
 
-        described = config.read(self.settings)
-        expected = dataclasses.replace(
-            pool.provenance, config_sha256=described.sha256, class_names=described.class_names
-        )
-        if self.detector is not None:
-            expected = dataclasses.replace(expected, weights_sha256=self.detector.weights_sha256)
+            described = config.read(self.settings)
+            expected = dataclasses.replace(
+                pool.provenance, config_sha256=described.sha256, class_names=described.class_names
+            )
+            if self.detector is not None:
+                expected = dataclasses.replace(expected, weights_sha256=self.detector.weights_sha256)
+        if self.settings.uses_features:
+            from job.detect import embedder
+
+            expected = dataclasses.replace(expected, embedder=embedder.describe(self.settings))
+            if self.detector is not None:
+                expected = dataclasses.replace(expected, embedder_sha256=self.detector.embedder_sha256)
         parts.check_same(self.output, pool.provenance, expected)

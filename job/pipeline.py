@@ -18,7 +18,7 @@ from job.context import Run, Selected, SelectionInputs
 from job.embed import elsewhere
 from job.errors import DamagedFileError, JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
-from job.external.take_in import import_predictions
+from job.external.take_in import find_embedded, import_for_images, import_predictions
 from job.inputs import labelled as labels
 from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
@@ -92,7 +92,7 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     """
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
-            return reduce_step(current, import_predictions(current))
+            return reduce_step(current, find_embedded(current) or import_predictions(current))
         listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 
@@ -116,23 +116,30 @@ def start(settings: Settings, stop: Stop, shard: Shard, *, uses_device: bool = T
 def map_step(run: Run, shard: Shard) -> Listing:
     """Writes a row in a part for every image of a shard, and returns its listing.
 
+    If the detections are imported, the images are embedded only.
+
     Raises:
-        SettingsError: If CORAL_PREDICTIONS is set, or a setting does not fit the images or the detector.
+        SettingsError: If CORAL_PREDICTIONS is set and no image must be embedded, or a setting does not fit the images,
+            the predictions or the detector.
         JobError: If the job cannot finish (see `job.errors`).
     """
     from job.detect import runner
 
     settings, output = run.settings, run.output
-    if settings.predictions:
+    if settings.predictions and not settings.embeds_images:
         raise SettingsError("CORAL_PREDICTIONS provides the detections, so there is nothing to detect: use `select`.")
     state = State(settings, run.stop, is_run=True, shard=shard, platform=run.platform)
     with run.stage("list"):
         preflight.verify(state, preflight.INPUTS)
+    source, listing, imported = require(state.source), require(state.listing), None
+    if settings.predictions:
+        with run.stage("import"):
+            imported = import_for_images(run, require(state.files), shard)
+        listing, state.class_names = imported.listing, imported.provenance.class_names
     state.detector = detector = run.need_detector()
     preflight.verify(state, preflight.DETECTOR)
-    source, listing = require(state.source), require(state.listing)
     with run.stage("find what is done"):
-        provenance = runner.provenance(detector)
+        provenance = runner.provenance(detector, imported)
         done = parts.find_done(output, provenance)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
@@ -142,7 +149,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
-    with run.stage("detect"), run.stop.defer() as requested:
+    with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
         runner.predict(
             listing,
             source,
@@ -152,6 +159,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
             batch_size=settings.batch_size,
             part_size=settings.part_size,
             stop=requested,
+            imported=imported,
         )
         if not requested.is_set():
             listings.finish(output, shard, listing)

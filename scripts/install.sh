@@ -40,3 +40,6 @@ install --no-deps --require-hashes --only-binary :all: --python-version 3.10 --u
     --requirement "$root/requirements/detectron2.txt"
 rm -f "$site"/detectron2/_C.*.so
 "$python" -W ignore -c 'import detectron2.modeling'
+
+echo "== timm (without its dependencies)"
+install --no-deps --only-binary :all: --requirement "$root/requirements/timm.txt"

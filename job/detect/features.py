@@ -19,6 +19,12 @@ def find_backbone(model: nn.Module) -> nn.Module | None:
     return bottom_up if bottom_up is not None else backbone
 
 
+def find_detector(model: nn.Module) -> nn.Module:
+    """Finds the detector in a model of `job.detect.embedder`; any other model is one itself."""
+    detector: nn.Module | None = getattr(model, "detector", None)
+    return model if detector is None else detector
+
+
 def find_deepest_map(features: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
     """Returns the feature map of the lowest resolution of a backbone, shape (N, D, h, w)."""
     if isinstance(features, torch.Tensor):

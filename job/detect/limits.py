@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from job.detect.features import find_detector
+
 # RoIAlign of torchvision addresses feature maps and its results on a GPU with 32-bit integers.
 _MAX_VALUES = 2**31 - 1
 # Models pad images to a multiple of this, or of less.
@@ -19,6 +21,7 @@ class BatchLimit:
 
     def __init__(self, images: int, model: torch.nn.Module) -> None:
         """Sets the limit in images, less if the results of RoIAlign would be too large, and that in pixels."""
+        model = find_detector(model)
         self.images = max(1, min(images, _MAX_VALUES // _count_region_values(model)))
         self._pixels = int(_MAX_VALUES / _count_values_per_pixel(model))
 

@@ -31,6 +31,8 @@ class Detector:
         probabilities: Source of the class probabilities (`job.detect.probabilities`).
         config_sha256: Digest of the part of the config that changes detections.
         weights_sha256: Digest of the weights file.
+        embedder: Name of the model that makes the features, if that is not the detector (`job.detect.embedder`).
+        embedder_sha256: Digest of its weights and of how it runs.
     """
 
     model: torch.nn.Module
@@ -42,6 +44,8 @@ class Detector:
     probabilities: probabilities.Kind
     config_sha256: str
     weights_sha256: str
+    embedder: str = ""
+    embedder_sha256: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -92,14 +96,15 @@ def build(settings: Settings) -> Detector:
         channels=detector_config.channels,
         min_size=detector_config.min_size,
         max_size=detector_config.max_size,
-        precision=_choose_precision(settings, device),
+        precision=choose_precision(settings, device),
         probabilities=kind,
         config_sha256=detector_config.sha256,
         weights_sha256=weights.sha256(path),
     )
 
 
-def _choose_precision(settings: Settings, device: torch.device) -> str:
+def choose_precision(settings: Settings, device: torch.device) -> str:
+    """Chooses the number format of a model on a device: ``fp32``, ``fp16`` or ``bf16``."""
     if settings.precision != "auto":
         return settings.precision
     # With tensor cores fp16 is as fast as bf16, and rounds 8 times finer.

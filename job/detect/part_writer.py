@@ -6,6 +6,7 @@ from types import TracebackType
 
 from job import parts
 from job.detect.cpu_turns import Turns
+from job.detect.imported import Imported
 from job.storage import Storage
 
 
@@ -16,10 +17,13 @@ class PartWriter:
         output: Store that the parts are written to.
         provenance: Provenance of the parts.
         turns: Frees the cores while the writer is waited for.
+        imported: Detections from elsewhere that the rows are completed with; None if the rows have their own.
     """
 
-    def __init__(self, output: Storage, provenance: parts.Provenance, turns: Turns) -> None:
-        self._output, self._provenance, self._turns = output, provenance, turns
+    def __init__(
+        self, output: Storage, provenance: parts.Provenance, turns: Turns, imported: Imported | None = None
+    ) -> None:
+        self._output, self._provenance, self._turns, self._imported = output, provenance, turns, imported
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._making: deque[tuple[list[parts.Row], int]] = deque()
         self._writing: deque[Future[str]] = deque()
@@ -55,5 +59,7 @@ class PartWriter:
                     self._writing.popleft().result()
 
     def _write(self, rows: list[parts.Row]) -> None:
+        if self._imported:
+            rows = [self._imported.complete(row) for row in rows]
         if rows:
             self._writing.append(self._executor.submit(parts.write, self._output, rows, self._provenance))

@@ -161,7 +161,7 @@ class Preparation:
         if entry.size > images.MAX_BYTES:
             raise images.ImageError(f"its size of {entry.size:,} bytes is above the limit of {images.MAX_BYTES:,}")
         self.budget.hold(number, entry.size)
-        data = self.source.read(entry.key, entry.etag)
+        data = self.source.read(entry.key, parts.file_etag(entry.etag))
         self.turns.wait()
         self._decoding_since[number] = time.monotonic()
         width, height = images.read_size(data)

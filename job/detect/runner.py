@@ -1,9 +1,13 @@
-"""The map step: reads, decodes and detects every image once, and writes its row to a part."""
+"""The map step: reads, decodes and detects every image once, and writes its row to a part.
+
+If the detections were made elsewhere, it embeds the images instead, and completes their rows.
+"""
 
 import itertools
 import logging
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from detectron2.utils.logger import log_first_n
@@ -12,6 +16,7 @@ from job import limits, parts
 from job.detect.batches import Batcher
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
+from job.detect.imported import Imported
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
@@ -29,14 +34,19 @@ _MAX_WAITING_BYTES = 1 << 30
 _BATCHES_IN_PART = 64
 
 
-def provenance(detector: Detector) -> parts.Provenance:
-    """Returns the provenance of parts that are made with a detector."""
-    return parts.Provenance(
+def provenance(detector: Detector, imported: Imported | None = None) -> parts.Provenance:
+    """Returns the provenance of parts that are made with a detector, or with imported detections and an embedder."""
+    detections = parts.Provenance(
         config_sha256=detector.config_sha256,
         weights_sha256=detector.weights_sha256,
         precision=detector.precision,
         probabilities=detector.probabilities,
         class_names=detector.class_names,
+    )
+    return replace(
+        imported.provenance if imported else detections,
+        embedder=detector.embedder,
+        embedder_sha256=detector.embedder_sha256,
     )
 
 
@@ -50,6 +60,7 @@ def predict(
     batch_size: int | None,
     part_size: int | None,
     stop: threading.Event,
+    imported: Imported | None = None,
 ) -> None:
     """Detects objects in the unfinished images of the listing, and writes the rows to parts.
 
@@ -57,19 +68,24 @@ def predict(
         listing: The images, in the order of processing.
         source: Store that the images are read from.
         output: Store that the parts are written to.
-        detector: The detector.
+        detector: The detector, or an embedder (`job.detect.embedder`) if detections are imported.
         done: Key and ETag of the finished images.
         batch_size: Images in one forward pass; None to measure what fits the device.
         part_size: Images in one part; None for a number that fits the batch size.
         stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
             start.
+        imported: Detections that were made elsewhere; the images get their features and thumbnails.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
     """
+    made_with = provenance(detector, imported)
     todo = np.fromiter(((entry.key, entry.etag) not in done for entry in listing), bool, len(listing))
     if not todo.all():
         logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
+    if imported:
+        unusable = imported.write_unusable(output, made_with, done)
+        todo &= np.fromiter(((entry.key, entry.etag) not in unusable for entry in listing), bool, len(listing))
     if not todo.any():
         return
     inference = Inference(detector, batch_size)
@@ -85,8 +101,8 @@ def predict(
     # Not a context, which would wait for a thread that does not come back.
     executor = Workers(workers, thread_name_prefix="prepare")
     with (
-        PartWriter(output, provenance(detector), turns) as writer,
-        Progress("Detecting", int(todo.sum()), "image") as progress,
+        PartWriter(output, made_with, turns, imported) as writer,
+        Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress,
     ):
         try:
             prepared = preparation.prepare(itertools.compress(listing, todo), executor, ahead=ahead)

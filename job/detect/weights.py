@@ -32,11 +32,12 @@ _PATIENCE = Patience(attempt=60)
 _RETRY_SECONDS = 15.0
 
 
-def fetch(location: str) -> Path:
+def fetch(location: str, setting: str = "CORAL_WEIGHTS") -> Path:
     """Returns the local path of a checkpoint, and downloads it first if needed.
 
     Args:
         location: A path, a bucket URI, an http(s) URL, or a ``detectron2://`` name as in detectron2's configs.
+        setting: The setting that names checkpoints of its kind, for messages.
 
     Raises:
         SettingsError: If there is no such file.
@@ -47,7 +48,7 @@ def fetch(location: str) -> Path:
         try:
             return get_local_path(location)
         except OSError as error:
-            raise SettingsError(f"CORAL_WEIGHTS={redact(location)!r} cannot be read: {error.strerror}.") from None
+            raise SettingsError(f"{setting}={redact(location)!r} cannot be read: {error.strerror}.") from None
     shown = redact(url)
     path = _cache_folder(strip_signature(url)) / shown.rsplit("/", 1)[-1]
     if (baked := BAKED_FOLDER / path.parent.name / path.name).is_file():
@@ -58,8 +59,8 @@ def fetch(location: str) -> Path:
         except (requests.RequestException, OSError, TransientError) as error:
             raise ServiceUnavailable(
                 f"The weights could not be downloaded from {shown} ({_describe_error(error)}). "
-                "Without network access, download the file elsewhere and set CORAL_WEIGHTS to its path, or build the "
-                "image with BAKE_WEIGHTS."
+                f"Without network access, download the file elsewhere and set {setting} to its path"
+                f"{', or build the image with BAKE_WEIGHTS' if setting == 'CORAL_WEIGHTS' else ''}."
             ) from None
     return path
 

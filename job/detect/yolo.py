@@ -122,8 +122,7 @@ class TinyYolo(nn.Module):
             For each image, a dict with ``instances``, which has ``pred_boxes``, ``scores`` (objectness times class
             probability), ``pred_classes`` and ``class_probabilities`` of shape (boxes, classes + 1).
         """
-        tensors = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
-        images = ImageList.from_tensors(tensors, STRIDE, pad_value=PAD_VALUE)
+        images = self.preprocess_image(batched_inputs)
         boxes, objectness, classes = self.predict(images.tensor)
         results = []
         for index, (size, item) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
@@ -131,6 +130,11 @@ class TinyYolo(nn.Module):
             instances = self._filter_boxes(boxes[index], objectness[index], classes[index], size, output_size)
             results.append({"instances": instances})
         return results
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalises and pads images, as the method of this name does in detectron2's own models."""
+        tensors = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
+        return ImageList.from_tensors(tensors, STRIDE, pad_value=PAD_VALUE)
 
     def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns, for all anchors, boxes (N, A, 4) in input pixels, objectness (N, A), and class scores (N, A, C)."""

@@ -14,6 +14,7 @@ from job.embed import from_file, table
 from job.errors import SettingsError
 from job.images import read_thumbnail
 from job.inputs.match import Match
+from job.parts import Provenance
 from job.parts.pool import Pool
 from job.settings import Settings
 from job.storage import Storage
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from job.detect.model import Detector
 
 logger = logging.getLogger(__name__)
-
-METHODS = ("detector", "simclr")  # any other value is the URI of a file of embeddings
 
 
 def embed(
@@ -52,30 +51,35 @@ def embed(
     if settings.embedding == "simclr":
         embeddings, description = _simclr(pool, settings, output, need_detector)
         return embeddings, description | {"dimension": embeddings.shape[1]}
-    if settings.embedding != "detector":
+    if settings.has_embedding_file:
         unusable = [name for name, _ in pool.failures]
         embeddings, digest, match = from_file.read_for_pool(
             settings.embedding, pool.file_names, unusable, settings.input
         )
         accept("embeddings", match)
         description = {"method": "own", "space": digest}
-    elif settings.predictions and not settings.needs_embeddings:
+    elif settings.predictions and not settings.embeds_images:
         output.delete(table.NAME)  # it may be there from an earlier run
         zeros = np.zeros((len(pool.file_names), 1), np.float32)
         return zeros, {"method": "none", "space": "", "dimension": 0}
     else:
-        embeddings = _detector_features(pool, settings)
-        description = {"method": "detector", "space": pool.provenance.digest}
+        embeddings = _read_features(pool)
+        method, _, model = settings.embedding.partition(":")
+        description = {"method": method, "space": _name_space(pool.provenance)}
+        if model:
+            description["model"] = model
     table.write(output, pool.file_names, embeddings, digest="")
     return embeddings, description | {"dimension": embeddings.shape[1]}
 
 
-def _detector_features(pool: Pool, settings: Settings) -> npt.NDArray[np.float32]:
-    if pool.features is None and settings.predictions:
-        raise SettingsError(
-            "CORAL_PREDICTIONS provides no embeddings, and the strategy needs them: set CORAL_EMBEDDING to a file of "
-            "embeddings, or CORAL_STRATEGY to active_learning or random."
-        )
+def _name_space(provenance: Provenance) -> str:
+    """A digest of what made the features; the detections do not count if another model made them."""
+    if not provenance.embedder:
+        return provenance.digest
+    return hashlib.sha256(f"{provenance.embedder} {provenance.embedder_sha256}".encode()).hexdigest()
+
+
+def _read_features(pool: Pool) -> npt.NDArray[np.float32]:
     if pool.features is None:
         raise SettingsError(
             "CORAL_EMBEDDING='detector' needs features, and this model has no backbone: set CORAL_EMBEDDING=simclr."

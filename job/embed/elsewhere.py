@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from job.context import LabelledElsewhere
-from job.embed import METHODS, from_file, table
+from job.embed import from_file, table
 from job.errors import JobError
 from job.inputs.match import Match, compare
 from job.names import quantify, shorten
@@ -115,7 +115,7 @@ def read(
 
 def _find(settings: Settings, match: Match) -> list[Found]:
     found = []
-    if settings.embedding not in METHODS:
+    if settings.has_embedding_file:
         names = from_file.read(settings.embedding)[0]
         others = from_file.match_names(settings.embedding, names, match.listing, settings.input).unknown
         meeting = compare(match.setting, match.unknown, Listing.from_names(others), settings.input)
@@ -137,7 +137,7 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
     if earlier["method"] != embedding["method"]:
         kinds = f"{shorten(earlier['method'])}, those of this run {shorten(embedding['method'])}"
         return f"their embeddings are of the kind {kinds}"
-    if embedding["method"] == "detector":
+    if embedding["method"] == "detector" and not provenance.embedder:
         fields = {name: value for name, value in run["detector"].items() if name != "digest"}
         made_with = Provenance.from_json(json.dumps(fields), f"{output.uri}/run.json")
         return None if made_with.matches(provenance) else describe_difference(made_with, provenance)
@@ -145,7 +145,7 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
         return None
     if embedding["method"] == "simclr":
         return "SimCLR was trained on other images, which gives other embeddings"
-    return "that run had another file of embeddings"
+    return f"that run had another {'file of embeddings' if embedding['method'] == 'own' else 'model of the embeddings'}"
 
 
 def _read_run(output: Storage) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from posixpath import basename, splitext
 
@@ -24,10 +24,17 @@ class InputImages:
         settings: The settings, which name the input.
         listing: The images.
         stop: Ends waiting for a store when it is set.
+        owns: Returns whether this process will read an image, if images are read to embed them; else None.
     """
 
-    def __init__(self, settings: Settings, listing: Listing, stop: threading.Event) -> None:
-        self._settings, self._listing, self._stop = settings, listing, stop
+    def __init__(
+        self,
+        settings: Settings,
+        listing: Listing,
+        stop: threading.Event,
+        owns: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._settings, self._listing, self._stop, self._owns = settings, listing, stop, owns
 
     @functools.cached_property
     def file_names(self) -> list[str]:
@@ -79,6 +86,8 @@ class InputImages:
 
     def read_size(self, file_name: str) -> tuple[int, int] | str:
         """Reads width and height of an image after its EXIF orientation; or gives the reason why this fails."""
+        if self._owns and not self._owns(file_name):
+            return "another shard reads it"
         try:
             size = headers.read_size(self._source, file_name)
             return size.width, size.height
@@ -92,6 +101,10 @@ class InputImages:
         if isinstance(self._source, FileList):  # its files need not exist
             return {}, []
         return headers.read_sizes(self._source, ((name, None) for name in file_names))
+
+    def describe_size(self, size: tuple[int, int] | str | None) -> str:
+        """Describes a size for a digest; empty if rows have the ETags of their files, which say as much."""
+        return "" if self._owns else str(size)
 
     @functools.cached_property
     def _source(self) -> Source:

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 from job import external, inputs, parts
 from job.context import Run
+from job.detect.imported import Imported
 from job.embed import from_file
+from job.errors import TryAgain
 from job.external.boxes import check_boxes
 from job.external.layouts import Layout
 from job.inputs.match import Match, compare
 from job.parts import Provenance, Row, listings
 from job.settings import Settings
-from job.settings.resolve import NONE
+from job.settings.choices import NONE
 from job.shards import Shard
-from job.storage import Entry, Listing
+from job.storage import Entry, Listing, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def import_predictions(run: Run) -> Listing:
         logger.warning(without)
     for doubt in check_boxes(rows, layout, match, images):
         logger.warning(doubt)
-    rows = _rename(rows, match, noun)
+    rows = rename_rows(rows, match, noun)
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
     if warning := inputs.describe_replaced(done, listing, Shard()):
@@ -61,6 +63,93 @@ def import_predictions(run: Run) -> Listing:
     listings.finish(output, Shard(0, 1), listing)
     logger.info("Imported %s for %d of %d images.", kind, match.counts["matched"], len(rows))
     return listing
+
+
+def import_for_images(run: Run, files: Listing, shard: Shard) -> Imported:
+    """Reads CORAL_PREDICTIONS for images that will be read to embed them.
+
+    Args:
+        run: The run, which takes note of what the predictions are.
+        files: All images of CORAL_INPUT.
+        shard: The shard whose images are read.
+
+    Raises:
+        SettingsError: If the predictions are invalid, if they are of none of the images, or if their boxes cannot be
+            those of the images.
+    """
+    rows: list[Row] | None = None
+    if run.settings.predictions == NONE:
+        provenance = describe_embeddings("")
+    else:
+        images = external.InputImages(run.settings, files, run.stop.requested, shard.owns)
+        rows, layout, provenance = _read_predictions(run, images)
+        match = run.accept("predictions", compare_rows(run.settings, files, (row.file_name for row in rows)))
+        if without := match.describe_without("prediction"):
+            logger.warning(without)
+        for doubt in check_boxes(rows, layout, match, images):
+            logger.warning(doubt)
+        rows = rename_rows(rows, match, "prediction")
+    run.class_names, run.imported = provenance.class_names, provenance
+    return attach(rows, provenance, files, shard)
+
+
+def attach(rows: list[Row] | None, provenance: Provenance, files: Listing, shard: Shard) -> Imported:
+    """Gives the rows of a shard the ETags of their files, so that an image that changes is read again.
+
+    Args:
+        rows: A row for each image of CORAL_INPUT; None if there are no detections.
+        provenance: What they were made with.
+        files: All images of CORAL_INPUT.
+        shard: The shard.
+    """
+    if rows is None:
+        rows = [Row.undetected(file.key) for file in files if shard.owns(file.key)]
+    file_of = {file.key: file for file in files if shard.owns(file.key)}
+    attached: dict[str, Row] = {}
+    for row in rows:
+        if (file := file_of.get(row.file_name)) is not None:
+            name = row.etag.removeprefix(parts.RENAMED)
+            etag = parts.renamed_etag(name, file.etag) if row.etag else file.etag
+            is_absent = row.status == "absent"
+            attached[row.file_name] = row if is_absent else replace(row, etag=etag, byte_size=file.size)
+    return Imported(attached, provenance)
+
+
+def find_embedded(run: Run) -> Listing | None:
+    """Finds the images that `predict` has embedded, and checks that their rows are of CORAL_PREDICTIONS.
+
+    Returns:
+        The listing of all shards; None if the settings need no embeddings of images, and the output has none.
+
+    Raises:
+        TryAgain: If a shard has not finished.
+        SettingsError: If the predictions are invalid, or if they are of none of the images.
+    """
+    settings, output = run.settings, run.output
+    if not settings.embeds_images and not _has_embedder(output):
+        return None
+    try:
+        listing = listings.read(output, settings.shard_count, allow_missing=settings.allow_missing)
+    except TryAgain as error:
+        raise TryAgain(
+            f"{error} CORAL_PREDICTIONS provides no embeddings, and CORAL_EMBEDDING={settings.embedding!r} makes them "
+            "from the images in `predict` or `run`. To select without images, set CORAL_EMBEDDING to a file of "
+            "embeddings, or CORAL_STRATEGY to active_learning or random."
+        ) from None
+    provenance = describe_embeddings("")
+    if settings.predictions != NONE:
+        images = external.InputImages(settings, listing, run.stop.requested, lambda _: False)
+        rows, _, provenance = _read_predictions(run, images)
+        if not settings.allow_missing:  # other predictions may be of the images of a missing shard
+            run.accept("predictions", compare_rows(settings, listing, (row.file_name for row in rows)))
+    run.class_names, run.imported = provenance.class_names, provenance
+    return listing
+
+
+def _has_embedder(output: Storage) -> bool:
+    first = next(iter(parts.list_files(output)), None)
+    found = parts.read(output, ["key"], names={first.key} if first else set())
+    return any(part.provenance.embedder for part in found)
 
 
 def compare_rows(settings: Settings, files: Listing, names: Iterable[str]) -> Match:
@@ -82,7 +171,7 @@ def compare_rows(settings: Settings, files: Listing, names: Iterable[str]) -> Ma
     return match
 
 
-def _rename(rows: list[Row], match: Match, noun: str) -> list[Row]:
+def rename_rows(rows: list[Row], match: Match, noun: str) -> list[Row]:
     """Gives rows the names of their files, leaves out those without a file, and adds those of all other files.
 
     The ETag says how a row came to its file: a later run with other names makes other rows.
@@ -128,7 +217,7 @@ def describe_embeddings(sha256: str) -> Provenance:
     """What the parts depend on if there are embeddings alone.
 
     Args:
-        sha256: SHA-256 of the file of embeddings.
+        sha256: SHA-256 of the file of embeddings; empty if the images are embedded.
     """
     return Provenance(
         config_sha256="", weights_sha256=sha256, precision="", probabilities=parts.NO_DETECTOR, class_names=()

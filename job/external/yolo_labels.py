@@ -124,7 +124,8 @@ class _Reader:
             for files in iter_chunks(prefetch(executor, self._read, names, ahead=4 * _MAX_CONCURRENT_READS)):
                 labels = []
                 for name, data, size in files:
-                    update_digest(f"{hashlib.sha256(data).hexdigest()}  {size}  {name}\n".encode())
+                    described = self._images.describe_size(size)
+                    update_digest(f"{hashlib.sha256(data).hexdigest()}  {described}  {name}\n".encode())
                     if isinstance(size, str):
                         self.failures.append(Row(file_name=name, etag="", byte_size=0, status="failed", error=size))
                     else:

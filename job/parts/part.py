@@ -34,6 +34,7 @@ DEFAULT_SIZE = 512  # images
 NO_DETECTOR = "none"
 # Begins the ETag of an imported row whose predictions name its image differently; no file has such an ETag.
 RENAMED = "named "
+_AFTER_NAME = "\0"  # which no name of a file has
 FOLDER = "parts/"
 DAMAGED = FOLDER + "damaged/"
 _PROVENANCE = b"coralpick"
@@ -105,6 +106,8 @@ class Provenance:
         probabilities: Source of the class probabilities; ``none`` without a detector.
         class_names: Names by class index.
         schema_version: Version of the schema of this module.
+        embedder: Model that made the features (`job.detect.embedder`); empty for the detector, or if there are none.
+        embedder_sha256: Digest of its weights and of how it runs.
     """
 
     config_sha256: str
@@ -113,6 +116,8 @@ class Provenance:
     probabilities: str
     class_names: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
+    embedder: str = ""
+    embedder_sha256: str = ""
 
     @property
     def digest(self) -> str:
@@ -120,8 +125,11 @@ class Provenance:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All attributes as JSON; equal values give the same text."""
-        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, sort_keys=True)
+        """All attributes as JSON, without those of an embedder if there is none; equal values give the same text."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.embedder:  # so that parts of earlier versions keep their names and digests
+            del values["embedder"], values["embedder_sha256"]
+        return json.dumps(values, sort_keys=True)
 
     def matches(self, other: "Provenance") -> bool:
         """Whether parts of both can be used together: all is equal, except that classes may have other names."""
@@ -248,6 +256,21 @@ def set_aside(output: Storage, key: str) -> None:
     )
 
 
+def file_etag(etag: str) -> str:
+    """Returns the ETag of a row's file; empty if the file was not read."""
+    return etag.partition(_AFTER_NAME)[2] if etag.startswith(RENAMED) else etag
+
+
+def renamed_etag(name: str, etag: str) -> str:
+    """Returns the ETag of an imported row whose predictions name its image differently.
+
+    Args:
+        name: The name in the predictions.
+        etag: ETag of the file; empty if the file is not read.
+    """
+    return f"{RENAMED}{name}{_AFTER_NAME}{etag}" if etag else RENAMED + name
+
+
 def find_done(output: Storage, provenance: Provenance) -> set[tuple[str, str]]:
     """Finds the finished images: file name and ETag of every image that has a row. Sets damaged parts aside.
 
@@ -349,6 +372,8 @@ def describe_difference(present: Provenance, expected: Provenance) -> str:
         "weights_sha256": "weights",
         "schema_version": "version of the part files",
         "class_names": "number of classes",
+        "embedder": "model of the embeddings",
+        "embedder_sha256": "weights or precision of the embeddings' model",
     }
     names = [field.name for field in fields(expected)]
     present = present.with_names(expected.class_names)

@@ -242,7 +242,7 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
     return Pool(
         file_names=[names[row] for row in order],
         size=np.array([[width or 0 for width in listed(side)] for side in ("width", "height")], np.int32).T,
-        etag=["" if etag.startswith(parts.RENAMED) else etag for etag in listed("etag")],
+        etag=[parts.file_etag(etag) for etag in listed("etag")],
         byte_size=np.array(listed("byte_size"), np.int64),
         num_boxes=joined(part.num_boxes for part in scored),
         expected_boxes=joined(part.expected_boxes for part in scored),

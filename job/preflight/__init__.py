@@ -79,7 +79,7 @@ def run_checks(
     Raises:
         JobError: If a check fails: the error of the first that failed, after all others have been made.
     """
-    state = State(settings, stop, environment, uses_device=not settings.predictions)
+    state = State(settings, stop, environment, uses_device=not settings.predictions or settings.embeds_images)
     checks = (*CHECKS, Check("trial", Trial(price_per_hour).estimate, in_run=False)) if trial else CHECKS
     num_made = num_failed = 0
     failures: list[JobError] = []

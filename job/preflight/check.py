@@ -15,6 +15,7 @@ from job.storage import Listing, Source, Storage
 if TYPE_CHECKING:
     import torch
 
+    from job.detect.imported import Imported
     from job.detect.model import Detector
     from job.lightly.api import Platform
 
@@ -48,6 +49,8 @@ class State:
         platform: The Lightly platform, if a token is set.
         source: Folder of the images.
         listing: Images of the shard.
+        files: Images of all shards, if predictions come from elsewhere.
+        to_embed: Predictions from another detector, if their images are read to embed them.
         previous: Outputs of earlier runs.
         detector: The detector, once it is built.
         class_names: Class names of predictions from another detector.
@@ -67,6 +70,8 @@ class State:
     platform: "Platform | None" = None
     source: Source | None = None
     listing: Listing | None = None
+    files: Listing | None = None
+    to_embed: "Imported | None" = None
     previous: list[Storage] = field(default_factory=list)
     detector: "Detector | None" = None
     class_names: Sequence[str] | None = None

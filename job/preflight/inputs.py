@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 
 from job import columns, external, inputs, shards
-from job.embed import METHODS, elsewhere, from_file
+from job.embed import elsewhere, from_file
 from job.external import take_in
 from job.external.boxes import check_boxes
 from job.inputs import labelled as labels
@@ -13,14 +13,15 @@ from job.inputs.match import Match
 from job.names import list_first, quantify, shorten
 from job.parts import previous
 from job.preflight.check import Findings, State, Warn, format_bytes
-from job.settings.resolve import NONE
+from job.settings.choices import NONE
+from job.shards import Shard
 from job.storage import Listing, open_source
 
 
 def shard(state: State) -> Findings:
     """Which shard this process runs, and which variable says so."""
     settings, environment = state.settings, state.environment
-    if settings.predictions:
+    if settings.predictions and not settings.embeds_images:
         return
     state.shard = shards.detect(environment, settings.shard_index, settings.shard_count)
     scheduler = next((known for known in shards.SCHEDULERS if environment.get(known.index)), None)
@@ -41,13 +42,18 @@ def shard(state: State) -> Findings:
 
 
 def images(state: State) -> Findings:
-    """The images of this shard exist and can be read. With CORAL_PREDICTIONS, only their names are needed."""
-    if state.settings.predictions:
-        state.listing = inputs.list_names(state.settings, state.stop.requested)
+    """The images of this shard exist and can be read, unless CORAL_PREDICTIONS needs only their names."""
+    settings = state.settings
+    if settings.predictions and not settings.embeds_images:
+        state.listing = state.files = inputs.list_names(settings, state.stop.requested)
         yield quantify(len(state.listing), "file name")
         return
-    source = open_source(state.settings.input, state.stop.requested)
-    listing = inputs.list_images(state.settings, source, state.shard)
+    source = open_source(settings.input, state.stop.requested)
+    if settings.predictions:  # names are compared with those of all images
+        state.files = inputs.list_images(settings, source, Shard())
+        listing = Listing.from_entries(file for file in state.files if state.shard.owns(file.key))
+    else:
+        listing = inputs.list_images(settings, source, state.shard)
     inputs.probe(source, listing)
     state.source, state.listing = source, listing
     if len(listing):
@@ -63,18 +69,15 @@ def format_size(listing: Listing) -> str:
 
 def predictions(state: State) -> Findings:
     """Predictions from another detector, or embeddings alone, and the images that they are of."""
-    settings = state.settings
-    if not settings.predictions or state.listing is None:
+    settings, files, listing = state.settings, state.files, state.listing
+    if not settings.predictions or files is None or listing is None:
         return
-    listing, state.listing = state.listing, None  # later checks need predictions that are right
+    state.listing = None  # later checks need predictions that are right
     if settings.predictions == NONE:
-        names, _, sha256 = from_file.read(settings.embedding)
-        state.imported = take_in.describe_embeddings(sha256)
-        match = take_in.compare_rows(settings, listing, names)
-        state.listing, state.absent = listing, frozenset(match.without)
-        yield from _describe(match, "embedding")
+        yield from _without_predictions(state, files)
         return
-    of_input = external.InputImages(settings, listing, state.stop.requested)
+    owns = state.shard.owns if settings.embeds_images else None
+    of_input = external.InputImages(settings, files, state.stop.requested, owns)
     content = external.read(
         settings.predictions,
         settings.classes,
@@ -83,15 +86,34 @@ def predictions(state: State) -> Findings:
         images=of_input,
     )
     state.class_names = classes = content.class_names
-    state.imported = take_in.describe_predictions(settings, content)
+    state.imported = provenance = take_in.describe_predictions(settings, content)
     of_classes = f"{quantify(len(classes), 'class', 'classes')} ({list_first(classes)})"
     yield f"{quantify(len(content.rows), 'image')} with boxes of {of_classes}"
     yield from map(Warn, content.warnings)
-    match = take_in.compare_rows(settings, listing, (row.file_name for row in content.rows))
+    match = take_in.compare_rows(settings, files, (row.file_name for row in content.rows))
     doubts = check_boxes(content.rows, content.layout, match, of_input)
-    state.listing, state.absent = listing, frozenset(match.without)
+    state.listing, state.absent = listing, frozenset(filter(state.shard.owns, match.without))
+    if settings.embeds_images:
+        rows = take_in.rename_rows(content.rows, match, "prediction")
+        state.to_embed = take_in.attach(rows, provenance, files, state.shard)
+        state.listing = state.to_embed.listing
     yield from _describe(match, "prediction")
     yield from map(Warn, doubts)
+
+
+def _without_predictions(state: State, files: Listing) -> Findings:
+    settings = state.settings
+    if settings.embeds_images:
+        state.imported = provenance = take_in.describe_embeddings("")
+        state.to_embed = take_in.attach(None, provenance, files, state.shard)
+        state.listing = state.to_embed.listing
+        yield "none, so only the embeddings of the images decide"
+        return
+    names, _, sha256 = from_file.read(settings.embedding)
+    state.imported = take_in.describe_embeddings(sha256)
+    match = take_in.compare_rows(settings, files, names)
+    state.listing, state.absent = files, frozenset(match.without)
+    yield from _describe(match, "embedding")
 
 
 def _describe(match: Match, noun: str) -> Findings:
@@ -179,7 +201,7 @@ def metadata(state: State) -> Findings:
 def embeddings(state: State) -> Findings:
     """Embeddings from a file."""
     settings = state.settings
-    if settings.embedding in METHODS:
+    if not settings.has_embedding_file:
         return
     names, vectors, _ = from_file.read(settings.embedding)
     yield f"{quantify(len(names), 'embedding')} of {quantify(vectors.shape[1], 'dimension')} in {settings.embedding}"

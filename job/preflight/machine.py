@@ -99,7 +99,7 @@ def disk(state: State) -> Findings:
     if not output.scheme:
         needed = (len(state.listing) - state.num_done) * _OUTPUT_BYTES_PER_IMAGE
         yield _compare_space(Path(output.path), needed, "the results", "set CORAL_OUTPUT to another folder")
-    downloads = state.detector is None and not state.settings.predictions
+    downloads = state.detector is None and (not state.settings.predictions or state.settings.embeds_images)
     if downloads and (weights is None or "://" in weights):
         import torch
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from job import choose, exports, inputs, parts
 from job.errors import TryAgain
 from job.names import list_first, quantify
-from job.preflight.check import Findings, State, Warn, require
+from job.preflight.check import Findings, State, Warn
 from job.preflight.inputs import format_size
 from job.retry import Patience
 from job.uris import Location
 
 if TYPE_CHECKING:
-    from job.detect.model import Detector
+    pass
 
 
 def lightly(state: State) -> Findings:
@@ -41,12 +41,16 @@ def lightly(state: State) -> Findings:
 
 def detector(state: State) -> Findings:
     """The model with its weights, built and run once."""
-    if state.settings.predictions:
+    settings = state.settings
+    if settings.predictions and not settings.embeds_images:
         return
-    from job.detect import model  # detectron2, which a selection from other detections does not need
+    from job.detect import embedder  # detectron2, which a selection from other detections does not need
 
-    built = model.build(dataclasses.replace(state.settings, device=str(state.device or "cpu"), require_gpu=False))
+    built = embedder.build(dataclasses.replace(settings, device=str(state.device or "cpu"), require_gpu=False))
     state.detector = built
+    if settings.predictions:
+        yield f"it embeds the images for CORAL_EMBEDDING={settings.embedding!r}, {built.precision}"
+        return
     names = list_first(built.class_names)
     of_classes = f"{quantify(len(built.class_names), 'class', 'classes')} ({names})"
     yield f"{of_classes}, class probabilities: {built.probabilities}, {built.precision}"
@@ -55,7 +59,9 @@ def detector(state: State) -> Findings:
 def classes(state: State) -> Findings:
     """The classes that the settings of the selection and of the exports name."""
     settings = state.settings
-    class_names = state.detector.class_names if state.detector is not None else state.class_names
+    class_names = state.class_names
+    if class_names is None and state.detector is not None and not settings.predictions:
+        class_names = state.detector.class_names
     if class_names is None:
         return
     choose.check_classes(settings, class_names)
@@ -67,23 +73,28 @@ def classes(state: State) -> Findings:
 
 def earlier_results(state: State) -> Findings:
     """Results in the output that this run resumes from; results of other settings are refused."""
-    if state.output is None or state.listing is None or (state.detector is None and state.imported is None):
+    if state.output is None or state.listing is None or (provenance := _find_provenance(state)) is None:
         return
     location = Location.parse(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
-    done = parts.find_done(state.output, state.imported or _describe_detector(require(state.detector)))
+    done = parts.find_done(state.output, provenance)
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
     if warning := inputs.describe_replaced(done, state.listing, state.shard):
         yield Warn(warning)
-    if state.num_done and state.imported is None:  # to import predictions again takes no time
+    if state.num_done and state.detector is not None:  # to import predictions again takes no time
         yield f"{state.num_done} of {len(state.listing)} images are finished"
 
 
-def _describe_detector(detector: "Detector") -> parts.Provenance:
+def _find_provenance(state: State) -> parts.Provenance | None:
+    """What the parts of a run would be made with; None if an earlier check has failed."""
+    if state.imported is not None and state.to_embed is None:
+        return state.imported
+    if state.detector is None:
+        return None
     from job.detect import runner
 
-    return runner.provenance(detector)
+    return runner.provenance(state.detector, state.to_embed)
 
 
 def run(state: State) -> Findings:

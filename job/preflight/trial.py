@@ -87,6 +87,7 @@ def _measure(state: State, sample: Listing, source: Source, detector: "Detector"
                 batch_size=inference.batch_size,
                 part_size=state.settings.part_size,
                 stop=requested,
+                imported=state.to_embed,
             )
             seconds = time.monotonic() - start
             tables = [part.table for part in parts.read(output, ["key", "status", "error"])]

@@ -12,4 +12,8 @@ LIGHTLY_SCORES = (
     "uncertainty_entropy",
 )
 SCORES = (*LIGHTLY_SCORES, "objectness_margin", "entropy_mean", "entropy_sum", "suspected_misses")
+# The value of CORAL_PREDICTIONS for a selection without predictions.
+NONE = "none"
+# Begins the value of CORAL_EMBEDDING for a model of the package timm.
+TIMM = "timm:"
 EXPORT_FORMATS = ("coco", "yolo", "voc", "label_studio", "cvat", "fiftyone")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job.names import shorten_text
 from job.secret import Secret
+from job.settings.choices import TIMM
 from job.uris import LABEL_STUDIO_FILES, Location
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -100,11 +101,15 @@ def device(text: str) -> str:
 
 
 def embedding(text: str) -> str:
-    """``detector``, ``simclr``, or the URI of a file of embeddings."""
+    """``detector``, ``simclr``, ``timm:`` and the name of a model, or the URI of a file of embeddings."""
     if text in ("detector", "simclr"):
         return text
+    if text.startswith(TIMM):
+        if not re.fullmatch(r"[\w.-]+", text.removeprefix(TIMM), re.ASCII):
+            raise ValueError("must name a model of timm, such as timm:resnet50 or timm:vit_small_patch14_dinov2")
+        return text
     if not text.endswith((".parquet", ".csv", ".npy", ".npz")):
-        raise ValueError("must be detector, simclr, or the URI of a .parquet, .csv, .npz or .npy file")
+        raise ValueError("must be detector, simclr, timm:<model>, or the URI of a .parquet, .csv, .npz or .npy file")
     return uri(text)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from job.errors import SettingsError
 from job.secret import Secret
-from job.settings.choices import LIGHTLY_SCORES
+from job.settings.choices import LIGHTLY_SCORES, NONE, TIMM
 from job.settings.knob import PREFIX
 from job.settings.mix import ScoreMix
 from job.settings.parse import ReadFile
@@ -21,8 +21,6 @@ from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
 from job.uris import Location, normalize, redact
 
-# The value of CORAL_PREDICTIONS for a selection without predictions.
-NONE = "none"
 # Kubernetes sets such variables in every pod for each Service of the namespace, so also for one that is named coral.
 _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
@@ -169,15 +167,13 @@ def _selection_contradictions(settings: Settings) -> Iterator[str]:
             f"CORAL_PREDICTIONS and CORAL_OUTPUT are both {settings.output!r}: set CORAL_OUTPUT to another folder, or "
             "remove CORAL_PREDICTIONS to select from the output's own detections."
         )
+    if settings.embedding_weights and not settings.embedding.startswith(TIMM):
+        yield (
+            f"CORAL_EMBEDDING_WEIGHTS is set, but CORAL_EMBEDDING={settings.embedding!r} is not a model of timm: set "
+            "CORAL_EMBEDDING=timm:<model>, or remove the weights."
+        )
     if settings.predictions and settings.previous:
         yield "CORAL_PREVIOUS and CORAL_PREDICTIONS both provide detections: remove one."
-    if settings.predictions and settings.embedding == "simclr":
-        yield (
-            "CORAL_EMBEDDING='simclr' trains on images, and CORAL_PREDICTIONS provides none: set CORAL_EMBEDDING to a "
-            "file of embeddings."
-        )
-    if settings.predictions == NONE and settings.embedding == "detector":
-        yield ("CORAL_PREDICTIONS='none' needs embeddings to select by: set CORAL_EMBEDDING to a file of embeddings.")
 
 
 def _lightly_contradictions(settings: Settings) -> Iterator[str]:
@@ -206,12 +202,13 @@ def _upload_contradictions(settings: Settings) -> Iterator[str]:
     if settings.token and not settings.lightly_dataset:
         yield "A Lightly token is set, but CORAL_LIGHTLY_DATASET is not: set it to the dataset to upload to."
     if settings.token and settings.predictions:
-        if settings.predictions == NONE or settings.embedding == "detector":
+        has_embeddings = settings.has_embedding_file or settings.embeds_images
+        if settings.predictions == NONE or not has_embeddings:
             yield (
-                "An upload to Lightly needs predictions and embeddings: set CORAL_PREDICTIONS and CORAL_EMBEDDING to "
-                "files."
+                "An upload to Lightly needs predictions and embeddings: set CORAL_PREDICTIONS to a file, and "
+                "CORAL_EMBEDDING to a file or, with a strategy that uses embeddings, to a model."
             )
-        if settings.lightly_images != "none":
+        if settings.lightly_images != "none" and not settings.embeds_images:
             yield "CORAL_PREDICTIONS provides no images to upload to Lightly: set CORAL_LIGHTLY_IMAGES=none."
 
 

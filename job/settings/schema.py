@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from job.secret import Secret
-from job.settings.choices import EXPORT_FORMATS, SCORES
+from job.settings.choices import EXPORT_FORMATS, NONE, SCORES, TIMM
 from job.settings.knob import Knob, knob
 from job.settings.mix import Mix, ScoreMix, parse_class_weights, parse_score
 from job.settings.parse import (
@@ -90,14 +90,13 @@ class Settings:
     predictions: str | None = knob(
         "CORAL_PREDICTIONS",
         None,
-        "Detections from another detector, for `select`: COCO JSON, COCO results (with their data set after a comma), "
+        "Detections from another detector: COCO JSON, COCO results (with their data set after a comma), "
         "Ultralytics' predictions.json or YOLO labels, Lightly's format, .parquet, or an earlier CORAL_OUTPUT. none "
-        "selects by CORAL_EMBEDDING alone.",
+        "selects by CORAL_EMBEDDING alone. If that is a file, use `select`.",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="the job's own",
-        step="select",
     )
     exports: tuple[str, ...] = knob(
         "CORAL_EXPORTS",
@@ -295,11 +294,21 @@ class Settings:
     embedding: str = knob(
         "CORAL_EMBEDDING",
         "detector",
-        "detector: features of the detector's backbone. simclr: a self-supervised model trained on the pool. "
-        "Or a file of your own embeddings (file_name, embedding): .parquet, .csv, .npz, or .npy with a .txt of names.",
+        "detector: features of the backbone of CORAL_MODEL. simclr: a self-supervised model trained on the pool. "
+        "timm:<model>: a model of the package timm, such as timm:resnet50. Or a file of your own embeddings "
+        "(file_name, embedding): .parquet, .csv, .npz, or .npy with a .txt of names.",
         embedding,
         group=_EMBED,
         metavar="NAME|URI",
+    )
+    embedding_weights: str | None = knob(
+        "CORAL_EMBEDDING_WEIGHTS",
+        None,
+        "Checkpoint of the timm model in CORAL_EMBEDDING: a path, s3://, gs://, az:// or an https URL.",
+        uri_or_url,
+        group=_EMBED,
+        metavar="URI",
+        shown_default="the one that timm names",
     )
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",
@@ -564,6 +573,25 @@ class Settings:
     def ranking_scores(self) -> Mix:
         """The scores that the strategy ranks by; those of CORAL_SCORE if it uses none of its own."""
         return self.strategy.scores or self.score.shares
+
+    @property
+    def embeds_images(self) -> bool:
+        """Whether images are read to embed them, although their detections come from elsewhere."""
+        if not self.predictions or self.has_embedding_file:
+            return False
+        return self.predictions == NONE or self.embedding != "detector" or self.needs_embeddings
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the embeddings are the features in the parts."""
+        if self.has_embedding_file or self.embedding == "simclr":
+            return False
+        return not self.predictions or self.embeds_images
+
+    @property
+    def has_embedding_file(self) -> bool:
+        """Whether the embeddings are in a file, and no model makes them."""
+        return self.embedding not in ("detector", "simclr") and not self.embedding.startswith(TIMM)
 
     @property
     def needs_embeddings(self) -> bool:

@@ -315,10 +315,10 @@ def test_auto_is_fp16_wherever_the_chosen_gpu_has_tensor_cores(
     gpu = torch.device("cuda:1")
     answers = {gpu: capability}  # no other GPU may be asked
     monkeypatch.setattr(torch.cuda, "get_device_capability", answers.__getitem__)
-    assert model._choose_precision(settings(), gpu) == precision
-    assert model._choose_precision(settings(), torch.device("cpu")) == "fp32"
+    assert model.choose_precision(settings(), gpu) == precision
+    assert model.choose_precision(settings(), torch.device("cpu")) == "fp32"
     for wanted in ("fp32", "fp16", "bf16"):
-        assert model._choose_precision(settings(precision=wanted), gpu) == wanted
+        assert model.choose_precision(settings(precision=wanted), gpu) == wanted
 
 
 def test_the_digest_covers_what_changes_detections_and_nothing_else(small_rcnn: tuple[Path, Path]) -> None:

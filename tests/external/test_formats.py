@@ -282,6 +282,22 @@ def test_yolo_labels_of_images_that_are_gone_or_damaged(pool: Path, tmp_path: Pa
     assert found.rows[0].error is not None and found.rows[0].error.startswith("not an image that can be read")
 
 
+def test_shards_that_embed_the_images_read_their_own_and_agree_on_the_digest(pool: Path, tmp_path: Path) -> None:
+    labels = write_yolo(tmp_path / "labels", stem)
+    stop, given = threading.Event(), settings(input=str(pool))
+    owners: list[Callable[[str], bool]] = [lambda _: True, lambda name: name == "a.jpg", lambda _: False]
+    found = [read(labels, CLASSES, images=InputImages(given, list_names(given, stop), stop, owns)) for owns in owners]
+    assert len({each.sha256 for each in found}) == 1
+    assert [{row.file_name for row in each.rows} for each in found] == [SIZES.keys()] * 3
+    check(found[0])
+    statuses = [{row.file_name: row.status for row in each.rows} for each in found]
+    assert statuses[1] == {"a.jpg": "ok", "sub/0012.jpg": "ok", "sub/b.png": "failed"}
+    assert statuses[2] == {"a.jpg": "failed", "sub/0012.jpg": "ok", "sub/b.png": "failed"}
+    (labels / "a.txt").write_text("0 0.5 0.5 0.1 0.1 0.5\n")
+    changed = read(labels, CLASSES, images=InputImages(given, list_names(given, stop), stop, owners[2]))
+    assert changed.sha256 != found[0].sha256
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -71,7 +71,8 @@ def test_a_second_run_gives_the_same_and_other_predictions_are_refused(
 def test_predictions_alone(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
     del given["CORAL_EMBEDDING"]
     refused = job("select", **given)
-    assert refused.returncode == 64 and "provides no embeddings" in refused.stderr
+    assert refused.returncode == 75 and "provides no embeddings" in refused.stderr
+    assert "makes them from the images in `predict` or `run`" in refused.stderr
     done = job("select", CORAL_STRATEGY="active_learning", **given)
     assert done.returncode == 0, done.stderr
     assert all(each["distance"] is None and "from the nearest" not in each["reason"] for each in read_picks(tmp_path))

@@ -205,7 +205,7 @@ def test_its_bill_of_materials_matches_the_pins(engine: Engine, image: str, tmp_
     subprocess.run(command, env=environment, check=True, timeout=600)
     listed = json.loads((tmp_path / "sbom.json").read_text())["packages"]
     installed = {(entry["name"].lower().replace("_", "-"), entry.get("versionInfo")) for entry in listed}
-    pins = (ROOT / "requirements" / "runtime.txt").read_text() + (ROOT / "requirements" / "detectron2.txt").read_text()
+    pins = "".join((ROOT / "requirements" / name).read_text() for name in ("runtime.txt", "detectron2.txt", "timm.txt"))
     pinned = set(re.findall(r"^([\w.-]+)==([\w.]+)", pins, re.MULTILINE))
     assert len(pinned) > 60
     assert pinned - {("sal-detectron2", "0.7.2")} <= installed

@@ -1,5 +1,6 @@
 """Parts, the folder they lie in, and the pool made of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,28 @@ def test_parts_of_other_settings_are_refused_with_the_ways_out(tmp_path: Path) -
     parts.write(output, [row("b.jpg")], other)
     with pytest.raises(SettingsError, match="different weights"):
         pool.load(output, entries([row("a.jpg"), row("b.jpg")]))
+
+
+def test_provenance_names_an_embedder_only_if_there_is_one() -> None:
+    """So parts without one keep their digests, and their names."""
+    plain = Provenance("c", "w", "fp32", "softmax", ("car",))
+    text = (
+        '{"class_names": ["car"], "config_sha256": "c", "precision": "fp32", "probabilities": "softmax", '
+        f'"schema_version": {parts.SCHEMA_VERSION}, "weights_sha256": "w"}}'
+    )
+    assert plain.to_json() == text and Provenance.from_json(text, "part") == plain
+    with_embedder = replace(plain, embedder="timm:resnet50", embedder_sha256="e")
+    assert Provenance.from_json(with_embedder.to_json(), "part") == with_embedder
+    assert with_embedder.digest != plain.digest and not with_embedder.matches(plain)
+    said = parts.describe_difference(plain, with_embedder)
+    assert said == "different model of the embeddings, weights or precision of the embeddings' model"
+
+
+def test_the_etag_of_an_imported_row_holds_that_of_its_file() -> None:
+    renamed = parts.renamed_etag("images/a b.jpg", "123-45")
+    assert renamed.startswith(parts.RENAMED) and parts.file_etag(renamed) == "123-45"
+    assert renamed != parts.renamed_etag("other/a b.jpg", "123-45")
+    assert parts.file_etag(parts.renamed_etag("a.jpg", "")) == "" and parts.file_etag("123-45") == "123-45"
 
 
 def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:

@@ -157,6 +157,35 @@ def test_contradictions() -> None:
     assert "the picks of this run replace" in problems(CORAL_LABELLED="/out/", CORAL_OUTPUT="/out")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]
+    (weights,) = problems(CORAL_EMBEDDING_WEIGHTS="/a.pth", CORAL_EMBEDDING="simclr")
+    assert "CORAL_EMBEDDING='simclr' is not a model of timm: set CORAL_EMBEDDING=timm:<model>, or remove" in weights
+
+
+@pytest.mark.parametrize("value", ["timm:", "timm:a/b", "timm:hf-hub:a", "timm", "dinov2"])
+def test_models_of_embeddings(value: str) -> None:
+    assert resolve({}, GIVEN | {"CORAL_EMBEDDING": "timm:resnet50.a1_in1k"}).embedding == "timm:resnet50.a1_in1k"
+    (said,) = problems(CORAL_EMBEDDING=value)
+    assert said.startswith(f"CORAL_EMBEDDING={value!r} must ") and "timm:" in said
+
+
+@pytest.mark.parametrize(
+    ("predictions", "embedding", "strategy", "expected"),
+    [
+        (None, "detector", "coral", False),
+        ("/a.json", "detector", "coral", True),
+        ("/a.json", "detector", "active_learning", False),
+        ("/a.json", "simclr", "active_learning", True),
+        ("/a.json", "timm:resnet50", "coreset", True),
+        ("/a.json", "/a.npz", "coral", False),
+        ("none", "detector", "random", True),
+        ("none", "/a.csv", "coreset", False),
+    ],
+)
+def test_when_images_are_read_to_embed_them(
+    predictions: str | None, embedding: str, strategy: str, expected: bool
+) -> None:
+    given = {"CORAL_PREDICTIONS": predictions or "", "CORAL_EMBEDDING": embedding, "CORAL_STRATEGY": strategy}
+    assert resolve({}, GIVEN | given).embeds_images is expected
 
 
 def test_several_previous_outputs() -> None:

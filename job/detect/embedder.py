@@ -1,0 +1,66 @@
+"""The model of the map step: a detector, an embedder alone, or a detector with an embedder beside it.
+
+An embedder makes features without detections, or in place of the detector's own. It is a `Detector`, too, so images
+are prepared, put into batches and computed as for any other, and get the same features.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+
+from job.detect import config, model
+from job.detect.backbone_alone import BackboneAlone
+from job.detect.features import find_backbone
+from job.detect.model import Detector
+from job.errors import SettingsError
+from job.settings import Settings
+from job.settings.choices import TIMM
+
+_DETECTOR = "detector"
+
+
+def build(settings: Settings) -> Detector:
+    """Builds the model that the settings need.
+
+    Raises:
+        SettingsError: If a model, its weights, its classes or the device do not exist or do not fit together.
+        ServiceUnavailable: If weights cannot be downloaded, or the GPU fails.
+    """
+    if settings.embedding.startswith(TIMM):
+        from job.detect import timm_embedder  # its checks of timm's models take seconds
+
+        return timm_embedder.build(settings, None if settings.predictions else model.build(settings))
+    return _build_backbone(settings) if settings.predictions else model.build(settings)
+
+
+def _build_backbone(settings: Settings) -> Detector:
+    detector = model.build(_without_boxes(settings))
+    if settings.embedding == _DETECTOR and find_backbone(detector.model) is None:
+        raise SettingsError(
+            f"CORAL_EMBEDDING='detector' needs features, and CORAL_MODEL={settings.model!r} has no backbone: set "
+            "CORAL_EMBEDDING=simclr."
+        )
+    made_with = [detector.config_sha256, detector.weights_sha256, detector.precision]
+    return replace(
+        detector,
+        model=BackboneAlone(detector.model).eval(),
+        class_names=(),
+        embedder=f"{_DETECTOR} {detector.config_sha256}",
+        embedder_sha256=hashlib.sha256(json.dumps(made_with).encode()).hexdigest(),
+    )
+
+
+def describe(settings: Settings) -> str:
+    """Returns the name that the embedder has in the provenance of parts, without building it.
+
+    Raises:
+        SettingsError: If CORAL_MODEL does not exist.
+    """
+    if settings.embedding.startswith(TIMM):
+        return settings.embedding
+    return f"{_DETECTOR} {config.read(_without_boxes(settings)).sha256}" if settings.predictions else ""
+
+
+def _without_boxes(settings: Settings) -> Settings:
+    """The settings without those that are about the imported boxes, and that change no feature."""
+    return replace(settings, classes=None, score_threshold=Settings.score_threshold)
