@@ -15,7 +15,7 @@ from job.external.input_images import InputImages
 from job.external.layouts import Layout
 from job.inputs.headers import Size
 from job.inputs.match import Match
-from job.names import shorten
+from job.names import quantify, shorten
 from job.parts import Row
 
 T = TypeVar("T")
@@ -92,8 +92,13 @@ def _describe_sizes(boxed: Sequence[Row], differing: Mapping[str, str], read: Ma
     kind = max(_CAUSES, key=kinds.count)
     row = next(row for row in boxed if differing.get(row.file_name) == kind)
     size = read[row.file_name]
+    have_another = quantify(
+        len(differing),
+        f"of {len(read)} images has another size in its file",
+        f"of {len(read)} images have another size in their files",
+    )
     return (
-        f"{len(differing)} of {len(read)} images that were read have another size than in the predictions: "
+        f"{have_another} than in the predictions: "
         f"{shorten(row.file_name)} has {size.width}x{size.height} pixels, not {row.width}x{row.height}. {_CAUSES[kind]}"
     )
 

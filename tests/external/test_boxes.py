@@ -144,7 +144,7 @@ def test_wrong_sizes_beside_true_boxes_are_a_warning(folder: Path, tmp_path: Pat
     content["images"][3] |= {"width": HEIGHT, "height": WIDTH}
     (warning,) = find_doubts(folder, in_file(tmp_path, content))
     assert warning.endswith(
-        "1 of 12 images that were read have another size than in the predictions: '3.jpg' has 640x272 pixels, not "
+        "1 of 12 images has another size in its file than in the predictions: '3.jpg' has 640x272 pixels, not "
         "272x640. Width and height are exchanged: correct them."
     )
     save(folder / "3.jpg", (HEIGHT, WIDTH), orientation=8)
@@ -161,7 +161,7 @@ def test_predictions_of_a_resized_copy(folder: Path, tmp_path: Path, factor: flo
     for number in range(COUNT):
         save(folder / f"{number}.jpg", (round(WIDTH * factor), round(HEIGHT * factor)))
     (warning,) = find_doubts(folder, in_file(tmp_path, detections()))
-    assert "12 of 12 images that were read have another size" in warning and "are of copies of another size" in warning
+    assert "12 of 12 images have another size" in warning and "are of copies of another size" in warning
     without_sizes = in_file(tmp_path, detections(sized=False))
     if factor < 1:
         assert "of other images or of copies that are up to 2 times as large" in refuse(folder, without_sizes)

@@ -320,7 +320,7 @@ def test_yolo_labels_of_other_images_or_without_classes(pool: Path, tmp_path: Pa
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "x.txt").write_text("0 0.5 0.5 0.1 0.1 0.5\n")
     with pytest.raises(
-        SettingsError, match=r"names 1 images, and none of them is among the 3 .* It names 'x'; .* holds 'a.jpg', 'sub"
+        SettingsError, match=r"names 1 image, and none of them is among the 3 .* It names 'x'; .* holds 'a.jpg', 'sub"
     ):
         read_with(pool, tmp_path / "labels")
     with pytest.raises(SettingsError, match="these are YOLO labels, which do not name their classes"):
