@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from job.errors import SettingsError
-from job.external.geometry import Evidence, find_problem
+from job.external.geometry import MIN_BOXES, Evidence, find_problem
 from job.external.input_images import InputImages
 from job.external.layouts import Layout
 from job.inputs.headers import Size
@@ -31,6 +31,7 @@ _CAUSES = {
     "exchanged": "Width and height are exchanged: correct them.",
     "scaled": "The predictions are of copies of another size, to which boxes and exports refer. Scale boxes and sizes "
     "to these files, or set CORAL_INPUT to the copies.",
+    "wrong": "The boxes fit the files: correct the sizes in the predictions, or leave them out.",
     "other": "These may be other images of the same names: give predictions of these files.",
 }
 
@@ -62,9 +63,16 @@ def check_boxes(rows: Sequence[Row], layout: Layout | None, match: Match, images
             f"be read: {unreadable[0]}."
         )
     differing = {row.file_name: kind for row in boxed if (kind := _compare(row, read.get(row.file_name))) is not None}
+    finding = find_problem(_gather(boxed, read), layout)
     if differing:
-        warnings.append(_describe_sizes(boxed, differing, read))
-    if (finding := find_problem(_gather(boxed, differing, read), layout)) is not None:
+        evidence = _gather([row for row in boxed if row.file_name in read], read, by_file=True)
+        by_file = find_problem(evidence, layout)
+        fit_only_files = finding is not None and by_file is None and len(evidence.boxes) >= MIN_BOXES
+        warnings.append(_describe_sizes(boxed, differing, read, fit_only_files=fit_only_files))
+        is_exchanged = not {"turned", "exchanged"}.isdisjoint(differing.values())
+        # Boxes that fit the sizes beside them may be those of a copy; exchanged sizes are never right.
+        finding = by_file if is_exchanged or fit_only_files else finding
+    if finding is not None:
         if finding.is_certain:
             raise SettingsError(f"{match.setting}: {finding.sentences}")
         warnings.append(finding.sentences)
@@ -87,7 +95,9 @@ def _compare(row: Row, size: Size | None) -> str | None:
     return "scaled" if difference <= _ROUNDING_PIXELS * (size.width + size.height) else "other"
 
 
-def _describe_sizes(boxed: Sequence[Row], differing: Mapping[str, str], read: Mapping[str, Size]) -> str:
+def _describe_sizes(
+    boxed: Sequence[Row], differing: Mapping[str, str], read: Mapping[str, Size], *, fit_only_files: bool
+) -> str:
     kinds = list(differing.values())
     kind = max(_CAUSES, key=kinds.count)
     row = next(row for row in boxed if differing.get(row.file_name) == kind)
@@ -99,22 +109,23 @@ def _describe_sizes(boxed: Sequence[Row], differing: Mapping[str, str], read: Ma
     )
     return (
         f"{have_another} than in the predictions: "
-        f"{shorten(row.file_name)} has {size.width}x{size.height} pixels, not {row.width}x{row.height}. {_CAUSES[kind]}"
+        f"{shorten(row.file_name)} has {size.width}x{size.height} pixels, not {row.width}x{row.height}. "
+        f"{_CAUSES['wrong' if fit_only_files else kind]}"
     )
 
 
-def _gather(boxed: Sequence[Row], differing: Mapping[str, str], read: Mapping[str, Size]) -> Evidence:
-    """The boxes with the sizes that they should fit.
+def _gather(boxed: Sequence[Row], read: Mapping[str, Size], *, by_file: bool = False) -> Evidence:
+    """The boxes with the sizes of their images.
 
-    Those are the sizes in the predictions, if there are any and they are not the files' with the sides exchanged.
+    Args:
+        boxed: The predictions of some images.
+        read: Sizes of the files, by the name of the image in the predictions.
+        by_file: Whether the sizes of the files count, and not those in the predictions.
     """
-    is_exchanged = not {"turned", "exchanged"}.isdisjoint(differing.values())
-    if is_exchanged:
-        boxed = [row for row in boxed if row.file_name in read]
     size, stored = [], []
     for row in boxed:
         of_file = read.get(row.file_name)
-        given = (row.width, row.height) if row.width and row.height and not is_exchanged else _UNKNOWN
+        given = (row.width, row.height) if row.width and row.height and not by_file else _UNKNOWN
         if given == _UNKNOWN and of_file is not None:
             given = of_file.width, of_file.height
         size.append(given)

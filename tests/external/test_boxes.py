@@ -169,6 +169,15 @@ def test_predictions_of_a_resized_copy(folder: Path, tmp_path: Path, factor: flo
         assert find_doubts(folder, without_sizes) == []  # objects may well be in one corner
 
 
+def test_boxes_of_the_files_beside_sizes_of_a_copy(folder: Path, tmp_path: Path) -> None:
+    content = detections()
+    for image in content["images"]:
+        image |= {"width": WIDTH // 4, "height": HEIGHT // 4}
+    (warning,) = find_doubts(folder, in_file(tmp_path, content))
+    assert "12 of 12 images have another size in their files than in the predictions: '0.jpg' has 640x272" in warning
+    assert warning.endswith("The boxes fit the files: correct the sizes in the predictions, or leave them out.")
+
+
 def test_parquet_with_sizes_instead_of_corners(folder: Path, tmp_path: Path) -> None:
     def table(box: list[float]) -> Path:
         columns = {"file_name": [f"{number}.jpg" for number in range(COUNT)], "scores": [[0.5]] * COUNT}
