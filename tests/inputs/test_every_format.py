@@ -20,8 +20,8 @@ from job.errors import SettingsError
 from job.external import InputImages, take_in
 from job.inputs import labelled, list_names, metadata
 from job.inputs.match import Match
-from job.names import dump
-from tests.conftest import settings
+from job.names import dump, parse
+from tests.conftest import Job, settings
 from tests.external.writers import WRITERS, Detected, write_json
 
 FILES = ("a.jpg", "sub/ä.jpg", "sub/b.jpg", "z.jpg")
@@ -305,3 +305,33 @@ def test_an_image_that_is_named_twice(images: Path, tmp_path: Path, name: str, a
         with pytest.raises(SettingsError, match=r"twice|two rows of 'a.jpg'|is also in .*/0\.json") as caught:
             FORMATS[name](tmp_path, names, images)
         assert caught.value.exit_code == 64
+
+
+def test_four_lists_in_four_spellings_meet_in_one_run(images: Path, job: Job, tmp_path: Path) -> None:
+    detected = [
+        Detected(f"images/{name}", 64, 64, np.array([[1.0, 2, 30, 40]]), np.array([0.5]), np.array([0]))
+        for name in FILES
+    ]
+    labels, _ = WRITERS["yolo"](tmp_path / "yolo", detected, CLASSES)
+    np.savez(tmp_path / "e.npz", file_names=[f"{images}/{name}" for name in FILES], embeddings=np.eye(4))
+    done = job(
+        "select",
+        CORAL_INPUT=images,
+        CORAL_OUTPUT=tmp_path / "out",
+        CORAL_PREDICTIONS=labels,
+        CORAL_CLASSES=",".join(CLASSES),
+        CORAL_EMBEDDING=tmp_path / "e.npz",
+        CORAL_LABELLED=write_labels_as_coco(tmp_path, ["sub\\b.jpg"]),
+        CORAL_METADATA=write_lines(tmp_path / "m.jsonl", [unicodedata.normalize("NFD", name) for name in FILES]),
+        CORAL_N_SAMPLES=3,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(parse((tmp_path / "out/selected.txt").read_text())) == set(FILES) - {"sub/b.jpg"}
+    every, one = {"matched": 4, "unknown": 0, "without": 0}, {"matched": 1, "unknown": 0, "without": 3}
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["names"] == {"predictions": every, "embeddings": every, "labelled": one, "metadata": every}
+    table = pq.read_table(tmp_path / "out/images.parquet")
+    assert dict(zip(table["file_name"].to_pylist(), table["order"].to_pylist(), strict=True)) == {
+        name: order for order, name in enumerate(FILES)
+    }
+    assert table["num_boxes"].to_pylist() == [1] * 4
