@@ -6,7 +6,7 @@ compared, so an earlier output counts only if its embeddings were made as those 
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from job.context import LabelledElsewhere
 from job.embed import from_file, table
-from job.errors import JobError
+from job.errors import DamagedFileError, SettingsError, one_line
 from job.inputs.match import Match, compare
 from job.names import quantify, shorten
 from job.parts import Provenance, describe_difference
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _RUN, _SUCCESS = "run.json", "_SUCCESS"
 _ROWS_PER_READ = 1 << 14
+_ADVICE = "run that job again, or remove it from CORAL_PREVIOUS"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read(
             )
             continue
         else:
-            known = _read_vectors(place.output, set(place.match.file_names.values()))
+            known = _read_vectors(place.output, set(place.match.file_names.values()), dimension)
         new = {name: known[other] for name, other in place.match.file_names.items() if name not in vectors}
         vectors |= new
         logger.info(
@@ -131,7 +132,7 @@ def _find(settings: Settings, match: Match) -> list[Found]:
 def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenance) -> str | None:
     """Says why the embeddings of an earlier output cannot be compared with those of this run; None if they can."""
     run = _read_run(output)
-    if output.stat(_SUCCESS) is None or "embedding" not in run:
+    if output.stat(_SUCCESS) is None or not run:
         return "that run has not finished"
     earlier = run["embedding"]
     if earlier["method"] != embedding["method"]:
@@ -139,7 +140,10 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
         return f"their embeddings are of the kind {kinds}"
     if embedding["method"] == "detector" and not provenance.embedder:
         fields = {name: value for name, value in run["detector"].items() if name != "digest"}
-        made_with = Provenance.from_json(json.dumps(fields), f"{output.uri}/run.json")
+        try:
+            made_with = Provenance.from_json(json.dumps(fields), f"{output.uri}/run.json")
+        except (SettingsError, KeyError, TypeError):
+            return "that run was made by another version of coralpick"
         return None if made_with.matches(provenance) else describe_difference(made_with, provenance)
     if earlier["space"] == embedding["space"]:
         return None
@@ -151,35 +155,37 @@ def _compare(output: Storage, embedding: Mapping[str, Any], provenance: Provenan
 def _read_run(output: Storage) -> dict[str, Any]:
     try:
         content = json.loads(output.read(_RUN))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    parts_of_run = ("settings", "detector", "embedding")
+    is_whole = isinstance(content, dict) and all(isinstance(content.get(name), dict) for name in parts_of_run)
+    return content if is_whole and {"method", "space"} <= content["embedding"].keys() else {}
 
 
-def _open_table(output: Storage) -> pq.ParquetFile | None:
+def _read_batches(output: Storage, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields the embeddings of an output; only one block of the table is in memory at a time."""
     entry = output.stat(table.NAME)
     if entry is None:
-        return None
+        return
     try:
-        return pq.ParquetFile(RangeFile(output, entry.key, entry.size), pre_buffer=True)
-    except pa.ArrowException as error:
-        raise JobError(f"{output.uri}/{table.NAME} is damaged ({error}): run that job again.") from error
+        source = RangeFile(output, entry.key, entry.size)
+        file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        yield from file.iter_batches(_ROWS_PER_READ, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFileError(output.uri, table.NAME, one_line(error), _ADVICE) from error
 
 
 def _read_names(output: Storage) -> list[str]:
-    file = _open_table(output)
-    names: list[str] = [] if file is None else file.read(columns=["file_name"])["file_name"].to_pylist()
-    return names
+    return [name for batch in _read_batches(output, ["file_name"]) for name in batch["file_name"].to_pylist()]
 
 
-def _read_vectors(output: Storage, names: set[str]) -> dict[str, npt.NDArray[np.float32]]:
-    """The embeddings of some images; only one block of the table is in memory at a time."""
+def _read_vectors(output: Storage, names: set[str], dimension: int) -> dict[str, npt.NDArray[np.float32]]:
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     wanted = pa.array(names, pa.string())
-    file = _open_table(output)
-    for batch in file.iter_batches(_ROWS_PER_READ) if file is not None else ():
+    for batch in _read_batches(output, ["file_name", "embedding"]):
         rows = batch.filter(pc.is_in(batch["file_name"], value_set=wanted))
-        if len(rows):
-            values = rows["embedding"].flatten().to_numpy().reshape(len(rows), -1)
-            vectors |= dict(zip(rows["file_name"].to_pylist(), values, strict=True))
+        values = rows["embedding"].flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        if values.size != len(rows) * dimension or not np.isfinite(values).all():
+            raise DamagedFileError(output.uri, table.NAME, "its embeddings are not those of run.json", _ADVICE)
+        vectors |= dict(zip(rows["file_name"].to_pylist(), values.reshape(len(rows), dimension), strict=True))
     return vectors

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -81,6 +82,7 @@ def test_picks_keep_a_distance_to_what_was_labelled_last_week(weeks: dict[str, A
     [
         ({"detector": {"weights_sha256": "other"}}, "different weights"),
         ({"embedding": {"method": "simclr"}}, "their embeddings are of the kind 'simclr'"),
+        ({"detector": {"schema_version": 0}}, "that run was made by another version of coralpick"),
         (None, "that run has not finished"),
     ],
 )
@@ -103,6 +105,22 @@ def test_embeddings_that_cannot_be_compared_are_left_out_with_a_warning(
     assert list_picks(tmp_path / "out")[0]["nearest"] is None
     counts = json.loads((tmp_path / "out" / "run.json").read_text())["counts"]
     assert counts["labelled_elsewhere"] == 0
+
+
+def test_damaged_embeddings_are_noticed(weeks: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    variables, last = weeks["variables"], tmp_path / "last"
+    shutil.copytree(weeks["last"], last)
+    shutil.copytree(weeks["last"].parent / "out this" / "parts", tmp_path / "out" / "parts")
+    table = pq.read_table(last / "embeddings.parquet")
+    shorter = pa.array([vector[:8] for vector in table["embedding"].to_pylist()], pa.list_(pa.float32(), 8))
+    pq.write_table(table.set_column(1, "embedding", shorter), last / "embeddings.parquet")
+    done = job("select", **variables | {"CORAL_OUTPUT": tmp_path / "out", "CORAL_PREVIOUS": last})
+    assert done.returncode == 65 and "its embeddings are not those of run.json" in done.stderr
+    data = bytearray((weeks["last"] / "embeddings.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (last / "embeddings.parquet").write_bytes(data)
+    done = job("select", **variables | {"CORAL_OUTPUT": tmp_path / "out", "CORAL_PREVIOUS": last})
+    assert done.returncode == 65 and "embeddings.parquet is damaged" in done.stderr
 
 
 def test_the_file_of_embeddings_knows_labelled_images(job: Job, tmp_path: Path) -> None:
