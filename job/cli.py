@@ -43,7 +43,10 @@ def main() -> int:
         for problem in getattr(error, "problems", [str(error)]):
             logger.error(problem)
         return error.exit_code
-    except Exception:
+    except Exception as error:
+        if explained := limits.explain_memory_error(error):
+            logger.error(str(explained))
+            return explained.exit_code
         logger.exception("Internal error (please report it)")
         return JobError.exit_code
     return 0

@@ -99,6 +99,6 @@ def one_line(error: Exception) -> str:
     return escape(text[:_MAX_CHARACTERS]) + ("..." if len(text) > _MAX_CHARACTERS else "") or type(error).__name__
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, since some libraries append advice and traces."""
     return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__

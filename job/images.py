@@ -16,7 +16,7 @@ import PIL.ImageFile
 import PIL.ImageOps
 import PIL.PngImagePlugin
 
-from job import jpeg
+from job import jpeg, limits
 from job.errors import one_line
 
 BGR = npt.NDArray[np.uint8]
@@ -176,6 +176,7 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
         raise
     except Exception as error:  # Pillow's plug-ins raise any class of error on damaged headers
         _refuse_long_text(error)
+        _expose_lack_of_memory(error)
         raise ImageError(f"not an image that can be read: its header is damaged ({one_line(error)})") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -211,6 +212,12 @@ def _refuse_long_text(error: Exception) -> None:
         raise ImageError(f"its texts or its colour profile are above the limit of {limit}: save it without") from None
 
 
+def _expose_lack_of_memory(error: Exception) -> None:
+    """Raises a MemoryError if there is too little memory: then the image may be good, whatever the library says."""
+    if limits.lacks_memory(error):
+        raise MemoryError from error
+
+
 def _widen_screen(data: bytes, size: tuple[int, int]) -> bytes:
     """Returns a GIF whose screen has the size that Pillow gives it: OpenCV refuses a first frame that is larger."""
     return data[:6] + struct.pack("<HH", *size) + data[10:]
@@ -220,8 +227,10 @@ def _decode_by_opencv(data: bytes) -> BGR:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        _expose_lack_of_memory(error)
         raise ImageError(_damaged(one_line(error))) from None
     if pixels is None:
+        _expose_lack_of_memory(ValueError())  # OpenCV says nothing about it
         raise ImageError(f"{_damaged('its data cannot be decoded')}, or re-encode it as JPEG or PNG")
     return pixels  # type: ignore[return-value]  # IMREAD_COLOR always gives uint8
 
@@ -236,12 +245,14 @@ def _decode_by_pillow(data: bytes) -> BGR:
         raise
     except Exception as error:  # as in `_open`
         _refuse_long_text(error)
+        _expose_lack_of_memory(error)
         raise ImageError(_damaged(one_line(error))) from None
     try:
         cut = _is_cut(image, data)
     except MemoryError:
         raise
     except Exception as error:  # its structure is invalid
+        _expose_lack_of_memory(error)
         raise ImageError(_damaged(one_line(error))) from None
     if cut:
         raise ImageError(_damaged("its data ends before the last row"))

@@ -1,11 +1,21 @@
 """What this process may use of the machine: cores and memory, which a container usually limits."""
 
 import contextlib
+import errno
+import mmap
 import os
+import re
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path, PurePosixPath
 
+from job.errors import ServiceUnavailable, first_line
+
 _ROOT = Path("/")  # holds /proc and /sys
+_TRIAL_BYTES = 1 << 29  # as the largest image takes
+_TEXTS_OF_MEMORY_ERRORS = re.compile(
+    r"insufficient memory|not enough memory|bad_alloc|failed to allocate|(can't|cannot|could not|unable to) allocate",
+    re.IGNORECASE,
+)
 
 
 def count_cores(root: Path = _ROOT) -> int:
@@ -54,6 +64,36 @@ def memory_limit(root: Path = _ROOT) -> int:
         with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
             limits.append(int((folder / name).read_text()))
     return min(limits)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Returns whether an error says that there is not enough memory. OpenCV and torch have no class for that."""
+    known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return known or _TEXTS_OF_MEMORY_ERRORS.search(str(error)) is not None
+
+
+def explain_memory_error(error: BaseException) -> ServiceUnavailable | None:
+    """Returns the error that ends the job if an error says that there is not enough memory, or None."""
+    if not is_memory_error(error):
+        return None
+    return ServiceUnavailable(
+        f"There is not enough memory ({first_line(error)}). Raise the limit of the container (--memory, or "
+        "resources.limits.memory), or use a larger machine, and run the job again. Finished work is saved."
+    )
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Returns whether there is not enough memory, after an error that says so, or that may say it as damage of a file.
+
+    Some libraries report it like that. So half a gigabyte is reserved for a moment, without being used.
+    """
+    if is_memory_error(error):
+        return True
+    try:
+        mmap.mmap(-1, _TRIAL_BYTES).close()
+    except OSError:
+        return True
+    return False
 
 
 def _groups(root: Path, controller: str) -> Iterator[tuple[int, Path]]:

@@ -1,5 +1,6 @@
 """Cores and memory, in containers of both versions of control groups."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import PIL.Image
+import pyarrow as pa
 import pytest
 
-from job import limits
+from job import cli, images, limits
+from job.parts import checked
 
 GIB = 1 << 30
 
@@ -114,3 +120,78 @@ def test_torch_follows_a_real_limit(group_of_one_core: Path) -> None:
     command = [sys.executable, "-c", script, str(group_of_one_core)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-2:] == ["1", "1"]
+
+
+@pytest.mark.parametrize("format_name", ["webp", "bmp", "gif", "tiff", "jp2", "jpg", "png"])
+def test_an_image_without_memory_is_not_damaged(tmp_path: Path, format_name: str) -> None:
+    """In a process whose memory is really limited."""
+    file = tmp_path / f"a.{format_name}"
+    side = 4000
+    PIL.Image.new("RGB", (side, side), (200, 10, 30)).save(
+        file, **({"compression": "tiff_lzw"} if format_name == "tiff" else {})
+    )
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from job import images\n"
+        "data = Path(sys.argv[1]).read_bytes()\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    images.decode(data)\n"
+        "except MemoryError:\n"
+        "    print('memory')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("memory\n", 0), done.stderr
+    assert images.decode(file.read_bytes()).shape == (side, side, 3)
+
+
+def test_a_table_without_memory_is_not_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    file.write_bytes(checked.dump(pa.table({"a": np.zeros(10_000_000)}), {b"made": "here"}))
+    script = (
+        "import io, resource, sys\n"
+        "from pathlib import Path\n"
+        "from job.parts import checked\n"
+        "data = Path(sys.argv[1]).read_bytes()\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    checked.load(io.BytesIO(data))\n"
+        "except MemoryError:\n"
+        "    print('memory')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("memory\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 74.5 GiB"),
+        pa.ArrowMemoryError("realloc of size 11712 failed"),
+        cv2.error("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 1 bytes in function"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_memory_is_the_reason(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.cli, "main", fail)  # in place of a command that needs more memory than there is
+    assert cli.main() == 69
+    assert [record.exc_info for record in caplog.records] == [None]
+    assert "There is not enough memory (" in caplog.text and "(--memory, or" in caplog.text
+
+
+def test_a_fault_of_the_job_is_not_told_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: Any) -> None:
+        raise ValueError("memory of a colour profile")
+
+    monkeypatch.setattr(cli.cli, "main", fail)
+    assert cli.main() == 70
+    assert not limits.lacks_memory(ValueError("damaged"))

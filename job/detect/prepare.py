@@ -14,7 +14,7 @@ import torch
 from detectron2.data import transforms
 from torchvision.transforms.v2 import functional
 
-from job import images, jpeg, parts
+from job import images, jpeg, limits, parts
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
@@ -148,12 +148,12 @@ class Preparation:
             status, reason = "unread", "it was deleted after the listing, is a broken link, or its name is not UTF-8"
         except OSError as error:
             status, reason = "unread", f"it cannot be read: {error.strerror}"
-        except MemoryError:
-            status, reason = "unread", "there is not enough memory to decode it"
         except JobError:
             raise
         except Exception as error:  # no content of a file may end the job
             status, reason = "failed", f"a library failed to process it ({type(error).__name__}: {error})"
+            if limits.lacks_memory(error):
+                status, reason = "unread", "there is not enough memory to decode it"
         self.budget.hold(number, 0)
         return parts.Row(entry.key, entry.etag, entry.size, status, reason)
 

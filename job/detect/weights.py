@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from job import limits
 from job.detect import gpu
 from job.errors import JobError, ServiceUnavailable, SettingsError, one_line
 from job.progress import Progress
@@ -156,6 +157,8 @@ def load(model: torch.nn.Module, path: Path, location: str, *, trust_pickle: boo
     except JobError:
         raise
     except Exception as error:  # torch, pickle and zipfile raise many types on a damaged file
+        if limits.is_memory_error(error):
+            raise
         raise SettingsError(f"The weights {path} cannot be read: {one_line(error)[:300]}.") from error
 
 

@@ -62,6 +62,8 @@ def _explain(load: Any) -> Any:
     """Calls a function that loads an array, and says what is wrong if it fails."""
     try:
         return load()
+    except MemoryError:
+        raise
     except Exception as error:  # of numpy, zipfile, zlib, and Python's tokenizer, which parses a damaged header
         if "pickle" in str(error):  # numpy advises to allow pickles
             raise ValueError(

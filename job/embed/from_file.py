@@ -37,6 +37,8 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     name_list = _read_file(uri, f"{uri[:-4]}.txt") if uri.endswith(".npy") else b""
     try:
         names, values = _parse(uri, data, name_list)
+    except MemoryError:  # Arrow's are among its other errors
+        raise
     except (OSError, pa.ArrowException) as error:
         raise _invalid(uri, f"cannot be read: {one_line(error).rstrip('.')}") from None
     except ValueError as error:

@@ -66,6 +66,8 @@ def read(data: bytes, uri: str, classes: tuple[str, ...] | None) -> Reading:
 def _refuse_damaged(uri: str) -> Iterator[None]:
     try:
         yield
+    except MemoryError:  # Arrow's are among its other errors
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow raises each of them for damaged files
         raise SettingsError(
             f"CORAL_PREDICTIONS, {uri}: the file cannot be read as Parquet ({one_line(error).rstrip('.')}). Write it "

@@ -107,6 +107,8 @@ def read(uri: str) -> Metadata:
         content = {name: _convert(table[name], name) for name in table.column_names if name != title}
         if not content:
             raise ValueError(f"has no column besides {shorten(title)}")
+    except MemoryError:  # Arrow's are among its other errors
+        raise
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or one_line(error).rstrip(".")
         raise _invalid(uri, f"cannot be read: {reason}") from None
@@ -269,6 +271,8 @@ def _parse_lines(text: str) -> pa.Table:
 def _make_array(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
+    except MemoryError:  # Arrow's are among its other errors
+        raise
     except (pa.ArrowException, OverflowError) as error:
         raise ValueError(f"has values of several types in its column {shorten(name)}: {one_line(error)}") from None
 

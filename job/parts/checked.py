@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from job import limits
+
 _DIGESTS = b"coralpick-digests"
 _METADATA = ""  # in place of a column's name: the digest of the rest of the metadata
 
@@ -62,6 +64,8 @@ def load(source: Any, columns: list[str] | None = None) -> pa.Table:
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if limits.lacks_memory(error):
+            raise MemoryError from error
         raise DamagedTableError(" ".join(str(error).split())[:200]) from error
     return table.replace_schema_metadata(metadata)
 
