@@ -13,6 +13,7 @@ from job.storage.base import Entry, Storage, keep_all
 from job.uris import Location
 
 _MAX_SIMULTANEOUS = 32
+_MAX_SIZE = (1 << 63) - 1  # bytes; what a column of a table can hold
 
 
 class FileList:
@@ -40,14 +41,16 @@ class FileList:
         self._folders: dict[Location, Storage] = {}
         self._lock = threading.Lock()
         self._entries: dict[str, Entry | None] = {}  # None if the store must be asked
+        count = 1
         try:
             for line in _lines(text, json_lines=uri.endswith(".jsonl")):
                 key = line["uri"]
+                if isinstance(key, str) and key and not names.is_text(key):
+                    raise ValueError("has a uri that is not valid Unicode")
                 self._locate(key)
-                complete = isinstance(line.get("etag"), str) and isinstance(line.get("size"), int)
-                self._entries[key] = Entry(key, line["etag"].strip('"'), line["size"]) if complete else None
-        except (ValueError, KeyError, TypeError) as error:
-            count = len(self._entries) + 1
+                self._entries[key] = _read_entry(key, line)
+                count += 1
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SettingsError(
                 f"CORAL_INPUT={uri!r} is not a list of files: entry {count} {_reason(error)}. "
                 "Write one path or URI per line."
@@ -116,7 +119,17 @@ def _lines(text: str, *, json_lines: bool) -> Iterator[dict[str, Any]]:
             yield {"uri": value} if isinstance(value, str) else value
 
 
+def _read_entry(key: str, line: dict[str, Any]) -> Entry | None:
+    """Reads the entry that a line gives; None if there is none, or one that cannot be true."""
+    etag, size = line.get("etag"), line.get("size")
+    if not names.is_text(etag) or type(size) is not int or not 0 <= size <= _MAX_SIZE:
+        return None
+    return Entry(key, etag.strip('"'), size)
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
         return "is not valid JSON"
     return str(error) if type(error) is ValueError else "has no uri"

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 
-from job import logs, retry
+from job import images, logs, retry
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
-from job.storage import Entry, Storage, open_folder, open_source, read_file
+from job.storage import Entry, Listing, Storage, open_folder, open_source, read_file
 from job.storage.base import keep_all
 from job.storage.gcs_azure import CloudFolder
 from job.storage.local import LocalFolder
@@ -516,6 +517,8 @@ def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
         ("l.jsonl", '"a.jpg"\n{"url": "b"}\n', "entry 2 has no uri"),
         ("l.jsonl", "[1]\n", "entry 1 has no uri"),
         ("l.jsonl", "a.jpg\n", "entry 1 is not valid JSON"),
+        ("l.jsonl", '"a.jpg"\n"a.jpg"\n"\\ud800.jpg"\n', "entry 3 has a uri that is not valid Unicode"),
+        ("l.jsonl", "[" * 200_000, "entry 1 is nested too deeply"),
     ],
 )
 def test_a_list_that_is_none(tmp_path: Path, name: str, text: str, says: str) -> None:
@@ -523,6 +526,32 @@ def test_a_list_that_is_none(tmp_path: Path, name: str, text: str, says: str) ->
     with pytest.raises(SettingsError, match=says) as caught:
         open_source(str(tmp_path / name), threading.Event())
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"etag": "\ud800", "size": 5}, {"etag": "e", "size": 10**30}, {"etag": "e", "size": True}, {"size": -1}]
+)
+def test_an_entry_that_cannot_be_true_is_not_believed(tmp_path: Path, given: dict[str, Any]) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1234")
+    (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "a.jpg"} | given))
+    listing = Listing.from_entries(open_source(str(tmp_path / "list.jsonl"), threading.Event()).list())
+    assert [(entry.key, entry.size) for entry in listing] == [("a.jpg", 4)]
+
+
+def test_the_size_in_a_list_is_not_believed(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    client(moto.endpoint).put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/a.jpg", Body=bytes(1001))
+    (tmp_path / "a.jpg").write_bytes(bytes(1001))
+    lines = []
+    for place in (moto.uri(tmp_path.name), str(tmp_path)):
+        entry = open_folder(place).stat("a.jpg")
+        assert entry is not None
+        lines.append({"uri": f"{place}/a.jpg", "etag": entry.etag, "size": 10})
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = open_source(str(tmp_path / "list.jsonl"), threading.Event())
+    for entry in source.list():
+        with pytest.raises(OSError, match="its size is above the limit of 1,000 bytes"):
+            source.read(entry.key, entry.etag)
 
 
 def test_one_file_from_anywhere(moto: S3, tmp_path: Path) -> None:
