@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.layers import ROIAlign
+from torch import nn
 
 from job.detect import last_layers, probabilities
 from tests.detect.test_probabilities import batch, network
@@ -73,13 +75,30 @@ def test_outputs_are_closer_to_single_precision(name: str) -> None:
     assert len(different) > 4 * len(tied)
 
 
+def test_corners_of_regions_are_not_rounded() -> None:
+    # A map whose features are the coordinates of its pixels, at stride 8.
+    rows, columns = 100, 168
+    maps = torch.stack([torch.arange(columns).expand(rows, -1), torch.arange(rows)[:, None].expand(-1, columns)])
+    net = nn.Sequential(ROIAlign((1, 1), 1 / 8, 0, aligned=True))
+    regions = torch.tensor([[0.0, 1203.0, 602.5, 1211.0, 610.5]])
+    center = torch.tensor([1207.0, 606.5]) / 8 - 0.5
+    half = maps[None].bfloat16()  # all exact
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (net[0](half, regions).flatten() - center).abs().max() > 0.3
+        last_layers.keep_in_float32(net)
+        pooled = net[0](half, regions)
+    assert pooled.dtype == torch.bfloat16
+    torch.testing.assert_close(pooled.flatten(), center.bfloat16())
+    torch.testing.assert_close(net[0](maps[None].float(), regions).flatten(), center)
+
+
 def test_layers_stay_the_model_s_own() -> None:
     net = network("faster")
     state = copy.deepcopy(net.state_dict())
     last_layers.keep_in_float32(net)
     last_layers.keep_in_float32(net)
     assert net.state_dict().keys() == state.keys()
-    assert type(net.roi_heads.box_predictor.cls_score) is torch.nn.Linear
+    assert type(net.roi_heads.box_predictor.cls_score) is nn.Linear
     # A copy computes with its own weights.
     copied = copy.deepcopy(net).roi_heads.box_predictor.cls_score
     copied.weight.data.zero_()

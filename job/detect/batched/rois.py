@@ -42,23 +42,19 @@ def count_levels(pooler: Any, levels: torch.Tensor) -> torch.Tensor:
 def pool(pooler: Any, maps: list[torch.Tensor], regions: Regions) -> torch.Tensor:
     """Pools the features of regions as detectron2's `ROIPooler` does, without waiting for the GPU.
 
-    In half precision, detectron2 rounds the corners to half precision, too: to 8 pixels in bfloat16. Here, corners and
-    sums are in single precision.
-
     Args:
         pooler: detectron2's ROIPooler.
         maps: Feature maps of its levels.
         regions: M regions.
 
     Returns:
-        (M, channels, rows, columns) in the precision of the maps.
+        (M, channels, rows, columns).
     """
     rows = torch.cat([regions.images[:, None].to(regions.boxes.dtype), regions.boxes], dim=1)
-    with torch.autocast(rows.device.type, enabled=False):
-        if len(pooler.level_poolers) == 1:
-            return pooler.level_poolers[0](maps[0].float(), rows).to(maps[0].dtype)  # type: ignore[no-any-return]
-        pooled = maps[0].new_zeros((len(rows), maps[0].shape[1], *pooler.output_size))
-        by_level = torch.split(regions.levels.argsort(stable=True), regions.level_counts)
-        for level_pooler, level_map, index in zip(pooler.level_poolers, maps, by_level, strict=True):
-            pooled[index] = level_pooler(level_map.float(), rows[index]).to(level_map.dtype)
+    if len(pooler.level_poolers) == 1:
+        return pooler.level_poolers[0](maps[0], rows)  # type: ignore[no-any-return]
+    pooled = maps[0].new_zeros((len(rows), maps[0].shape[1], *pooler.output_size))
+    by_level = torch.split(regions.levels.argsort(stable=True), regions.level_counts)
+    for level_pooler, level_map, index in zip(pooler.level_poolers, maps, by_level, strict=True):
+        pooled[index] = level_pooler(level_map, rows[index])
     return pooled
