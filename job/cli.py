@@ -163,7 +163,7 @@ def select(settings: Settings, stop: Stop) -> None:
 
 
 @cli.command(cls=_Command, short_help="Verify the setup.", epilog=_EPILOG)
-@click.option("--trial", is_flag=True, help="Also run the detector on 20 images, and estimate the time for all images.")
+@click.option("--trial", is_flag=True, help="Also run the detector on some images, and estimate the time for all.")
 @click.option(
     "--price-per-hour",
     type=click.FloatRange(min=0),

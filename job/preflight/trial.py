@@ -14,7 +14,7 @@ from job.storage.local import LocalFolder
 if TYPE_CHECKING:
     from job.detect.model import Detector
 
-_NUM_IMAGES = 20
+_NUM_IMAGES, _NUM_BATCHES = 20, 3  # whichever are more: on a GPU, up to three batches are on their way
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Trial:
         if not state.listing or state.source is None or state.detector is None:
             yield Warn("No trial is possible: fix the images and the detector first.")
             return
-        sample = Listing.from_entries(state.listing.sample(_NUM_IMAGES))
-        measured = _measure(state, sample, state.source, state.detector)
+        batch_size = _find_batch_size(state, state.detector)
+        sample = Listing.from_entries(state.listing.sample(max(_NUM_IMAGES, _NUM_BATCHES * batch_size)))
+        measured = _measure(state, sample, state.source, state.detector, batch_size)
         rate, left = len(sample) / measured.seconds, len(state.listing) - state.num_done
         shard = f" of shard {state.shard.index}" if state.shard.count > 1 else ""
         images = f"{left}{' unfinished' if state.num_done else ''} images{shard}"
@@ -66,13 +67,18 @@ class Trial:
         return f", cost {cost:.2f}{f' (all {shards} shards: {cost * shards:.2f})' if shards > 1 else ''}"
 
 
-def _measure(state: State, sample: Listing, source: Source, detector: "Detector") -> Measurement:
-    from job.detect import runner
+def _find_batch_size(state: State, detector: "Detector") -> int:
+    """Finds the batch size beforehand, as a run does once: among few images that would weigh too much."""
     from job.detect.inference import Inference
 
-    # A run finds its batch size once. Among few images that would weigh too much, so it is found beforehand.
     inference = Inference(detector, state.settings.batch_size)
     inference.close()
+    return inference.batch_size
+
+
+def _measure(state: State, sample: Listing, source: Source, detector: "Detector", batch_size: int) -> Measurement:
+    from job.detect import runner
+
     # On a GPU, the first run also loads its code.
     for _ in range(2 if detector.device.type == "cuda" else 1):
         with tempfile.TemporaryDirectory(prefix="coralpick-") as folder, state.stop.defer() as requested:
@@ -84,7 +90,7 @@ def _measure(state: State, sample: Listing, source: Source, detector: "Detector"
                 output,
                 detector,
                 set(),
-                batch_size=inference.batch_size,
+                batch_size=batch_size,
                 part_size=state.settings.part_size,
                 stop=requested,
                 imported=state.to_embed,

@@ -653,6 +653,8 @@ def test_a_trial_takes_twenty_from_all_over_and_counts_the_unusable(pool: Settin
     assert "the run would end with 65, since CORAL_MAX_FAILED=0.05" in str(unusable)
     what.settings = settings(max_failed=0.5)
     assert type(tried(trial.Trial(None).estimate, what)[1]) is str
+    what.settings = settings(max_failed=0.5, batch_size=9)
+    assert "images/s on 27 images" in str(tried(trial.Trial(None).estimate, what)[0])  # three batches
     assert "No trial is possible" in only(trial.Trial(None).estimate, known(), Warn)
 
 
