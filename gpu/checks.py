@@ -23,7 +23,6 @@ from job.settings.schema import Precision
 _MAX_MOVED_SHARE = 0.02
 _MAX_FP32_SCORE = 1e-3
 _OVERSIZED_BATCH = 16
-_CUDNN: Any = torch.backends.cudnn  # torch declares no types for the parts of it
 
 
 def list_checks() -> list[Check]:
@@ -54,8 +53,8 @@ def describe_machine(bench: Bench) -> Finding:
         "cuda": torch.version.cuda,
         "gpus": [],
         "tf32": {
-            "conv": _CUDNN.conv.fp32_precision,
-            "matmul": torch.backends.cuda.matmul.fp32_precision,
+            "conv": torch.backends.cudnn.allow_tf32,
+            "matmul": torch.backends.cuda.matmul.allow_tf32,
         },
     }
     for index in range(torch.cuda.device_count() if bench.device == "cuda" else 0):
@@ -81,9 +80,9 @@ class _PrecisionCheck:
         self._name = name
 
     def __call__(self, bench: Bench) -> Finding:
-        count = bench.size(24, 2) if self._name == "yolo" else bench.size(8, 1)
+        count = bench.size(24 if self._name == "yolo" else 8, 2)
         frames = pictures.copy_frames(count, bench.folder / f"frames-{count}")
-        runs = {
+        runs = {  # device, precision, and whether convolutions round to TF32, which the job forbids
             "cpu": ("cpu", "fp32", False),
             "fp32": (bench.device, "fp32", False),
             "fp32, TF32": (bench.device, "fp32", True),
@@ -95,12 +94,10 @@ class _PrecisionCheck:
             if bench.toy and run in ("fp32, TF32", "fp16"):
                 continue
             detector = models.build(bench, self._name, device, cast(Precision, precision))
-            output = bench.output(f"{self._name}-{precision}-{tf32}-{device}")
-            _allow_tf32(tf32)
-            try:
-                seconds[run] = drive.predict(detector, frames, output, batch_size=4)
-            finally:
-                _allow_tf32(True)
+            if tf32:
+                _get_backbone(detector).register_forward_pre_hook(_allow_tf32)
+            output = bench.output(f"{self._name}-{run.replace(', ', '-')}")
+            seconds[run] = drive.predict(detector, frames, output, batch_size=4)
             detections[run] = drive.read(output)
         references = {"fp32": "cpu"} | {run: "fp32" for run in runs if run not in ("cpu", "fp32")}
         differences = {
@@ -123,9 +120,14 @@ class _PrecisionCheck:
         return Finding("\n".join(f"{run}: {found}" for run, found in differences.items()), figures, problems)
 
 
-def _allow_tf32(allowed: bool) -> None:
-    # Both, since torch refuses to say whether TF32 is allowed where they differ.
-    _CUDNN.conv.fp32_precision = _CUDNN.rnn.fp32_precision = "tf32" if allowed else "ieee"
+def _get_backbone(detector: Detector) -> torch.nn.Module:
+    """Returns the part of the model that is called once for each batch, whoever calls it."""
+    backbone: torch.nn.Module = getattr(detector.model, "backbone", detector.model)
+    return backbone
+
+
+def _allow_tf32(*_: Any) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # the job itself forbids it, and sets it back at its end
 
 
 class _Messages(logging.Handler):
@@ -158,7 +160,7 @@ def exhaust_memory(bench: Bench) -> Finding:
         lift()
         logger.removeHandler(messages)
     difference = compare.compare(drive.read(calm), drive.read(capped))
-    halved = [text for text in messages.texts if "batch size" in text]
+    halved = [text for text in messages.texts if "ran out of memory" in text]
     problems = []
     if not halved:
         problems.append("the memory sufficed for the oversized batch, so nothing was tried")
@@ -194,7 +196,7 @@ def _pretend_cap(detector: Detector, fitting: int) -> Any:
         if len(inputs[0]) > fitting:
             raise torch.OutOfMemoryError("a pretended cap")
 
-    return detector.model.register_forward_pre_hook(refuse).remove
+    return _get_backbone(detector).register_forward_pre_hook(refuse).remove
 
 
 def read_odd_images(bench: Bench) -> Finding:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from detectron2 import model_zoo
 from detectron2.layers import FrozenBatchNorm2d
@@ -23,7 +24,6 @@ from gpu.harness import Bench
 from job import images
 from job.detect import config, model
 from job.detect.model import Detector
-from job.detect.prepare import to_tensor
 from job.settings import Settings
 from job.settings.schema import Precision
 
@@ -111,7 +111,7 @@ def _fit(network: nn.Module, built: config.DetectorConfig) -> dict[str, torch.Te
             hooks.append(module.register_forward_hook(lambda layer, _, output: outputs[layer].append(output)))
     paths = sorted(fetch.FRAMES.iterdir())
     decoded = [images.decode(paths[index].read_bytes()) for index in (len(paths) // 4, len(paths) * 3 // 4)]
-    inputs = [{"image": to_tensor(image, _Sizes(built)), "height": 100, "width": 200} for image in decoded]  # type: ignore[arg-type]
+    inputs = [{"image": _resize(image, built.min_size), "height": 100, "width": 200} for image in decoded]
     with torch.inference_mode():
         network(inputs)
         for layer, logits in outputs.items():
@@ -122,11 +122,9 @@ def _fit(network: nn.Module, built: config.DetectorConfig) -> dict[str, torch.Te
     return network.state_dict()
 
 
-class _Sizes:
-    """The part of a detector that `to_tensor` reads."""
-
-    def __init__(self, built: config.DetectorConfig) -> None:
-        self.channels, self.min_size, self.max_size = built.channels, built.min_size, built.max_size
+def _resize(image: images.BGR, short_side: int) -> torch.Tensor:
+    scale = short_side / min(image.shape[:2])
+    return torch.from_numpy(cv2.resize(image, None, fx=scale, fy=scale)).permute(2, 0, 1)
 
 
 class _Once:
