@@ -12,7 +12,7 @@ import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
-from job.detect import batched, config, model, probabilities
+from job.detect import batched, config, last_layers, model, probabilities
 from job.detect.batched import choice, suppression
 from job.detect.model import Detector
 from job.detect.prepare import to_tensor
@@ -45,6 +45,7 @@ def attached(net: Any) -> Any:
     """The model as the job runs it."""
     probabilities.attach(net)
     model._disable_masks(net)
+    last_layers.keep_in_float32(net)
     return net.eval()
 
 
