@@ -175,11 +175,11 @@ bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a c
 
 ##@ On a GPU
 
-gpu-test: $(VENV)/.runtime ## Compares the job on a GPU with the job on the CPU (4 minutes on an H100).
+gpu-test: $(VENV)/.runtime ## Compares the job on a GPU with the job on the CPU (at most 4 minutes).
 	@$(RUN) -m demo.fetch
 	@$(RUN) -W ignore -m gpu test
 
-bench-gpu: $(VENV)/.runtime ## Measures images per second on a GPU, and what limits them (3 minutes on an H100).
+bench-gpu: $(VENV)/.runtime ## Measures images per second on a GPU, and what limits them (at most 3 minutes).
 	@$(RUN) -m demo.fetch
 	@$(RUN) -W ignore -m gpu bench
 

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LISTS = {"test": ("gpu.checks", 240.0), "bench": ("gpu.bench", 150.0)}  # module and seconds
 
 
+TITLES = {"test": "gpu-test", "bench": "gpu"}  # names of the files with the results
+
+
 def main() -> int:
     """Runs what the command line says; returns 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m gpu", description=__doc__)
@@ -34,7 +37,7 @@ def main() -> int:
         for name in LISTS if toy else [arguments.command]:
             shutil.rmtree(folder / "out", ignore_errors=True)
             module, seconds = LISTS[name]
-            title = f"gpu-{name}-rehearsal" if toy else f"gpu-{name}"
+            title = f"gpu-{name}-rehearsal" if toy else TITLES[name]
             runner = Runner(module, bench, seconds=arguments.seconds or seconds, output=arguments.output, title=title)
             passed &= runner.run(arguments.only)
     return 0 if passed else 1

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from gpu import figures
 from job import exports, publish, scores
 from job.settings import resolve
 
@@ -17,6 +18,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "outputs": publish.markdown_table,
     "exports": exports.markdown_table,
     "scores": scores.markdown_table,
+    "gpu": figures.benchmark_table,
+    "checks": figures.checks_table,
 }
 _MARKER = ": written by make docs -->"
 _TABLE = re.compile(rf"<!-- (\w+){_MARKER}\n.*?<!-- end of \1 -->\n", re.DOTALL)
