@@ -21,7 +21,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, one_line
+from job.errors import AccessDenied, ServiceUnavailable, SettingsError, one_line
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, keep_all, name_for_keep, refuse_size
 from job.storage.rights import S3_RIGHTS
@@ -288,7 +288,7 @@ class S3Folder:
             return SettingsError(f"{self.uri}: the bucket is in another region: set AWS_REGION.")
         if method == "get_object":
             return OSError(errno.EIO, f"the store answered {status} {code}")
-        return JobError(f"{self.uri}: the store answered {status} {code} to {method}.")
+        return ServiceUnavailable(f"{self.uri}: the store answered {status} {code} to {method}.")
 
 
 def _make_config(unsigned: bool, patience: Patience) -> Config:

@@ -114,6 +114,7 @@ def test_patience_is_whole_once_the_store_has_answered(proxy: FaultProxy) -> Non
         ("read", "403", PermissionError, "s3:GetObject is missing"),
         ("read", "404", FileNotFoundError, "no such object"),
         ("write", "403", AccessDenied, "s3:PutObject is missing"),
+        ("write", "400", ServiceUnavailable, "the store answered 400 InvalidRequest to put_object"),
     ],
 )
 def test_what_is_refused_is_not_tried_again(

@@ -221,8 +221,8 @@ class Fault:
     """A fault that the proxy applies to the next matching requests.
 
     Attributes:
-        kind: ``503``, ``500``, ``403``, ``404``, ``reset``, ``stall``, ``drip``, ``truncate`` or ``corrupt``. The last
-            two change the body of a PUT, and otherwise the answer.
+        kind: ``503``, ``500``, ``400``, ``403``, ``404``, ``reset``, ``stall``, ``drip``, ``truncate`` or ``corrupt``.
+            The last two change the body of a PUT, and otherwise the answer.
         match: Regular expression for ``METHOD path``.
         times: Number of requests; -1 for all.
     """
@@ -236,7 +236,7 @@ _DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "corrupt": lambda data: bytes([data[0] ^ 1]) + data[1:],
     "truncate": lambda data: data[: len(data) // 2],
 }
-_CODES = {"503": "SlowDown", "500": "InternalError", "403": "AccessDenied", "404": "NoSuchKey"}
+_CODES = {"503": "SlowDown", "500": "InternalError", "403": "AccessDenied", "404": "NoSuchKey", "400": "InvalidRequest"}
 
 
 class FaultProxy:
