@@ -19,6 +19,7 @@ from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.progress import now
 from job.settings import Settings
+from job.settings.schema import Precision
 from job.stopping import MESSAGE, Stop
 
 if TYPE_CHECKING:
@@ -189,13 +190,18 @@ class Run:
             logger.warning(unknown)
         return match
 
-    def need_detector(self) -> "Detector":
-        """The detector, or the embedder if the detections are imported; built on first use."""
+    def need_detector(self, precision: Precision | None = None) -> "Detector":
+        """The detector, or the embedder if the detections are imported; built on first use.
+
+        Args:
+            precision: ``fp32``, ``fp16`` or ``bf16``; None for that of the settings.
+        """
         from job.detect import embedder  # detectron2, which a selection from other detections does not need
 
         if self.detector is None:
             with self.stage("load the detector"):
-                self.detector = embedder.build(self.settings)
+                settings = dataclasses.replace(self.settings, precision=precision or self.settings.precision)
+                self.detector = embedder.build(settings)
         return self.detector
 
     def need_detector_of(self, pool: Pool) -> "Detector":

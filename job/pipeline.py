@@ -124,6 +124,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
         JobError: If the job cannot finish (see `job.errors`).
     """
     from job.detect import runner
+    from job.detect.agreement import agree_on_precision
 
     settings, output = run.settings, run.output
     if settings.predictions and not settings.embeds_images:
@@ -136,7 +137,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
         with run.stage("import"):
             imported = import_for_images(run, require(state.files), shard)
         listing, state.class_names = imported.listing, imported.provenance.class_names
-    state.detector = detector = run.need_detector()
+    state.detector = detector = run.need_detector(agree_on_precision(settings, output))
     preflight.verify(state, preflight.DETECTOR)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)

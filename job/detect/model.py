@@ -10,6 +10,7 @@ from job import scores
 from job.detect import config, gpu, last_layers, probabilities, weights
 from job.errors import JobError, SettingsError, one_line
 from job.settings import Settings
+from job.settings.schema import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def build(settings: Settings) -> Detector:
     )
 
 
-def choose_precision(settings: Settings, device: torch.device) -> str:
+def choose_precision(settings: Settings, device: torch.device) -> Precision:
     """Chooses the number format of a model on a device: ``fp32``, ``fp16`` or ``bf16``."""
     if settings.precision != "auto":
         return settings.precision

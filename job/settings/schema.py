@@ -255,7 +255,8 @@ class Settings:
     precision: Precision = knob(
         "CORAL_PRECISION",
         "auto",
-        "Number format of the model: auto, fp32, fp16 or bf16. auto is fp16 on GPUs with tensor cores, else fp32.",
+        "Number format of the model: auto, fp32, fp16 or bf16. auto is fp16 on GPUs with tensor cores, else "
+        "fp32; all shards of a run compute as the first one does.",
         one_of("auto", "fp32", "fp16", "bf16"),
         group=_MAP,
         metavar="NAME",
