@@ -13,7 +13,13 @@ ENVIRONMENT = dict(pair.split("=", 1) for pair in PAIRS)
 
 # Errors that a retry can help against, and those that it cannot: every error of the job is one of the two.
 AGAIN: set[type[JobError]] = {errors.JobError, errors.ServiceUnavailable, errors.TryAgain, errors.Stopped}
-NEVER: set[type[JobError]] = {errors.SettingsError, errors.TooManyFailedImages, errors.AccessDenied}
+NEVER: set[type[JobError]] = {
+    errors.SettingsError,
+    errors.LinkError,
+    errors.TooManyFailedImages,
+    errors.DamagedFileError,
+    errors.AccessDenied,
+}
 KILLED = 137
 
 
