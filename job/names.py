@@ -24,9 +24,23 @@ def parse(text: str) -> list[str]:
     Raises:
         ValueError: If a line begins with a quotation mark but is not a JSON string.
     """
+    return [parse_line(line) for line in split(text)]
+
+
+def split(text: str) -> list[str]:
+    """Splits a list of file names into its lines, without the empty ones."""
     # Not splitlines, which also splits at characters that names may contain.
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    return [json.loads(line) if line.startswith('"') else line for line in lines if line]
+    return [line for line in lines if line]
+
+
+def parse_line(line: str) -> str:
+    """Parses one line of a list of file names.
+
+    Raises:
+        ValueError: If the line begins with a quotation mark but is not a JSON string.
+    """
+    return str(json.loads(line)) if line.startswith('"') else line
 
 
 def _quote(name: str) -> str:

@@ -41,20 +41,21 @@ class FileList:
         self._folders: dict[Location, Storage] = {}
         self._lock = threading.Lock()
         self._entries: dict[str, Entry | None] = {}  # None if the store must be asked
-        count = 1
-        try:
-            for line in _lines(text, json_lines=uri.endswith(".jsonl")):
+        json_lines = uri.endswith(".jsonl")
+        for number, text_line in enumerate(_split(text, json_lines=json_lines), start=1):
+            try:
+                line = _parse(text_line, json_lines=json_lines)
                 key = line["uri"]
                 if isinstance(key, str) and key and not names.is_text(key):
                     raise ValueError("has a uri that is not valid Unicode")
                 self._locate(key)
                 self._entries[key] = _read_entry(key, line)
-                count += 1
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise SettingsError(
-                f"CORAL_INPUT={uri!r} is not a list of files: entry {count} {_reason(error)}. "
-                "Write one path or URI per line."
-            ) from None
+            except (ValueError, KeyError, TypeError) as error:
+                reason = str(error) if isinstance(error, ValueError) else "has no uri"
+                raise SettingsError(
+                    f"CORAL_INPUT={uri!r} is not a list of files: entry {number} {reason}. "
+                    "Write one path or URI per line."
+                ) from None
 
     @property
     def is_empty(self) -> bool:
@@ -109,14 +110,18 @@ class FileList:
         return Location(self._base.scheme, self._base.bucket, path)
 
 
-def _lines(text: str, *, json_lines: bool) -> Iterator[dict[str, Any]]:
-    if not json_lines:
-        yield from ({"uri": name} for name in names.parse(text))
-        return
-    for line in text.split("\n"):
-        if line.strip():
-            value = json.loads(line)
-            yield {"uri": value} if isinstance(value, str) else value
+def _split(text: str, *, json_lines: bool) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()] if json_lines else names.split(text)
+
+
+def _parse(line: str, *, json_lines: bool) -> dict[str, Any]:
+    try:
+        value: Any = json.loads(line) if json_lines else names.parse_line(line)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError:
+        raise ValueError("is not valid JSON") from None
+    return {"uri": value} if isinstance(value, str) else value
 
 
 def _read_entry(key: str, line: dict[str, Any]) -> Entry | None:
@@ -125,11 +130,3 @@ def _read_entry(key: str, line: dict[str, Any]) -> Entry | None:
     if not names.is_text(etag) or type(size) is not int or not 0 <= size <= _MAX_SIZE:
         return None
     return Entry(key, etag.strip('"'), size)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        return "is not valid JSON"
-    return str(error) if type(error) is ValueError else "has no uri"

@@ -518,6 +518,9 @@ def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
         ("l.jsonl", "[1]\n", "entry 1 has no uri"),
         ("l.jsonl", "a.jpg\n", "entry 1 is not valid JSON"),
         ("l.jsonl", '"a.jpg"\n"a.jpg"\n"\\ud800.jpg"\n', "entry 3 has a uri that is not valid Unicode"),
+        ("l.txt", 'a.jpg\na.jpg\n\n"b.jpg\n', "entry 3 is not valid JSON"),
+        ("l.txt", 'a.jpg\n"\\ud800.jpg"\n', "entry 2 has a uri that is not valid Unicode"),
+        ("l.jsonl", '{"uri": "a.jpg", "etag": "x", "size": 1' + "0" * 5000 + "}", "entry 1 is not valid JSON"),
         ("l.jsonl", "[" * 200_000, "entry 1 is nested too deeply"),
     ],
 )
