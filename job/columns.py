@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from job.names import shorten, shorten_text
 
@@ -80,9 +81,42 @@ def read_names(column: pa.ChunkedArray, title: str) -> list[str]:
     """
     if len(column) and (kind := describe_type(column.type)) != "text":
         raise ValueError(f"has {kind} in its column {shorten(title)}, from row 1 on, where file names should be")
+    if not pa.types.is_null(column.type):
+        _check_texts(column.cast(pa.large_binary()), title)
     values = column.to_pylist()
     check_names(values, title)
     return [str(value) for value in values]
+
+
+def _check_texts(column: pa.ChunkedArray, title: str) -> None:
+    """Refuses repeated names and bytes that are not UTF-8, before a Python object is made of each name.
+
+    Args:
+        column: The names, as bytes.
+        title: Name of the column.
+
+    Raises:
+        ValueError: If there is such a name.
+    """
+    counts = pc.value_counts(column)
+    names, numbers = counts.field("values"), counts.field("counts")
+    try:
+        names.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        name = next(name for name in names if not _is_utf8(name.as_py() or b""))
+        row, shown = pc.index(column, name).as_py() + 1, shorten(name.as_py())
+        raise ValueError(f"has a file name that is not UTF-8 in {shorten(title)}, row {row}: {shown}") from None
+    is_repeated = pc.and_(pc.greater(numbers, 1), pc.greater(pc.binary_length(names), 0))
+    if len(repeated := names.filter(is_repeated)):
+        raise ValueError(f"has two rows of {shorten(min(repeated.to_pylist()).decode())}")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_names(values: Iterable[str | None], title: str) -> None:

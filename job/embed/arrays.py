@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from job import columns, names
 from job.columns import VECTOR_COLUMNS
+from job.embed.size import check_memory
 from job.errors import one_line
 from job.names import shorten
 
@@ -24,6 +25,7 @@ def read_npz(data: bytes) -> tuple[list[str], Array]:
     if isinstance(archive, np.ndarray):
         raise ValueError("is one array, as in a .npy file: give it that ending, and its file names in a .txt file")
     columns.check_columns(archive.files)
+    check_memory(sum(member.file_size for member in archive.zip.infolist()))
     name_title = columns.find_name_column(archive.files)
     title = columns.find_column(archive.files, VECTOR_COLUMNS)
     if title is None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job.embed import arrays, tabular
+from job.embed.size import check_dimensions
 from job.errors import SettingsError, one_line
 from job.inputs.match import Match, compare
 from job.names import quantify, shorten
@@ -37,10 +38,13 @@ def read(uri: str) -> tuple[list[str], npt.NDArray[np.float32], str]:
     name_list = _read_file(uri, f"{uri[:-4]}.txt") if uri.endswith(".npy") else b""
     try:
         names, values = _parse(uri, data, name_list)
+        check_dimensions(values.shape[1])
     except MemoryError:  # Arrow's are among its other errors
         raise
     except (OSError, pa.ArrowException) as error:
         raise _invalid(uri, f"cannot be read: {one_line(error).rstrip('.')}") from None
+    except UnicodeDecodeError as error:
+        raise _invalid(uri, f"holds text that is not UTF-8 ({error.reason} at byte {error.start})") from None
     except ValueError as error:
         raise _invalid(uri, str(error)) from None
     if len(names) != len(values):

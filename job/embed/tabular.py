@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 
 from job import columns
 from job.columns import NAME_COLUMNS, VECTOR_COLUMNS, describe_type
+from job.embed.size import check_dimensions, check_memory
 from job.names import shorten
 
 Floats = npt.NDArray[np.floating]
 
 _LABEL_COLUMN = "labels"  # of lightly's own files
 _INDEX_COLUMN = "__index_level_"  # of an index that pandas wrote
+_BYTES_PER_NUMBER = 12  # as it is in the file, at most 8, and as float32
 _NUMBERS = ("whole numbers", "numbers")
 
 
@@ -28,7 +30,18 @@ def read_parquet(data: bytes) -> tuple[list[str], Floats]:
         ValueError: If the content is invalid.
         pyarrow.ArrowException: If it is not a Parquet file.
     """
-    return _read(pq.read_table(io.BytesIO(data)))
+    file = pq.ParquetFile(io.BytesIO(data))
+    titles = file.schema_arrow.names
+    columns.check_columns(titles)
+    if columns.find_column(titles, VECTOR_COLUMNS) is None:
+        check_dimensions(len(titles) - 1)
+    # The names first: a file of a few kilobytes can repeat one name in any number of rows.
+    name_column = columns.find_name_column(titles)
+    names = columns.read_names(file.read([name_column])[name_column], name_column)
+    groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
+    count = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    check_memory(count * _BYTES_PER_NUMBER)
+    return names, _read_vectors(file.read().drop_columns(name_column))
 
 
 def read_csv(data: bytes) -> tuple[list[str], Floats]:
@@ -38,25 +51,27 @@ def read_csv(data: bytes) -> tuple[list[str], Floats]:
         ValueError: If the content is invalid.
         pyarrow.ArrowException: If it is not a CSV file.
     """
+    check_dimensions(data.partition(b"\n")[0].count(b","))
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(NAME_COLUMNS, pa.string()), strings_can_be_null=False
     )
     layout = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    return _read(pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options, parse_options=layout))
-
-
-def _read(table: pa.Table) -> tuple[list[str], Floats]:
+    table = pyarrow.csv.read_csv(io.BytesIO(data), convert_options=options, parse_options=layout)
     columns.check_columns(table.column_names)
     name_column = columns.find_name_column(table.column_names)
-    names = columns.read_names(table[name_column], name_column)
+    return columns.read_names(table[name_column], name_column), _read_vectors(table.drop_columns(name_column))
+
+
+def _read_vectors(table: pa.Table) -> Floats:
+    table.validate(full=True)  # of text, that it is UTF-8
     title = columns.find_column(table.column_names, VECTOR_COLUMNS)
     if title is not None and describe_type(table[title].type) not in _NUMBERS:
         column = table[title]
-        return names, _parse_lists(column, title) if describe_type(column.type) == "text" else _join(column, title)
-    dimensions = [column for column in table.column_names if column not in (name_column, _LABEL_COLUMN)]
+        return _parse_lists(column, title) if describe_type(column.type) == "text" else _join(column, title)
+    dimensions = [column for column in table.column_names if column != _LABEL_COLUMN]
     if not dimensions:
         raise ValueError(f"has no embeddings: name their column {VECTOR_COLUMNS[0]}")
-    return names, np.stack([_read_dimension(table[column], column) for column in dimensions], axis=1)
+    return np.stack([_read_dimension(table[column], column) for column in dimensions], axis=1)
 
 
 def _read_dimension(column: pa.ChunkedArray, title: str) -> Floats:

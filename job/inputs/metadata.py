@@ -104,6 +104,7 @@ def read(uri: str) -> Metadata:
         columns.check_columns(table.column_names)
         title = columns.prefer_file_name(table.column_names)
         file_names = columns.read_names(table[title], title)
+        table.validate(full=True)  # of text, that it is UTF-8
         content = {name: _convert(table[name], name) for name in table.column_names if name != title}
         if not content:
             raise ValueError(f"has no column besides {shorten(title)}")

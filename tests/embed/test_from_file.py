@@ -190,6 +190,10 @@ def test_slices_and_chunks_and_reordered_views(tmp_path: Path) -> None:
 
 
 TWO = {"file_name": ["a", "b"]}
+# Built from its buffers: the bytes of a column of text are checked neither here nor by the writer.
+NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"a\xff")]
+)
 INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_parquet, ".parquet", {"file_name": ["a"], "path": ["b"], "x": [1]}, "columns 'file_name' and 'path'"),
     (in_parquet, ".parquet", {**TWO, "embedding": [[1]] * 2, "vector": [[1]] * 2}, "columns 'embedding' and 'vector'"),
@@ -202,6 +206,11 @@ INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_parquet, ".parquet", {"name": [WHEN, WHEN], "x": [1, 2]}, "has times in its column 'name'"),
     (in_parquet, ".parquet", {"name": [WHEN.date(), WHEN.date()], "x": [1, 2]}, "has dates in its column 'name'"),
     (in_parquet, ".parquet", {"file": [b"a", b"b"], "x": [1, 2]}, "has values of the type binary in its column 'file'"),
+    (in_parquet, ".parquet", {"file": NOT_UTF8, "x": [1, 2]}, r"file name that is not UTF-8 in 'file', row 2: b'.xff'"),
+    (in_parquet, ".parquet", {**TWO, "vector": NOT_UTF8}, "cannot be read: .*Invalid UTF8"),
+    (in_parquet, ".parquet", {**TWO, "x": pa.nulls(2)}, "a null in its column 'x', row 1"),
+    (in_parquet, ".parquet", {**TWO, "vector": [[0.0] * 65_537] * 2}, "65,537 dimensions, more than the limit of 65,5"),
+    (in_parquet, ".parquet", {"file_name": ["a"] * 3_000_000, "x": np.zeros(3_000_000)}, "has two rows of 'a'"),
     (in_parquet, ".parquet", TWO, "has no embeddings: name their column embedding"),
     (in_parquet, ".parquet", {**TWO, "x": [1, None]}, "a null in its column 'x', row 2"),
     (in_parquet, ".parquet", {**TWO, "x": [True, False]}, "booleans in its column 'x', row 1: True"),
@@ -224,6 +233,8 @@ INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_parquet, ".parquet", {**TWO, "embedding": [[1.0], [1e300]]}, "not finite for 'b'"),
     (in_parquet, ".parquet", {"file_name": ["x" * 200] * 2, "x": [1, 2]}, "has two rows of 'x{80}'\\.\\.\\."),
     (in_csv, ".csv", "file_name,x\n", "has no rows"),
+    (in_csv, ".csv", "file_name" + ",x" * 100_000 + "\na" + ",1" * 100_000, "100,000 dimensions, more than the limit"),
+    (in_npz, ".npz", {"names": np.array([b"\xff"]), "vectors": [[1.0]]}, "holds text that is not UTF-8"),
     (in_npz, ".npz", {"names": np.array([]), "vectors": []}, "has no rows|float64 of the shape"),
     (in_parquet, ".parquet", {"file_name": pa.array([], pa.string()), "x": pa.array([], pa.int8())}, "has no rows"),
     (in_csv, ".csv", "file_name,name,x\na,b,1\n", "columns 'file_name' and 'name'"),
@@ -248,7 +259,7 @@ INVALID: list[tuple[Callable[[Path, Any], None], str, Any, str]] = [
     (in_npz, ".npz", {"names": np.array(["a"]), "data": [[1.0]]}, "has no array embedding, only names, data"),
     (in_npy, ".npy", (np.array([[1], [2]], object), "a\nb\n"), "holds Python objects"),
     (in_npy, ".npy", (np.array([[True], [False]]), "a\nb\n"), "not numbers: bool"),
-    (in_npy, ".npy", (np.array([[1.0], [2.0]]), "a\n"), "has 2 embeddings for 1 file names"),
+    (in_npy, ".npy", (np.array([[1.0], [2.0]]), "a\n"), "has 2 embeddings for 1 file name"),
     (in_npy, ".npy", (np.array([[1.0], [2.0]]), "a\na\n"), "has two rows of 'a'"),
     (in_npy, ".npy", (np.array([[1.0], [np.nan]]), "a\nb\n"), "not finite for 'b'"),
 ]
@@ -263,6 +274,33 @@ def test_nothing_else_becomes_a_vector_or_a_name(
         from_file.read(str(tmp_path / f"a{suffix}"))
     (problem,) = caught.value.problems
     assert problem.startswith("CORAL_EMBEDDING=") and "\n" not in problem and len(problem) < 500
+
+
+def test_many_columns_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 columns took 34 s and 1 GB to read."""
+    monkeypatch.setattr("job.embed.size.MAX_DIMENSIONS", 5)
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    pq.write_table(
+        pa.table({"file_name": ["a"]} | {f"x{number}": [1.0] for number in range(6)}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(SettingsError, match="has embeddings of 6 dimensions, more than the limit of 5: reduce them"):
+        from_file.read(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_what_does_not_fit_into_memory_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """A small compressed file, and a process that may use less than its content needs."""
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(path, names=np.array(["a"]), vectors=np.zeros((1, 60_000)))
+    else:
+        pq.write_table(pa.table({"file_name": ["a"], "vector": [[0.0] * 60_000]}), path)
+    assert path.stat().st_size < 5000 and from_file.read(str(path))[1].shape == (1, 60_000)
+    monkeypatch.setattr("job.embed.size.memory_limit", lambda: 400_000)
+    with pytest.raises(SettingsError, match=r"needs 0\.0 GiB of memory, but the job may use 0\.0 GiB"):
+        from_file.read(str(path))
 
 
 def test_an_array_needs_its_names(tmp_path: Path) -> None:
