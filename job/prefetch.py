@@ -17,8 +17,9 @@ class Workers(ThreadPoolExecutor):
     """Threads that can be replaced: a thread that does not come back, such as one in a decoder, cannot be ended."""
 
     def replace_one(self) -> None:
-        """Allows one more thread, in place of one that is left behind."""
+        """Starts one more thread, unless one is idle, in place of one that is left behind."""
         self._max_workers += 1
+        self.submit(lambda: None)  # threads start only with new work, and there may be no more items
 
 
 def prefetch(

@@ -166,7 +166,9 @@ class Preparation:
         self._decoding_since[number] = time.monotonic()
         width, height = images.read_size(data)
         bytes_per_pixel = _BYTES_PER_PIXEL_OF_JPEG if jpeg.has_one_scan(data) else _BYTES_PER_PIXEL
+        del self._decoding_since[number]  # to wait for memory is not to decode
         self.budget.hold(number, len(data) + bytes_per_pixel * width * height)
+        self._decoding_since[number] = time.monotonic()
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation
         return PreparedImage(

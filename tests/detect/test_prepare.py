@@ -170,6 +170,44 @@ def test_an_image_that_takes_too_long_is_a_row(
     assert not slow.is_set()
 
 
+def test_threads_are_replaced_when_all_images_are_submitted(
+    demo_detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: threading.Event
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_DECODING_SECONDS", 0.5)
+    source = write_images(tmp_path, 33, 33, 33, 64)
+    entries = sorted(source.list(), key=lambda entry: entry.key)
+    preparation = Preparation(source, demo_detector, Budget(1 << 30), Turns(on_cpu=True))
+    executor = Workers(1)
+    start = time.monotonic()
+    *rows, last = preparation.prepare(entries, executor, ahead=4)
+    assert time.monotonic() - start < 10  # the threads come back after 15 seconds
+    assert [row.status for row in rows if isinstance(row, parts.Row)] == ["failed"] * 3
+    assert isinstance(last, PreparedImage)
+    slow.set()
+    executor.shutdown()
+
+
+def test_waiting_for_memory_does_not_count_as_decoding(
+    demo_detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "MAX_DECODING_SECONDS", 1.2)
+    decode = images.decode
+
+    def decode_slowly(data: bytes) -> Any:
+        time.sleep(0.4)
+        return decode(data)
+
+    monkeypatch.setattr(images, "decode", decode_slowly)
+    source = write_images(tmp_path, *[64] * 6)
+    entries = sorted(source.list(), key=lambda entry: entry.key)
+    # There is memory for all files, but only for the pixels of one, so the last one waits for all others.
+    budget = Budget(sum(entry.size for entry in entries) + 22 * 64 * 64)
+    preparation = Preparation(source, demo_detector, budget, Turns(on_cpu=True))
+    with Workers(6) as executor:
+        found = list(preparation.prepare(entries, executor, ahead=6))
+    assert all(isinstance(image, PreparedImage) for image in found)
+
+
 def test_a_stop_is_heeded_while_an_image_is_waited_for(
     demo_detector: Detector,
     tmp_path: Path,
