@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from job.errors import SettingsError
 from job.names import shorten
 
+MAX_SHARDS = 10_000  # of an array of AWS Batch; each shard lists the whole input
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -113,6 +115,8 @@ def _parse_number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _check(index: int, count: int, index_name: str, count_name: str) -> Shard:
+    if count > MAX_SHARDS:
+        raise SettingsError(f"{count_name} is {count}, but at most {MAX_SHARDS:,} shards are supported: start fewer.")
     if not 0 <= index < count:
         raise SettingsError(
             f"{index_name} gives index {index}, but {count_name} is {count}: the index must be from 0 to {count - 1}."

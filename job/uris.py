@@ -1,5 +1,6 @@
 """Local paths, URIs of buckets, and URLs, which may contain a secret."""
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -74,6 +75,17 @@ def relativize(folder: str, uri: str) -> str | None:
     """
     folder = folder.removesuffix("/") + "/"
     return uri.removesuffix("/").removeprefix(folder) + "/" if uri.startswith(folder) else None
+
+
+def is_protected(url: str) -> bool:
+    """Returns whether nobody on the way can read or change what a URL's server sends: https, or this machine itself."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme != "http":
+            return parts.scheme == "https"
+        return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a host by name, or no URL
+        return False
 
 
 # Parameters of the signed URLs of large stores. They change from day to day, while the file stays the same.

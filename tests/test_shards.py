@@ -77,6 +77,8 @@ def test_the_platform_says_which_shard(
             "of an array",
         ),
         ({"BATCH_TASK_INDEX": "1", "BATCH_TASK_COUNT": "2"}, None, 3, "runs only a part of an array"),
+        ({"AWS_BATCH_JOB_ARRAY_INDEX": "1", "AWS_BATCH_JOB_ARRAY_SIZE": "10001"}, None, None, "at most 10,000 shards"),
+        ({"JOB_COMPLETION_INDEX": "0"}, None, 10**10, "at most 10,000 shards are supported: start fewer"),
         # `sbatch --array=0-9:3` leaves gaps, which no hash can fill
         ({"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_COUNT": "4"}, None, None, "must be from 0 to 3"),
     ],

@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from job.detect import weights
 from job.detect import yolo as yolo  # importing it registers the demo model with detectron2
 from job.errors import JobError, SettingsError, one_line
-from job.names import quantify
+from job.names import quantify, shorten
 from job.settings import Settings
+from job.uris import redact
 
 _DIGEST_SECTIONS = ("MODEL", "INPUT", "TEST")
 
@@ -86,7 +87,22 @@ def read_cfg(settings: Settings) -> CfgNode:
     return _merge(settings, *_locate(settings))
 
 
+class _OwnFiles(CfgNode):  # type: ignore[misc]
+    """Reads a YAML file with its bases, none of which may be a URL: detectron2 would request it from any host."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> Any:
+        if "://" in filename:
+            raise SettingsError(
+                f"CORAL_MODEL has the _BASE_ {shorten(redact(filename))}, which is not a local file: download it, and "
+                "give its path."
+            )
+        return super()._open_cfg(filename)
+
+
 def _merge(settings: Settings, path: Path, in_zoo: bool) -> CfgNode:
+    if not in_zoo:
+        _OwnFiles.load_yaml_with_base(str(path))
     cfg = get_cfg()
     # Some YAML files of the zoo compute numbers in Python. They are part of detectron2; no other file may run code.
     cfg.merge_from_file(str(path), allow_unsafe=in_zoo)

@@ -76,7 +76,9 @@ def build(settings: Settings) -> Detector:
     except Exception as error:  # detectron2 raises many types on unknown values
         raise SettingsError(f"CORAL_MODEL={settings.model!r} cannot be built: {one_line(error)}") from error
     path = weights.fetch(detector_config.weights)
-    weights.load(model, path, detector_config.weights, trust_pickle=settings.trust_pickle)
+    with weights.discard_unreadable(path):
+        weights_sha256 = weights.check_sha256(path, settings.weights_sha256)
+        weights.load(model, path, detector_config.weights, trust_pickle=settings.trust_pickle)
     model.eval()
     with gpu.translate_errors():
         # The fastest memory layout for convolutions, on CPUs and on GPUs.
@@ -100,7 +102,7 @@ def build(settings: Settings) -> Detector:
         precision=choose_precision(settings, device),
         probabilities=kind,
         config_sha256=detector_config.sha256,
-        weights_sha256=weights.sha256(path),
+        weights_sha256=weights_sha256,
     )
 
 

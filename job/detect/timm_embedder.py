@@ -111,7 +111,8 @@ def build(settings: Settings, detector: Detector | None) -> Detector:
     origin = _find_origin(timm, name)
     path = weights.fetch(_locate_weights(settings, origin), "CORAL_EMBEDDING_WEIGHTS")
     device = detector.device if detector else gpu.choose(settings)[0]
-    network = _load(timm, settings, origin, path)
+    with weights.discard_unreadable(path):
+        network = _load(timm, settings, origin, path)
     inputs = timm.data.resolve_model_data_config(network)
     size = tuple(inputs["input_size"][1:])
     # timm knows Lanczos and random choices, too, which torch does not.

@@ -1,10 +1,10 @@
 """Downloads and loads checkpoints. Untrusted ones cannot run code, and those that do not fit the model are rejected."""
 
+import contextlib
 import errno
 import hashlib
 import pickle
-import threading
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,20 +17,18 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from job import limits
 from job.detect import gpu
+from job.detect.download import describe_error, download
 from job.errors import JobError, ServiceUnavailable, SettingsError, one_line
-from job.progress import Progress
-from job.retry import Attempt, Patience, TransientError, run_with_retries
+from job.retry import TransientError
 from job.storage import open_location
 from job.storage.local import LocalFolder
-from job.uris import Location, redact, strip_signature
+from job.uris import Location, is_protected, redact, strip_signature
 
 # Only files with this prefix may be pickles, since reading a pickle runs the code in it.
 OFFICIAL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
 # Folder next to entrypoint.py with the weights that scripts/bake.py puts into a container image.
 BAKED_FOLDER = Path(__file__).parents[2] / "weights"
 _MAX_PROBLEMS = 5
-_PATIENCE = Patience(attempt=60)
-_RETRY_SECONDS = 15.0
 
 
 def fetch(location: str, setting: str = "CORAL_WEIGHTS") -> Path:
@@ -51,15 +49,19 @@ def fetch(location: str, setting: str = "CORAL_WEIGHTS") -> Path:
         except OSError as error:
             raise SettingsError(f"{setting}={redact(location)!r} cannot be read: {error.strerror}.") from None
     shown = redact(url)
+    if not is_protected(url):
+        raise SettingsError(
+            f"{setting}={shown!r} is not encrypted: use an https URL, or download the file and give its path."
+        )
     path = _cache_folder(strip_signature(url)) / shown.rsplit("/", 1)[-1]
     if (baked := BAKED_FOLDER / path.parent.name / path.name).is_file():
         return baked
     if not path.is_file():
         try:
-            _download(url, path)
+            download(url, path, is_allowed=_is_official if _is_official(url) else lambda target: True)
         except (requests.RequestException, OSError, TransientError) as error:
             raise ServiceUnavailable(
-                f"The weights could not be downloaded from {shown} ({_describe_error(error)}). "
+                f"The weights could not be downloaded from {shown} ({describe_error(error)}). "
                 f"Without network access, download the file elsewhere and set {setting} to its path"
                 f"{', or build the image with BAKE_WEIGHTS' if setting == 'CORAL_WEIGHTS' else ''}."
             ) from None
@@ -88,47 +90,47 @@ def get_local_path(uri: str) -> Path:
     return Path(copies.uri) / name
 
 
+def _cache_root() -> Path:
+    return Path(torch.hub.get_dir()) / "coralpick"
+
+
 def _cache_folder(identity: str) -> Path:
-    return Path(torch.hub.get_dir()) / "coralpick" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return _cache_root() / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _describe_error(error: Exception) -> str:
-    """Describes why a download failed, without the text of requests' errors, which contains URLs with signatures."""
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server responded with status {error.response.status_code}"
-    if isinstance(error, requests.RequestException):
-        return type(error).__name__
-    return str(error)
+@contextlib.contextmanager
+def discard_unreadable(path: Path) -> Iterator[None]:
+    """Deletes a downloaded file if reading it fails within the context: an error page may have been downloaded.
 
-
-def _download(url: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    never = threading.Event()
-    run_with_retries(lambda attempt: _get(url, path, attempt), patience=_PATIENCE, stop=never, total=_RETRY_SECONDS)
-
-
-def _get(url: str, path: Path, attempt: Attempt) -> None:
-    # Each attempt has its own file, since an earlier attempt that timed out may still be writing.
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    Args:
+        path: The file; it is only deleted if it is in the cache.
+    """
     try:
-        with requests.get(url, stream=True, timeout=(10, 30)) as response, temporary.open("wb") as file:
-            if response.status_code in (408, 429) or response.status_code >= 500:
-                raise TransientError(f"the server responded with status {response.status_code}")
-            response.raise_for_status()
-            if _is_official(url) and not _is_official(response.url):
-                raise OSError("the server redirects to a URL outside of detectron2's model zoo")
-            attempt.give_up = response.close
-            size = int(response.headers.get("Content-Length", 0))
-            attempt.expect(size or 1 << 30)
-            with Progress("Downloading the weights", size, "byte") as progress:
-                for block in response.iter_content(1 << 20):  # raises on a truncated body
-                    file.write(block)
-                    progress.add(len(block))
-        temporary.replace(path)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise TransientError(type(error).__name__) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except SettingsError:
+        if path.is_relative_to(_cache_root()):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def check_sha256(path: Path, expected: str | None) -> str:
+    """Computes the SHA-256 of a checkpoint, and compares it with the one that the user expects.
+
+    Args:
+        path: The checkpoint.
+        expected: Its SHA-256 in lower-case hexadecimal; None if any is accepted.
+
+    Raises:
+        SettingsError: If they differ.
+    """
+    found = sha256(path)
+    if expected not in (None, found):
+        raise SettingsError(
+            f"The weights {path} have the SHA-256 {found}, but CORAL_WEIGHTS_SHA256 is {expected}: correct it, or "
+            "CORAL_WEIGHTS."
+        )
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from job.names import shorten_text
 from job.secret import Secret
 from job.settings.choices import TIMM
-from job.uris import LABEL_STUDIO_FILES, Location
+from job.uris import LABEL_STUDIO_FILES, Location, is_protected
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -146,6 +146,20 @@ def uri_or_url(text: str) -> str:
     return text if re.match(r"https?://", text) else uri(text)
 
 
+def checkpoint(text: str) -> str:
+    """A value that `uri` accepts, or an https URL; http only of this machine."""
+    if re.match(r"http://", text) and not is_protected(text):
+        raise ValueError("is not encrypted: use an https URL, or download the file and give its path")
+    return uri_or_url(text)
+
+
+def sha256(text: str) -> str:
+    """A SHA-256 in hexadecimal, as `sha256sum` prints it."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError("must be 64 hexadecimal digits, as sha256sum prints them")
+    return text.lower()
+
+
 def images_address(text: str) -> str:
     """The address of a folder of images for those who read the exports: a path, a URI, or an http(s) URL."""
     if re.match(r"https?://", text) and LABEL_STUDIO_FILES not in text and re.search(r"[?#@]", text):
@@ -199,6 +213,8 @@ def server(text: str) -> str:
     """The address of a web service."""
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text):
         raise ValueError("must be an address such as https://api.lightly.ai")
+    if not is_protected(text):
+        raise ValueError("is not encrypted, and the token would be sent to it: use https")
     return text.rstrip("/")
 
 

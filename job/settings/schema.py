@@ -11,6 +11,7 @@ from job.settings.mix import Mix, ScoreMix, parse_class_weights, parse_score
 from job.settings.parse import (
     auto_or,
     boolean,
+    checkpoint,
     class_names,
     class_renames,
     dataset,
@@ -25,12 +26,13 @@ from job.settings.parse import (
     role_arn,
     secret_file,
     server,
+    sha256,
     some_of,
     uri,
-    uri_or_url,
     uris,
 )
 from job.settings.strategy import STRATEGIES, Strategy, parse_strategy
+from job.shards import MAX_SHARDS
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -172,11 +174,20 @@ class Settings:
         "CORAL_WEIGHTS",
         None,
         "Checkpoint of the model: a path, s3://, gs://, az:// or an https URL.",
-        uri_or_url,
+        checkpoint,
         group=_MODEL,
         metavar="URI",
         shown_default="the zoo's, or the yaml's",
         common=True,
+    )
+    weights_sha256: str | None = knob(
+        "CORAL_WEIGHTS_SHA256",
+        None,
+        "SHA-256 that the checkpoint of the model must have, in hexadecimal. Another file is refused.",
+        sha256,
+        group=_MODEL,
+        metavar="HEX",
+        shown_default="any",
     )
     trust_pickle: bool = knob(
         "CORAL_TRUST_PICKLE",
@@ -285,8 +296,8 @@ class Settings:
     shard_count: int | None = knob(
         "CORAL_SHARD_COUNT",
         None,
-        "Number of shards.",
-        integer(1),
+        f"Number of shards, at most {MAX_SHARDS:,}.",
+        integer(1, MAX_SHARDS),
         group=_MAP,
         metavar="N",
         shown_default="the platform's, or 1",
@@ -306,7 +317,7 @@ class Settings:
         "CORAL_EMBEDDING_WEIGHTS",
         None,
         "Checkpoint of the timm model in CORAL_EMBEDDING: a path, s3://, gs://, az:// or an https URL.",
-        uri_or_url,
+        checkpoint,
         group=_EMBED,
         metavar="URI",
         shown_default="the one that timm names",

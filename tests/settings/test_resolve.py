@@ -66,6 +66,10 @@ def test_all_problems_are_told_at_once_with_variable_value_and_fix() -> None:
         ("CORAL_EMBEDDING", "/a.pkl", ".npz or .npy"),
         ("CORAL_EXPORT_MIN_SCORE", "30%", "0 to 1"),
         ("CORAL_IMAGES_AT", "ftp://host/frames", "s3://, gs:// or az://"),
+        ("CORAL_SHARD_COUNT", "10001", "must be 1 to 10000"),
+        ("CORAL_WEIGHTS", "http://host/a.pth", "is not encrypted: use an https URL"),
+        ("CORAL_WEIGHTS_SHA256", "abc", "64 hexadecimal digits"),
+        ("LIGHTLY_SERVER_LOCATION", "http://lightly.host", "is not encrypted, and the token would be sent to it"),
         ("CORAL_EXPORT_CLASSES", "person", "class=name,class=name"),
         ("CORAL_EXPORT_CLASSES", "person=a,person=b", "each class once"),
         ("CORAL_EXPORT_CLASSES", "person=,=b", "class=name,class=name"),
@@ -75,6 +79,14 @@ def test_a_bad_value_is_named_with_what_is_accepted(variable: str, value: str, s
     (problem,) = problems(**{variable: value})
     assert problem.startswith(f"{variable}={value!r} ")
     assert says in problem
+
+
+def test_what_needs_no_encryption_and_the_largest_values() -> None:
+    ours = {"LIGHTLY_SERVER_LOCATION": "http://127.0.0.1:8/", "CORAL_WEIGHTS": "http://localhost/a.pth"}
+    ours |= {"CORAL_SHARD_COUNT": "10000", "CORAL_WEIGHTS_SHA256": "AB" * 32}
+    found = resolve({}, GIVEN | ours)
+    assert (found.lightly_server, found.weights) == ("http://127.0.0.1:8", "http://localhost/a.pth")
+    assert (found.shard_count, found.weights_sha256) == (10_000, "ab" * 32)
 
 
 def test_the_address_of_the_images_is_a_folder() -> None:
