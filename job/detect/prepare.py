@@ -14,12 +14,13 @@ import torch
 from detectron2.data import transforms
 from torchvision.transforms.v2 import functional
 
-from job import images, jpeg, limits, parts
+from job import images, limits, parts
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.value_range import RangeCount, has_narrow_range
 from job.errors import JobError, Stopped
+from job.images import jpeg
 from job.names import shorten
 from job.prefetch import Workers, prefetch
 from job.stopping import MESSAGE

@@ -12,12 +12,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from job import images, jpeg, parts
+from job import images, parts
 from job.detect import prepare, runner
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.prepare import Preparation, PreparedImage, to_tensor
+from job.images import jpeg
 from job.prefetch import Workers
 from job.storage import Entry, Listing
 from job.storage.local import LocalFolder

@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from job import images, jpeg
+from job import images
+from job.images import decoding, jpeg
 from tests.conftest import picture
 
 PICTURE = PIL.Image.fromarray(picture(1, 45, 60))
@@ -63,7 +64,7 @@ def test_pixels_are_those_of_pillow(mode: str, size: tuple[int, int], options: d
 
 
 def test_an_ordinary_file_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_decode_by_pillow", lambda _: pytest.fail("it was decoded by Pillow"))
+    monkeypatch.setattr(decoding, "_decode_by_pillow", lambda _: pytest.fail("it was decoded by Pillow"))
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     for options in ({}, {"progressive": True}, {"exif": exif}):
