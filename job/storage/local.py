@@ -79,9 +79,9 @@ class LocalFolder:
             folder = pending.pop()
             try:
                 status = folder.stat()
-                if (status.st_dev, status.st_ino) in seen:
+                identity = status.st_dev, status.st_ino
+                if identity in seen:
                     continue
-                seen.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as entries:
                     for item in entries:
                         if not self._follows_links and item.is_symlink():
@@ -94,6 +94,7 @@ class LocalFolder:
                         is_empty = False
                         if entry:
                             yield entry
+                seen.add(identity)
             except PermissionError as error:
                 problems.append(f"Cannot read {folder}: {error.strerror}.")
             except (FileNotFoundError, NotADirectoryError):  # deleted since its parent was read
@@ -103,7 +104,6 @@ class LocalFolder:
                     raise explain(error, "read", folder) from None
                 self._wait_for(folder)
                 repeated.add(folder)
-                seen.discard((status.st_dev, status.st_ino))
                 pending.append(folder)
         if problems and is_empty:
             raise AccessDenied(problems[0])

@@ -143,6 +143,16 @@ def test_a_fault_that_passes_is_not_noticed(tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda *arguments: (fails(), real_scan(*arguments))[1])
         assert [entry.key for entry in folder.list()] == ["deep/a.txt"]
+    real_stat, fails = Path.stat, raising(number, times=1)
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path == tmp_path and not options and sys._getframe(1).f_code.co_name == "list":
+            fails()
+        return real_stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        assert [entry.key for entry in folder.list()] == ["deep/a.txt"]
 
 
 @pytest.mark.parametrize(
