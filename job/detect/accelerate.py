@@ -18,7 +18,7 @@ class Acceleration:
     """A model with folded batch norms, whose images are normalised and padded as one batch; `close` restores it.
 
     cuDNN does not choose its algorithms by measuring (`torch.backends.cudnn.benchmark`): another start would choose
-    others, and give other last digits.
+    others, and give other last digits. It uses only those that always give the same (`cudnn.deterministic`).
     """
 
     def __init__(self, model: nn.Module, *, half: bool = False) -> None:
@@ -33,8 +33,9 @@ class Acceleration:
         self._batch = torch.empty(0)
         # torch lets cuDNN round float32 to TF32, which has 10 bits of mantissa, as float16 has. In half precision only
         # the last layers compute in float32, from numbers with no more bits: TF32 rounds their weights alone.
-        self._tf32 = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = half
+        cudnn = torch.backends.cudnn
+        self._flags = cudnn.allow_tf32, cudnn.deterministic
+        cudnn.allow_tf32, cudnn.deterministic = half, True
         self._has_own_preprocessing = type(model) not in (GeneralizedRCNN, RetinaNet, FCOS)
         if not self._has_own_preprocessing:
             model.__dict__["preprocess_image"] = self._preprocess
@@ -42,7 +43,7 @@ class Acceleration:
     def close(self) -> None:
         """Restores the model."""
         self._folded.close()
-        torch.backends.cudnn.allow_tf32 = self._tf32
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self._flags
         if not self._has_own_preprocessing:
             del self._model.__dict__["preprocess_image"]
 

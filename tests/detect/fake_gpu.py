@@ -1,6 +1,6 @@
 """A CPU that poses as a GPU: copies that do not block happen only once something waits for them.
 
-Results that are read too early are zeros. No GPU was at hand; `benchmarks/gpu` runs the same code on one.
+Results that are read too early are zeros. No GPU was at hand; `make gpu-test` runs the same code on one.
 """
 
 import contextlib

@@ -108,9 +108,10 @@ def test_a_batch_is_preprocessed_as_its_images_are(name: str, channels_last: boo
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_only_half_precision_may_round_to_tf32(half: bool) -> None:
-    before = torch.backends.cudnn.allow_tf32
+def test_cudnn_is_deterministic_and_only_half_precision_may_round_to_tf32(half: bool) -> None:
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic
     acceleration = Acceleration(nn.Identity(), half=half)
-    assert torch.backends.cudnn.allow_tf32 is half
+    assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == (half, True, False)
     acceleration.close()
-    assert torch.backends.cudnn.allow_tf32 is before
+    assert (cudnn.allow_tf32, cudnn.deterministic) == before
