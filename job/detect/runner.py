@@ -6,7 +6,7 @@ If the detections were made elsewhere, it embeds the images instead, and complet
 import itertools
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -110,7 +110,8 @@ def predict(
             # same images into the same batches as an uninterrupted one.
             for start in range(0, len(listing), part_size):
                 count = int(todo[start : start + part_size].sum())
-                _detect(itertools.islice(prepared, count), inference, progress, stop, writer.begin(count))
+                some = itertools.islice(prepared, count)
+                _detect(some, inference, progress, stop, writer.begin(count), writer.write_finished)
                 if stop.is_set():
                     break
                 writer.write_finished()
@@ -131,6 +132,7 @@ def _detect(
     progress: Progress,
     stop: threading.Event,
     rows: list[parts.Row],
+    write_finished: Callable[[], None],
 ) -> None:
     """Detects objects in the images of one part. Their rows are added to a list, the last ones in later calls.
 
@@ -139,6 +141,10 @@ def _detect(
 
     def count_full(shape: tuple[int, ...]) -> int:
         return inference.limit.of(*shape[1:])
+
+    def submit(batch: list[PreparedImage]) -> None:
+        progress.add(inference.submit(batch, rows))
+        write_finished()  # perhaps the part before this one, whose last batch is only now complete
 
     # Limits how many images of rare shapes wait for a full batch, and so the memory.
     waiting = 8 * inference.batch_size
@@ -154,8 +160,8 @@ def _detect(
             now.failures += 1
             progress.add()
         elif batch := batcher.add(tuple(image.tensor.shape), image, image.tensor.nbytes):
-            progress.add(inference.submit(batch, rows))
+            submit(batch)
     if stop.is_set():  # while it waited for an image
         return
     for batch in batcher.flush():
-        progress.add(inference.submit(batch, rows))
+        submit(batch)

@@ -37,7 +37,8 @@ def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int
         def add(self, count: int = 1) -> None: ...
 
     images_and_rows = prepared(entries, source, detector)
-    runner._detect(images_and_rows, Inference(detector, batch_size), NoProgress(), threading.Event(), rows)  # type: ignore[arg-type]
+    inference, never = Inference(detector, batch_size), threading.Event()
+    runner._detect(images_and_rows, inference, NoProgress(), never, rows, lambda: None)  # type: ignore[arg-type]
     return sorted(rows, key=lambda row: row.file_name)
 
 

@@ -15,8 +15,10 @@ import torch
 from job import parts
 from job.detect import model, runner
 from job.detect.features import find_backbone
+from job.detect.forward import Forward
 from job.detect.inference import Inference
 from job.detect.model import Detector
+from job.detect.part_writer import PartWriter
 from job.detect.prepare import PreparedImage, to_tensor
 from job.errors import ServiceUnavailable
 from job.storage import Entry, Listing
@@ -210,6 +212,32 @@ def test_rows_go_to_the_parts_of_their_images(detector: Detector, fake_gpu: Fake
     runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=4, stop=never)
     written = [sorted(pq.read_table(part)["key"].to_pylist()) for part in (tmp_path / "out" / "parts").iterdir()]
     assert sorted(written) == [keys[:4], keys[4:8], keys[8:]]
+
+
+def test_a_part_is_written_when_its_last_batch_is_there(
+    detector: Detector, fake_gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a kill loses little: the next part has many batches."""
+    write(tmp_path / "in", [picture(number, 64, 64) for number in range(16)])
+    source, output = LocalFolder(str(tmp_path / "in")), LocalFolder(str(tmp_path / "out"))
+    started: list[int] = []
+    written: list[int] = []
+    start, write_part = Forward.start, PartWriter._write
+
+    def count_start(forward: Forward, images: list[PreparedImage], batch: Any) -> Any:
+        started.append(len(images))
+        return start(forward, images, batch)
+
+    def count_part(writer: PartWriter, rows: list[parts.Row]) -> None:
+        written.append(len(started))
+        write_part(writer, rows)
+
+    monkeypatch.setattr(Forward, "start", count_start)
+    monkeypatch.setattr(PartWriter, "_write", count_part)
+    listing, never = Listing.from_entries(source.list()), threading.Event()
+    runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=8, stop=never)
+    assert started == [2] * 8
+    assert written == [5, 8]  # the fifth batch is computed while the fourth becomes rows
 
 
 def test_a_stop_saves_the_batches_on_their_way(detector: Detector, fake_gpu: FakeGpu, tmp_path: Path) -> None:
