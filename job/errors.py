@@ -20,7 +20,10 @@ _MAX_CHARACTERS = 300
 
 
 class JobError(Exception):
-    """A problem that ends the job. Its text is shown to the user unchanged."""
+    """A problem that ends the job. Its text is shown to the user unchanged.
+
+    An error of any subclass can be made from a text alone, as `check` does for the sum of what it found.
+    """
 
     exit_code = 70
 
@@ -47,15 +50,20 @@ class DamagedFileError(JobError):
     """A file of the job's own in an output is damaged.
 
     Attributes:
-        folder: Place of the output, in the form that is shown.
+        folder: Place of the output, in the form that is shown; empty if no single file is meant.
         key: The file, below the output.
     """
 
     exit_code = 65
+    folder = ""
+    key = ""
 
-    def __init__(self, folder: str, key: str, reason: object, advice: str) -> None:
-        self.folder, self.key = folder, key
-        super().__init__(f"{folder}/{key} is damaged ({reason}): {advice}.")
+    @classmethod
+    def of(cls, folder: str, key: str, reason: object, advice: str) -> "DamagedFileError":
+        """Makes the error of one file."""
+        error = cls(f"{folder}/{key} is damaged ({reason}): {advice}.")
+        error.folder, error.key = folder, key
+        return error
 
 
 class TooManyFailedImages(JobError):

@@ -172,7 +172,7 @@ def _read_batches(output: Storage, columns: list[str]) -> Iterator[pa.RecordBatc
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         yield from file.iter_batches(_ROWS_PER_READ, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise DamagedFileError(output.uri, table.NAME, one_line(error), _ADVICE) from error
+        raise DamagedFileError.of(output.uri, table.NAME, one_line(error), _ADVICE) from error
 
 
 def _read_names(output: Storage) -> list[str]:
@@ -186,6 +186,6 @@ def _read_vectors(output: Storage, names: set[str], dimension: int) -> dict[str,
         rows = batch.filter(pc.is_in(batch["file_name"], value_set=wanted))
         values = rows["embedding"].flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         if values.size != len(rows) * dimension or not np.isfinite(values).all():
-            raise DamagedFileError(output.uri, table.NAME, "its embeddings are not those of run.json", _ADVICE)
+            raise DamagedFileError.of(output.uri, table.NAME, "its embeddings are not those of run.json", _ADVICE)
         vectors |= dict(zip(rows["file_name"].to_pylist(), values.reshape(len(rows), dimension), strict=True))
     return vectors

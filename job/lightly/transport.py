@@ -41,22 +41,28 @@ _NOT_READY = "EMBEDDING_NOT_READY"
 class Refused(ServiceUnavailable):
     """The platform refused a request.
 
-    Args:
-        action: Purpose of the request, such as "list tags".
-        status: HTTP status.
-        code: The platform's code for the reason; empty if there is none.
-        message: The reason in words.
-
     Attributes:
-        status: HTTP status.
+        status: HTTP status; 0 if no single request is meant.
         code: The platform's code for the reason; empty if there is none.
     """
 
-    def __init__(self, action: str, status: int, code: str, message: str) -> None:
-        self.status = status
-        self.code = code
+    status = 0
+    code = ""
+
+    @classmethod
+    def of(cls, action: str, status: int, code: str, message: str) -> "Refused":
+        """Makes the error of one request.
+
+        Args:
+            action: Purpose of the request, such as "list tags".
+            status: HTTP status.
+            code: The platform's code for the reason; empty if there is none.
+            message: The reason in words.
+        """
         text = hide_secrets(f"Lightly refused the request to {action}: {message} ({status} {code})")
-        super().__init__(text.rstrip() + ".")
+        error = cls(text.rstrip() + ".")
+        error.status, error.code = status, code
+        return error
 
 
 class Transport:
@@ -167,14 +173,14 @@ def _failure(action: str, status: int | None, reason: str | None, body: Any, hea
         return AccessDenied(hide_secrets(f"{denied} Check LIGHTLY_TOKEN."))
     if _is_transient(status) or code == _NOT_READY or (status == 409 and not code.endswith("_EXISTS")):
         return TransientError(f"{status} {code or reason}", wait=_retry_after(headers))
-    return Refused(action, status, code, message)
+    return Refused.of(action, status, code, message)
 
 
 def _file_failure(action: str, answer: requests.Response) -> Exception:
     status, reason = answer.status_code, answer.reason
     if _is_transient(status):
         return TransientError(f"{status} {reason}", wait=_retry_after(answer.headers))
-    return Refused(action, status, "", f"its file store answered {reason}")
+    return Refused.of(action, status, "", f"its file store answered {reason}")
 
 
 def _is_transient(status: int) -> bool:

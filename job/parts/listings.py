@@ -75,7 +75,7 @@ def _read_listing(output: Storage, name: str) -> Listing:
     try:
         return Listing(checked.load(io.BytesIO(read_required(output, name))))
     except DamagedTableError as error:
-        raise DamagedFileError(output.uri, name, error, "run `predict` again, which writes it again") from error
+        raise DamagedFileError.of(output.uri, name, error, "run `predict` again, which writes it again") from error
 
 
 def _finished_images(output: Storage, shards: list[Shard]) -> Iterator[Entry]:

@@ -233,7 +233,7 @@ def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:
         text = table.schema.metadata[_PROVENANCE].decode()
     except (DamagedTableError, KeyError, UnicodeDecodeError) as error:
         _check_version(source, name)
-        raise DamagedFileError(output.uri, entry.key, error, "delete it and run the job again") from error
+        raise DamagedFileError.of(output.uri, entry.key, error, "delete it and run the job again") from error
     return Part(entry.key, Provenance.from_json(text, name), table)
 
 

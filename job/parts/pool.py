@@ -172,7 +172,7 @@ def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str
         provenance = provenance or part.provenance.with_names(class_names or ())
         parts.check_same(output, part.provenance, provenance)
         if problem := find_problem(part.table, len(part.provenance.class_names)):
-            raise DamagedFileError(output.uri, part.name, problem, "delete it and run the job again")
+            raise DamagedFileError.of(output.uri, part.name, problem, "delete it and run the job again")
         if part.provenance != provenance and not is_warned:
             is_warned = True
             logger.warning(describe_new_names(part.provenance.class_names, provenance.class_names))

@@ -108,7 +108,8 @@ def _log_findings(check: Check, state: State) -> list[Finding]:
 
 def _log(name: str, finding: Finding) -> None:
     if isinstance(finding, JobError):
-        logger.error("check %s: failed. %s", name, finding, extra={"check": name, "outcome": "failed"})
+        for problem in getattr(finding, "problems", [finding]):
+            logger.error("check %s: failed. %s", name, problem, extra={"check": name, "outcome": "failed"})
     elif isinstance(finding, Warn):
         logger.warning("check %s: warning. %s", name, finding, extra={"check": name, "outcome": "warning"})
     else:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from job import choose, exports, inputs, parts
 from job.errors import TryAgain
@@ -11,9 +10,6 @@ from job.preflight.check import Findings, State, Warn
 from job.preflight.inputs import format_size
 from job.retry import Patience
 from job.uris import Location
-
-if TYPE_CHECKING:
-    pass
 
 
 def lightly(state: State) -> Findings:

@@ -22,9 +22,10 @@ import torch
 from job import limits, preflight
 from job.detect import gpu
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, Stopped
+from job.lightly import transport
 from job.preflight import inputs, machine, plan, trial
 from job.preflight import output as stores
-from job.preflight.check import Finding, State, Warn, format_bytes
+from job.preflight.check import Check, Finding, Findings, State, Warn, format_bytes
 from job.retry import Patience
 from job.settings import Settings
 from job.settings.resolve import resolve
@@ -118,6 +119,37 @@ def test_the_first_failure_decides_the_exit_code(
     with pytest.raises(AccessDenied, match="checks failed"):
         preflight.run_checks(ours, Stop(), {})
     assert "check images: failed." in caplog.text and "check detector: failed." in caplog.text
+
+
+def list_errors(kind: type[JobError] = JobError) -> list[type[JobError]]:
+    assert transport.Refused in ServiceUnavailable.__subclasses__()  # all rooms that have errors are imported
+    return [kind, *(below for subclass in kind.__subclasses__() for below in list_errors(subclass))]
+
+
+@pytest.mark.parametrize("kind", list_errors())
+def test_an_error_of_every_kind_decides_the_exit_code(
+    kind: type[JobError], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(state: State) -> Findings:
+        raise kind("It is wrong.")
+        yield
+
+    monkeypatch.setattr(preflight, "CHECKS", [Check("it", fail, in_run=True)])
+    with pytest.raises(kind) as raised:
+        preflight.run_checks(settings(input=str(tmp_path), output=str(tmp_path / "out")), Stop(), {})
+    assert raised.value.exit_code == kind.exit_code
+    assert str(raised.value) == ("It is wrong." if kind is Stopped else "1 of 1 checks failed.")
+
+
+def test_each_problem_of_a_check_is_a_line(few_frames: Path, tmp_path: Path, job: Job) -> None:
+    pq.write_table(pa.table({"file_name": ["a.jpg"]}), tmp_path / "predictions.parquet")
+    variables = demo_variables(few_frames, tmp_path / "out", CORAL_PREDICTIONS=tmp_path / "predictions.parquet")
+    done = job("check", **variables)
+    lines = [line for line in done.stderr.splitlines() if "check predictions: failed. " in line]
+    assert done.returncode == 64 and [line.partition("no column ")[2].partition(".")[0] for line in lines] == [
+        *("boxes", "scores", "classes")
+    ]
+    assert "1 of " in done.stderr and "\\n" not in done.stderr
 
 
 def test_a_run_makes_the_checks_of_check_before_its_work(few_frames: Path, tmp_path: Path, job: Job) -> None:
