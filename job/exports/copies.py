@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from job.errors import LinkError, one_line
 from job.exports import paths
 from job.names import shorten
+from job.parts.owned import describe_kept
 from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.storage import Source, Storage, read_required
@@ -95,11 +96,11 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
         )
     if kept:
         logger.warning(
-            "%d files in %s/%s were changed by someone else and stay as they are. The first is %s.",
-            len(kept),
+            "In %s/%s, %s. The first is %s.",
             output.uri,
             FOLDER,
-            min(kept),
+            describe_kept(len(kept)),
+            shorten(min(kept)),
         )
     return len(picks) - len(failed)
 

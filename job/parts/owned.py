@@ -1,8 +1,9 @@
 """The result files of the output: the job replaces and deletes only what it wrote itself.
 
-`files.json` in the folder of the parts names every result file with the SHA-256 of its content. It is written before
-the files, with the digests of both the present and the new content, so that a killed run leaves no file that it does
-not name. A file that it does not name, or whose content has another digest, belongs to a person:
+`.coralpick/files.json` names every result file with the SHA-256 of its content. It is written before the files, with
+the digests of both the present and the new content, so that a killed run leaves no file that it does not name. It is
+not with the parts, since these may be deleted to start again. A file that it does not name, or whose content has
+another digest, belongs to a person:
 
 - below ``exports/`` it stays as it is, with a warning. It may be an annotator's work.
 - anywhere else it is moved to ``edited/<digest>/`` first, so that all results are those of one run.
@@ -15,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from job.errors import LinkError
+from job.names import quantify, shorten
 from job.parts import FOLDER
 from job.prefetch import prefetch
 from job.storage import Entry, Storage, read_required
@@ -24,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 _Digests = dict[str, list[str]]  # of the contents that the job wrote, by key; outside the class, which has a `list`
 
-LEDGER = FOLDER + "files.json"
+LEDGER_FOLDER = ".coralpick/"
+LEDGER = LEDGER_FOLDER + "files.json"
 EDITED = "edited/"
 _PEOPLE_WORK_IN = "exports/"
 _HAVE_OWN_LEDGERS = (FOLDER, ".lightly/", "selected/")
@@ -129,11 +132,11 @@ class OwnedOutput:
         self._write_ledger()
         if self._kept:
             logger.warning(
-                "%d files in %s were changed by someone else and stay as they are, so they do not show this run. The "
-                "first is %s. Delete them, or move them away, and run `select` again to have them written.",
-                len(self._kept),
+                "In %s, %s, without the results of this run. The first is %s. Delete or move what was changed, and run "
+                "`select` again to have it written.",
                 self.uri,
-                min(self._kept),
+                describe_kept(len(self._kept)),
+                shorten(min(self._kept)),
             )
 
     def _compute_digest(self, key: str) -> str | None:
@@ -170,6 +173,15 @@ class OwnedOutput:
 
     def _write_ledger(self) -> None:
         self._output.write(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+
+
+def describe_kept(count: int) -> str:
+    """Says how many files of people are kept, for a message."""
+    return quantify(
+        count,
+        "file was changed by someone else and stays as it is",
+        "files were changed by someone else and stay as they are",
+    )
 
 
 def _parse(data: bytes) -> _Digests | None:

@@ -24,6 +24,7 @@ LIGHTLY = "lightly.json"
 STATUS = "status.json"
 STATUS_OF_SHARD = "status-{index}-of-{count}.json"
 PARTS = "parts/"
+LEDGER = ".coralpick/"
 EDITED = "edited/"
 SUCCESS = "_SUCCESS"
 
@@ -167,6 +168,13 @@ FILES = (
         written="always",
         content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the listing of each "
         "shard, and which pieces of work have finished.",
+    ),
+    OutputFile(
+        name=LEDGER,
+        writer="job.parts.owned",
+        written="always",
+        content="Digests of the result files, by which the job knows its own. It stays if you delete `parts/` to start "
+        "again.",
     ),
     OutputFile(
         name=EDITED,

@@ -14,7 +14,7 @@ from tests.standins.servers import ADMIN, BUCKET, client
 from tests.standins.warm_job import Kill, WarmJob
 
 # They hold times, and so do the report and the digests of files, through run.json.
-WITH_TIMES = {"run.json", "report.html", "status.json", "parts/owner.json", "parts/files.json"}
+WITH_TIMES = {"run.json", "report.html", "status.json", "parts/owner.json", ".coralpick/files.json"}
 OTHER = {"CORAL_N_SAMPLES": 3, "CORAL_STRATEGY": "coreset"}
 
 # Files of the reduce step that differ with other settings, in the order in which they are written, and the other ones.
@@ -32,7 +32,7 @@ CHANGED = (
     r"exports/yolo/labels/",
     r"exports/copies\.jsonl",
     r"selected/frame",
-    r"parts/files\.json",
+    r"\.coralpick/files\.json",
 )
 UNCHANGED = (
     r"failures\.jsonl",

@@ -1,5 +1,6 @@
 """Whose files they are: nothing that the job did not write is lost, whatever the order of runs, edits and kills."""
 
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job import parts
 from job.errors import LinkError
-from job.parts.owned import EDITED, LEDGER, OwnedOutput
+from job.parts.owned import EDITED, LEDGER, LEDGER_FOLDER, OwnedOutput
 from job.storage.local import LocalFolder
 from tests.exports.test_paths import tree
 
@@ -55,7 +57,10 @@ def test_a_corrected_label_file_stays(
         run(tmp_path, next_content)
         assert tree(tmp_path / "exports") == {"yolo/labels/a.txt": b"CORRECTED", "yolo/labels/own.txt": b"own"}
         if next_content:
-            assert "1 files in" in caplog.text and LABELS + "a.txt" in caplog.text
+            assert (
+                "1 file was changed by someone else and stays as it is" in caplog.text
+                and LABELS + "a.txt" in caplog.text
+            )
 
 
 def test_a_result_of_someone_else_is_moved_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -63,7 +68,7 @@ def test_a_result_of_someone_else_is_moved_away(tmp_path: Path, caplog: pytest.L
     run(tmp_path, {}, selected_txt=b"a", report_html=b"<html>")
     (tmp_path / "selected.txt").write_bytes(b"edited")
     run(tmp_path, {}, selected_txt=b"b", report_html=b"<html>")
-    assert {path: data for path, data in tree(tmp_path).items() if "parts/" not in path} == {
+    assert {path: data for path, data in tree(tmp_path).items() if path != LEDGER} == {
         "selected.txt": b"b",
         "report.html": b"<html>",
         f"edited/{sha256(b'edited').hexdigest()[:8]}/selected.txt": b"edited",
@@ -88,15 +93,26 @@ def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture
     run(out, {})
     assert tree(elsewhere) == {"a.txt": b"mine", "precious.txt": b"mine"}
     assert not (out / "exports/voc/b.xml").exists()
-    assert "1 files in" in caplog.text
+    assert "1 file was changed by someone else and stays as it is" in caplog.text
     (out / "selected.txt").symlink_to(elsewhere / "new.txt")
     with pytest.raises(LinkError, match=r"selected\.txt is a symbolic link, which the job does not replace"):
         run(out, {}, selected_txt=b"a")
     assert not (elsewhere / "new.txt").exists()
-    (out / "parts").rename(out / "moved")
-    (out / "parts").symlink_to(out / "moved")
-    with pytest.raises(LinkError, match="parts is a symbolic link, and the job does not write through links"):
+    (out / LEDGER_FOLDER).rename(out / "moved")
+    (out / LEDGER_FOLDER[:-1]).symlink_to(out / "moved")
+    with pytest.raises(LinkError, match=r"\.coralpick is a symbolic link, and the job does not write through links"):
         run(out, {}, run_json=b"{}")
+
+
+def test_after_the_parts_are_deleted_own_files_are_still_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The messages advise to delete the parts to start again with other settings."""
+    run(tmp_path, {LABELS + "a.txt": b"1", LABELS + "b.txt": b"1"}, selected_txt=b"a")
+    shutil.rmtree(tmp_path / parts.FOLDER, ignore_errors=True)
+    run(tmp_path, {LABELS + "b.txt": b"2"}, selected_txt=b"b")
+    assert tree(tmp_path / "exports") == {"yolo/labels/b.txt": b"2"}
+    assert not (tmp_path / EDITED).exists() and not caplog.text
 
 
 def test_a_damaged_ledger_makes_all_files_those_of_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

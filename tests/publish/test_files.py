@@ -52,7 +52,7 @@ def test_names_are_those_of_the_rooms_below() -> None:
     assert (publish.SELECTED, publish.COPIES) == (copies.FOLDER, copies.LIST)
     assert publish.LIGHTLY_PREDICTIONS == lightly_files.FOLDER
     assert publish.LIGHTLY == upload.REPORT
-    assert publish.EDITED == owned.EDITED
+    assert (publish.EDITED, publish.LEDGER) == (owned.EDITED, owned.LEDGER_FOLDER)
 
 
 def test_records_are_complete() -> None:
