@@ -10,13 +10,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from job import embed, exports, inputs, logs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
 from job.embed import elsewhere
-from job.errors import DamagedFileError, JobError, SettingsError, Stopped, TooManyFailedImages, TryAgain
+from job.errors import DamagedFileError, SettingsError, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
 from job.external.take_in import find_embedded, import_for_images, import_predictions
 from job.inputs import labelled as labels
@@ -30,18 +29,14 @@ from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
-from job.publish import SUCCESS, manifest, tables
-from job.publish.results import compute_run_id, list_picks, publish
+from job.publish import SUCCESS, tables, to_lightly
+from job.publish.results import compute_run_id, publish
 from job.publish.status import Status
-from job.select import Selection
 from job.settings import Settings
 from job.settings.resolve import as_json
 from job.shards import Shard
 from job.stopping import Stop
-from job.storage import Listing, open_source
-
-if TYPE_CHECKING:
-    from job.lightly.api import Platform
+from job.storage import Listing
 
 logger = logging.getLogger(__name__)
 
@@ -242,13 +237,13 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     logs.add_fields(run_id=name)
     results = SelectionInputs(pool, embeddings, embedding, labelled, others, digests, name)
     if run.platform and settings.lightly_select == "platform":
-        selected = publish_platform_picks(run, run.platform, results, selection)
+        selected = to_lightly.publish_picks(run, run.platform, results, selection)
         _finish(output, claim, name)
         return selected
     selected = publish(run, results, selection)
     _finish(output, claim, name)
     if run.platform:
-        upload(run, run.platform, results, selection)
+        to_lightly.upload(run, run.platform, results, selection)
     else:
         logger.info("Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set.")
     return selected
@@ -275,55 +270,6 @@ def _add_metadata(settings: Settings, pool: Pool, table: Metadata) -> Pool:
         logger.warning(warning)
     metadata.check_strategy(table, settings.strategy.entries, pool.file_names, max_failed=0)
     return dataclasses.replace(pool, metadata=table.take(pool.file_names))
-
-
-def publish_platform_picks(
-    run: Run, platform: "Platform", results: SelectionInputs, selection: Selection
-) -> list[Selected]:
-    """Uploads the run, and writes the platform's picks, or the job's own if the platform refuses to select.
-
-    The job's own are also written first, in case the platform is unreachable, unless its picks are already there.
-    """
-    present = manifest.read(run.output)
-    has_picks = (present.get("run_id"), present.get("selected_by")) == (results.run_id, "platform")
-    own = None if has_picks else publish(run, results, selection)
-    names = upload(run, platform, results, selection)
-    if names is None:
-        return own or publish(run, results, selection)
-    platform_selection = choose_among(
-        *(run.settings, run.output, results.pool, results.embeddings, results.labelled),
-        elsewhere=results.elsewhere.embeddings,
-        candidates=names,
-    )
-    return publish(run, results, platform_selection, selected_by="platform")
-
-
-def upload(run: Run, platform: "Platform", results: SelectionInputs, selection: Selection) -> list[str] | None:
-    """Uploads the run to Lightly; returns the platform's own picks if the settings ask for them.
-
-    Raises:
-        JobError: If the upload cannot finish now; all files of the run are written.
-    """
-    from job.lightly import upload as lightly_upload
-
-    settings = run.settings
-    source = open_source(settings.input, run.stop.requested) if settings.lightly_images == "full" else None
-    outcome = lightly_upload.Outcome(
-        results.pool,
-        results.embeddings,
-        results.embedding["space"],
-        results.labelled,
-        picks=list_picks(results.pool, selection),
-        run_id=results.run_id,
-    )
-    try:
-        with run.stage("upload"):
-            return lightly_upload.upload(platform, settings, run.stop, run.output, source, outcome)
-    except Stopped:
-        raise
-    except JobError:
-        logger.warning("All results are in %s. Run the job again to upload them to Lightly.", run.output.uri)
-        raise
 
 
 def _sha256(lines: list[str]) -> str:
