@@ -7,7 +7,7 @@ from job.exports.copies import copy_selected, remove_copies
 from job.exports.prelabels import PreLabels, check_classes
 from job.exports.table import FORMATS, markdown_table
 from job.exports.uris import make_task_uri_builder, make_uri_builder
-from job.exports.writing import ALL_IMAGES, write, write_all_images
+from job.exports.writing import ALL_IMAGES, remove, write, write_all_images
 
 __all__ = [
     "ALL_IMAGES",
@@ -18,6 +18,7 @@ __all__ = [
     "make_task_uri_builder",
     "make_uri_builder",
     "markdown_table",
+    "remove",
     "remove_copies",
     "write",
     "write_all_images",

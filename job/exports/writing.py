@@ -66,6 +66,15 @@ def write(
     output.write_all(files, FOLDER, keeps=[copies.LIST])
 
 
+def remove(output: OwnedOutput) -> None:
+    """Removes what an earlier run wrote in any format, for a run without detections.
+
+    Raises:
+        JobError: If the output cannot be used.
+    """
+    output.write_all({}, FOLDER, keeps=[copies.LIST])
+
+
 def write_all_images(
     output: Storage, pool: Pool, uri_of: Callable[[str], str], *, with_probabilities: bool = True
 ) -> None:

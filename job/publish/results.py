@@ -170,6 +170,8 @@ def export(
                 ALL_IMAGES,
                 MAX_EXPORTED_BOXES,
             )
+    else:
+        exports.remove(output)
     if settings.copy_selected:
         if source is None:
             raise SettingsError(

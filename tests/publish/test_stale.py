@@ -1,12 +1,13 @@
 """Files of an earlier run that a later run does not write: they go, and what the job did not write stays."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from job import names
-from job.publish import ALL_IMAGES, COPIES, DETECTIONS, EXPORTS, LIGHTLY, SELECTED, stale
+from job.publish import ALL_IMAGES, COPIES, DETECTIONS, EDITED, EXPORTS, LIGHTLY, PARTS, SELECTED, stale
 from job.storage.local import LocalFolder
 from tests.conftest import Job, settings
 from tests.external import write_own_data
@@ -43,6 +44,18 @@ def test_files_that_a_later_run_does_not_write_are_removed(given: dict[str, Any]
         f"{SELECTED}mine.txt",
         f"{EXPORTS}mine.txt",
     }
+
+
+def test_a_run_without_detections_removes_the_pre_labels(given: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert job("select", **given).returncode == 0
+    (output / EXPORTS / "mine.txt").write_text("an annotator's work")
+    shutil.rmtree(output / PARTS)  # as the message about other settings advises
+    done = job("select", **given | {"CORAL_PREDICTIONS": "none", "CORAL_STRATEGY": "coreset"})
+    assert done.returncode == 0, done.stderr
+    left = list_files(output)
+    assert {name for name in left if name.startswith(EXPORTS)} == {f"{EXPORTS}mine.txt"}
+    assert not {ALL_IMAGES, DETECTIONS} & left and not any(name.startswith(EDITED) for name in left)
 
 
 def test_files_of_these_names_in_a_folder_without_results_are_the_users(
