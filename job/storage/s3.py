@@ -26,12 +26,14 @@ from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, keep_all, name_for_keep, refuse_size
 from job.storage.rights import S3_RIGHTS
 from job.storage.s3_fast import FastError, FastReader
+from job.uris import redact
 
 T = TypeVar("T")
 
 _MAX_CONNECTIONS = 64
 # Bytes; S3's own limit is 5 GB. Parts of a larger object become visible together, after the last one.
 _MAX_REQUEST = 1 << 30
+_BLOCK = 1 << 20  # bytes
 _MAX_EMPTY = 100  # empty objects of one listing that are asked about; for more, boto3's whole listing is cheaper
 
 _RIGHTS = {
@@ -50,6 +52,7 @@ _NO_CREDENTIALS = (
     aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.SSOError,
     aws.TokenRetrievalError, aws.RefreshWithMFAUnsupportedError,
 )  # fmt: skip
+_NO_CONNECTION = (aws.ConnectionError, aws.HTTPClientError)
 _WRONG_SETTINGS = (
     aws.ParamValidationError, aws.InvalidRegionError, aws.EndpointProviderError, aws.NoRegionError,
     aws.UnsupportedS3ConfigurationError, aws.InvalidS3AddressingStyleError,
@@ -96,6 +99,7 @@ class S3Folder:
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder; some of them twice if obstore gives up halfway."""
+        self._list_page(MaxKeys=1, Prefix=self._prefix + prefix)  # obstore takes an answer of any kind for a listing
         num_empty = 0
         with contextlib.suppress(FastError):
             for page in self._fast.list(self._prefix + prefix):
@@ -120,20 +124,48 @@ class S3Folder:
         for name in (path, path + "/"):
             if not name.startswith(prefix):  # of the marker of the folder itself
                 continue
-            for item in self._call("list_objects_v2", MaxKeys=1, Prefix=name).get("Contents", ()):
+            for item in self._list_page(MaxKeys=1, Prefix=name).get("Contents", ()):
                 if item["Key"] == name and not item["Size"] and (name == path or keep(self._entry(item).key)):
                     yield self._entry(item)
 
     def _list_by_boto3(self, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
         arguments: dict[str, Any] = {"Prefix": self._prefix + prefix}
+        tokens: set[str] = set()
         while True:
-            page = self._call("list_objects_v2", **arguments)
+            page = self._list_page(**arguments)
             for item in page.get("Contents", ()):
                 if keep((entry := self._entry(item)).key):
                     yield entry
             if not page.get("IsTruncated"):
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            token = arguments["ContinuationToken"] = page["NextContinuationToken"]
+            if token in tokens:
+                raise ServiceUnavailable(
+                    f"{self.uri}: the listing of the store has no end, since it repeats a continuation token. Set "
+                    "CORAL_INPUT to a list of files, or use another server."
+                )
+            tokens.add(token)
+
+    def _list_page(self, **arguments: Any) -> Any:
+        """Requests one page of a listing.
+
+        Raises:
+            ServiceUnavailable: If the answer is not a listing, or goes on without saying how.
+        """
+
+        def call(attempt: Attempt) -> Any:
+            page = self._client.list_objects_v2(Bucket=self._bucket, **self._payer, **arguments)
+            if "IsTruncated" not in page:  # such as the error page of a gateway, or nothing
+                raise TransientError("its answer is not a listing")
+            return page
+
+        page = self._send_or_end("list_objects_v2", call)
+        if page["IsTruncated"] and not page.get("NextContinuationToken"):
+            raise ServiceUnavailable(
+                f"{self.uri}: the store says that its listing goes on, but gives no continuation token. Set "
+                "CORAL_INPUT to a list of files, or use another server."
+            )
+        return page
 
     def _entry(self, item: dict[str, Any]) -> Entry:
         return Entry(item["Key"].removeprefix(self._prefix), item.get("ETag", "").strip('"'), item["Size"])
@@ -144,7 +176,10 @@ class S3Folder:
             head = self._call("head_object", Key=self._prefix + key)
         except FileNotFoundError:
             return None
-        return Entry(key, head["ETag"].strip('"'), head["ContentLength"])
+        if "ContentLength" in head:
+            return Entry(key, head.get("ETag", "").strip('"'), head["ContentLength"])
+        items = self._list_page(MaxKeys=1, Prefix=self._prefix + key).get("Contents", ())
+        return next((self._entry(item) for item in items if item["Key"] == self._prefix + key), None)
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """Reads a whole object."""
@@ -203,15 +238,18 @@ class S3Folder:
             response = self._client.get_object(
                 Bucket=self._bucket, Key=self._prefix + key, **self._payer, **arguments
             )  # fmt: skip
-            current = response["ETag"].strip('"')
+            current = response.get("ETag", "").strip('"') or etag or ""
+            limit = None if "Range" in arguments else self._max_bytes
             with contextlib.closing(response["Body"]) as body:
                 attempt.give_up = lambda: _shut_down(body)
                 if etag and current != etag:
                     raise OSError(errno.ESTALE, "it has changed since the listing")
-                if "Range" not in arguments:
-                    refuse_size(response["ContentLength"], self._max_bytes)
-                attempt.expect(response["ContentLength"])
-                data: bytes = body.read()  # checks its length, and its checksum if the store has one
+                if "ContentLength" in response:
+                    refuse_size(response["ContentLength"], limit)
+                    attempt.expect(response["ContentLength"])
+                    data: bytes = body.read()  # checks its length, and its checksum if the store has one
+                else:
+                    data = _read_unknown_length(body, limit, attempt)
             comparable = "Range" not in arguments and _is_md5(current, response)
             if comparable and hashlib.md5(data, usedforsecurity=False).hexdigest() != current:
                 raise CorruptError("the content does not match the ETag")
@@ -223,7 +261,7 @@ class S3Folder:
             raise OSError(errno.EIO, f"{error}, repeatedly") from None
         except TransientError as error:
             # An outage of the whole store must end the job; otherwise every image would count as failed.
-            self._call("list_objects_v2", MaxKeys=1, Prefix=self._prefix)
+            self._list_page(MaxKeys=1, Prefix=self._prefix)
             raise OSError(errno.EIO, f"it is listed but cannot be read ({error})") from None
 
     def _send(self, method: str, function: Callable[[Attempt], T]) -> T:
@@ -261,7 +299,9 @@ class S3Folder:
         if isinstance(error, aws.FlexibleChecksumError):
             return CorruptError("the content does not match its checksum")
         if not isinstance(error, aws.ClientError):
-            return TransientError(type(error).__name__)
+            # Who cannot be reached is what is needed most; the texts of boto3 may quote a signed request.
+            at = f" at {redact(self._client.meta.endpoint_url)}" if isinstance(error, _NO_CONNECTION) else ""
+            return TransientError(type(error).__name__ + at)
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return self._error_of_code(code, status, method)
@@ -302,6 +342,17 @@ def _make_config(unsigned: bool, patience: Patience) -> Config:
         request_checksum_calculation="when_required",
         signature_version=UNSIGNED if unsigned else None,
     )
+
+
+def _read_unknown_length(body: Any, limit: int | None, attempt: Attempt) -> bytes:
+    """Reads a body whose length the store does not give, as gateways do; raises what `refuse_size` raises."""
+    blocks, size = [], 0
+    while block := body.read(_BLOCK):
+        blocks.append(block)
+        size += len(block)
+        refuse_size(size, limit)
+        attempt.expect(len(block))
+    return b"".join(blocks)
 
 
 def _shut_down(body: Any) -> None:

@@ -63,8 +63,15 @@ class FastReader:
         """
         if time.monotonic() < self._paused_until:
             raise FastError
+        # Some servers begin again and again. In an endless listing, a key that is remembered now and then comes again.
+        remembered, count, next_count = "", 0, 1
         try:
             for page in obstore.list(self._opened(), prefix=prefix or None, chunk_size=1000):
+                if any(item["path"] == remembered for item in page):
+                    raise FastError
+                count += len(page)
+                if count >= next_count:
+                    remembered, next_count = page[-1]["path"], 2 * count
                 yield [Entry(item["path"], str(item["e_tag"] or "").strip('"'), item["size"]) for item in page]
         except (BaseError, OSError, ValueError, botocore.exceptions.BotoCoreError) as error:
             raise FastError from error
