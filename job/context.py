@@ -48,7 +48,7 @@ _SECONDS_UNTIL_NAMED = 3.0  # of a stage that shows no progress
 
 def _name_stage(name: str) -> None:
     if now.stage == name and now.progress is None:
-        logger.info("Working on: %s ...", name, extra={"stage": name})
+        logger.info("Working on: %s ...", name)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from job.embed import from_file, table
 from job.errors import SettingsError
 from job.images import read_thumbnail
 from job.inputs.match import Match
+from job.names import quantify
 from job.parts import Provenance
 from job.parts.pool import Pool
 from job.settings import Settings
@@ -115,7 +116,8 @@ def _simclr(
         dtype=detector.dtype,
     )
     if losses:
-        logger.info("Trained for %d epochs: the loss fell from %.3f to %.3f.", len(losses), losses[0], losses[-1])
+        epochs = quantify(len(losses), "epoch")
+        logger.info("Trained for %s: the loss fell from %.3f to %.3f.", epochs, losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
     table.write(output, pool.file_names, embeddings, digest)
     return embeddings, description | {"space": digest}

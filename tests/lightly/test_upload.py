@@ -357,7 +357,7 @@ def test_names_that_are_twice_in_a_dataset_are_told_of(
 ) -> None:
     server.add_dataset("the set", ("a.jpg", "a.jpg"))
     send(server, *small)
-    assert "has 1 duplicate file names" in caplog.text
+    assert "has 1 duplicate file name." in caplog.text
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
