@@ -21,10 +21,10 @@ from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from job.errors import AccessDenied, ServiceUnavailable, SettingsError, one_line
+from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
 from job.storage.base import MD5, Entry, keep_all, name_for_keep, refuse_size
-from job.storage.rights import S3_RIGHTS
+from job.storage.s3_errors import CredentialsError, deny_credentials, translate
 from job.storage.s3_fast import FastError, FastReader
 from job.uris import redact
 
@@ -35,32 +35,6 @@ _MAX_CONNECTIONS = 64
 _MAX_REQUEST = 1 << 30
 _BLOCK = 1 << 20  # bytes
 _MAX_EMPTY = 100  # empty objects of one listing that are asked about; for more, boto3's whole listing is cheaper
-
-_RIGHTS = {
-    "list_objects_v2": S3_RIGHTS.list,
-    "head_object": S3_RIGHTS.read,
-    "get_object": S3_RIGHTS.read,
-    "put_object": S3_RIGHTS.write,
-    "delete_object": S3_RIGHTS.delete,
-}
-_BAD_CREDENTIALS = {
-    "AuthFailure", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken",
-    "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
-}  # fmt: skip
-_TRANSIENT = {"BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown", "Throttling"}
-_NO_CREDENTIALS = (
-    aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.SSOError,
-    aws.TokenRetrievalError, aws.RefreshWithMFAUnsupportedError,
-)  # fmt: skip
-_NO_CONNECTION = (aws.ConnectionError, aws.HTTPClientError)
-_WRONG_SETTINGS = (
-    aws.ParamValidationError, aws.InvalidRegionError, aws.EndpointProviderError, aws.NoRegionError,
-    aws.UnsupportedS3ConfigurationError, aws.InvalidS3AddressingStyleError,
-)  # fmt: skip
-
-
-class _CredentialsError(TransientError):
-    """The source of the credentials fails, but it has worked before."""
 
 
 class S3Folder:
@@ -275,60 +249,14 @@ class S3Folder:
             try:
                 return function(attempt)
             except (aws.ClientError, aws.BotoCoreError, urllib3.exceptions.HTTPError) as error:
-                raise self._translate(error, method) from None
+                endpoint = redact(self._client.meta.endpoint_url)
+                has_answer = self._requests.has_answer
+                raise translate(error, method, self.uri, endpoint=endpoint, has_answer=has_answer) from None
 
         try:
             return self._requests.send(translating)
-        except _CredentialsError as error:
-            raise self._deny_credentials(str(error)) from None
-
-    def _deny_credentials(self, reason: str) -> AccessDenied:
-        return AccessDenied(
-            f"{self.uri}: there are no usable AWS credentials ({reason}). Set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, a profile or a role; for a public bucket set AWS_NO_SIGN_REQUEST=YES."
-        )
-
-    def _translate(self, error: Exception, method: str) -> Exception:
-        """Converts an error of boto3. Only codes are shown: texts may quote the request."""
-        if isinstance(error, _NO_CREDENTIALS):
-            # A source that has worked in this run, such as a metadata service, may only be restarting.
-            reason = type(error).__name__
-            return _CredentialsError(reason) if self._requests.has_answer else self._deny_credentials(reason)
-        if isinstance(error, _WRONG_SETTINGS):
-            return SettingsError(f"{self.uri} cannot be used: {one_line(error)}")
-        if isinstance(error, aws.FlexibleChecksumError):
-            return CorruptError("the content does not match its checksum")
-        if not isinstance(error, aws.ClientError):
-            # Who cannot be reached is what is needed most; the texts of boto3 may quote a signed request.
-            at = f" at {redact(self._client.meta.endpoint_url)}" if isinstance(error, _NO_CONNECTION) else ""
-            return TransientError(type(error).__name__ + at)
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return self._error_of_code(code, status, method)
-
-    def _error_of_code(self, code: str, status: int, method: str) -> Exception:
-        if status >= 500 or status in (408, 429) or code in _TRANSIENT:
-            return TransientError(f"{status} {code}")
-        if code in _BAD_CREDENTIALS:
-            hint = "correct the clock of this machine" if code == "RequestTimeTooSkewed" else "renew or correct them"
-            return AccessDenied(f"{self.uri}: the store does not accept the credentials ({code}): {hint}.")
-        if code == "NoSuchBucket" or (status == 404 and method == "list_objects_v2"):
-            return SettingsError(f"{self.uri}: there is no such bucket.")
-        if status == 404:
-            return FileNotFoundError(errno.ENOENT, "there is no such object")
-        if code == "InvalidObjectState":
-            return OSError(errno.EIO, "the object is archived (Glacier): restore it first")
-        if status == 403:
-            right = _RIGHTS[method]
-            reason = f"the permission {right} is missing (the store answered {status} {code})"
-            return PermissionError(errno.EACCES, reason)
-        if status == 400 and method == "head_object":  # the answer has no body with a code
-            return AccessDenied(f"{self.uri}: the store refused the request (400): the token may have expired.")
-        if status in (301, 307):
-            return SettingsError(f"{self.uri}: the bucket is in another region: set AWS_REGION.")
-        if method == "get_object":
-            return OSError(errno.EIO, f"the store answered {status} {code}")
-        return ServiceUnavailable(f"{self.uri}: the store answered {status} {code} to {method}.")
+        except CredentialsError as error:
+            raise deny_credentials(self.uri, str(error)) from None
 
 
 def _make_config(unsigned: bool, patience: Patience) -> Config:

@@ -15,7 +15,7 @@ from cfnlint.decode import decode
 import cloud.aws.submit as aws
 from cloud import settings
 from job.errors import ServiceUnavailable, SettingsError
-from job.storage import s3
+from job.storage import s3_errors
 from tests.conftest import ROOT
 from tests.standins import servers
 from tests.standins.aws_template import (
@@ -101,7 +101,7 @@ def test_the_job_may_do_on_s3_what_it_does_and_no_more() -> None:
     }
     # What the job itself says that it needs, and the right to tidy up after an upload in parts.
     assert set().union(*(actions for _, actions, _ in rights.values())) == {
-        *s3._RIGHTS.values(),
+        *s3_errors.RIGHTS.values(),
         "s3:AbortMultipartUpload",
     }
 
