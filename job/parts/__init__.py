@@ -1,19 +1,16 @@
 """What the map step leaves: parts, the listings of shards, and what is read back from them."""
 
+from job.parts.columns import flatten_lists
 from job.parts.part import (
     DEFAULT_SIZE,
     FOLDER,
     NO_DETECTOR,
     RENAMED,
-    SCHEMA_VERSION,
     Part,
-    Provenance,
     Row,
     check_same,
-    describe_difference,
     file_etag,
     find_done,
-    flatten_lists,
     list_files,
     read,
     renamed_etag,
@@ -21,6 +18,7 @@ from job.parts.part import (
     write,
     write_table,
 )
+from job.parts.provenance import SCHEMA_VERSION, Provenance, describe_difference
 
 __all__ = [
     "DEFAULT_SIZE",

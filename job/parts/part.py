@@ -8,11 +8,10 @@ if a part has its row. The name of a part is a hash of its images: the same work
 import contextlib
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,14 @@ import pyarrow.parquet as pq
 from job.errors import DamagedFileError, ServiceUnavailable, SettingsError
 from job.parts import checked
 from job.parts.checked import DamagedTableError
+from job.parts.columns import make_column, make_schema
+from job.parts.provenance import Provenance, describe_difference
 from job.prefetch import prefetch
 from job.storage import Entry, Storage, read_required
 from job.storage.rangefile import RangeFile
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
 DEFAULT_SIZE = 512  # images
 NO_DETECTOR = "none"
 # Begins the ETag of an imported row whose predictions name its image differently; no file has such an ETag.
@@ -95,80 +95,13 @@ class Row:
         )
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Everything besides the images that the content of a part depends on.
-
-    Attributes:
-        config_sha256: Digest of the detector's configuration with its thresholds and sizes.
-        weights_sha256: Digest of the weights file.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        probabilities: Source of the class probabilities; ``none`` without a detector.
-        class_names: Names by class index.
-        schema_version: Version of the schema of this module.
-        embedder: Model that made the features (`job.detect.embedder`); empty for the detector, or if there are none.
-        embedder_sha256: Digest of its weights and of how it runs.
-    """
-
-    config_sha256: str
-    weights_sha256: str
-    precision: str
-    probabilities: str
-    class_names: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
-    embedder: str = ""
-    embedder_sha256: str = ""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all attributes."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """All attributes as JSON, without those of an embedder if there is none; equal values give the same text."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not self.embedder:  # so that parts of earlier versions keep their names and digests
-            del values["embedder"], values["embedder_sha256"]
-        return json.dumps(values, sort_keys=True)
-
-    def matches(self, other: "Provenance") -> bool:
-        """Whether parts of both can be used together: all is equal, except that classes may have other names."""
-        same_count = len(self.class_names) == len(other.class_names)
-        return same_count and replace(self, class_names=other.class_names) == other
-
-    def with_names(self, class_names: tuple[str, ...]) -> "Provenance":
-        """The same with other names of its classes; unchanged if these are more or fewer."""
-        return replace(self, class_names=class_names) if len(class_names) == len(self.class_names) else self
-
-    @classmethod
-    def from_json(cls, text: str, name: str) -> "Provenance":
-        """Parses the JSON that `to_json` returned.
-
-        Args:
-            text: The JSON.
-            name: The part, in the form that is shown.
-
-        Raises:
-            SettingsError: If another version of the job wrote it, with another schema.
-        """
-        values = json.loads(text)
-        version = values.get("schema_version")
-        if version != SCHEMA_VERSION:
-            age = "a newer" if isinstance(version, int) and version > SCHEMA_VERSION else "an older"
-            raise SettingsError(
-                f"{name} was written by {age} version of coralpick (schema {version}; this version has schema "
-                f"{SCHEMA_VERSION}): use that version, or set CORAL_OUTPUT to a new folder."
-            )
-        return cls(**values | {"class_names": tuple(values["class_names"])})
-
-
 def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
     """Writes one part and returns its name."""
     rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = make_schema(len(provenance.class_names) + 1, feature)
     fields_of_row = [(_FIELD.get(column.name, column.name), column.type) for column in schema]
-    columns = [_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
+    columns = [make_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
     return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
 
 
@@ -305,77 +238,3 @@ def check_same(output: Storage, present: Provenance, expected: Provenance) -> No
             f"{output.uri} holds results of other settings ({difference}): set CORAL_OUTPUT to a new folder, or delete "
             f"{output.uri}/{FOLDER} to start again."
         )
-
-
-def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Joins the lists of a column into one array, and counts the values of each row.
-
-    Args:
-        column: Lists of numbers, or lists of fixed-size lists of numbers; null counts as an empty list.
-
-    Returns:
-        Values of shape (total,) or (total, k), and counts of shape (rows,).
-    """
-    array = column.combine_chunks()
-    counts = array.value_lengths().fill_null(0).to_numpy().astype(np.int64)
-    values = array.flatten()
-    if pa.types.is_fixed_size_list(values.type):
-        return values.flatten().to_numpy().reshape(-1, values.type.list_size), counts
-    return values.to_numpy(), counts
-
-
-def make_schema(probabilities: int, feature: int | None) -> pa.Schema:
-    """Makes the schema of a part.
-
-    Args:
-        probabilities: Number of probabilities of a box: one more than there are classes.
-        feature: Length of the feature of an image; None if there is none.
-    """
-    return pa.schema(
-        [
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("etag", pa.string(), nullable=False),
-            pa.field("byte_size", pa.int64(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            ("error", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
-            ("scores", pa.list_(pa.float32())),
-            ("classes", pa.list_(pa.int32())),
-            ("class_probabilities", pa.list_(pa.list_(pa.float16(), probabilities))),
-            ("thumbnail", pa.binary()),
-            ("feature", pa.list_(pa.float16(), feature if feature is not None else 1)),
-        ]
-    )
-
-
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if not pa.types.is_list(kind):
-        return pa.array(values, kind)
-    if not pa.types.is_fixed_size_list(kind.value_type):
-        return pa.array(values, kind)
-    # pyarrow does not accept two-dimensional arrays: the rows go in flat, with their offsets.
-    size = kind.value_type.list_size
-    present = [rows.reshape(-1, size) for rows in values if rows is not None]
-    flat = np.concatenate(present).ravel() if present else np.empty(0)
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type.value_type), size)
-    offsets = np.cumsum([0, *(0 if rows is None else len(rows) for rows in values)])
-    masked = pa.array(offsets, pa.int32(), mask=np.array([*(value is None for value in values), False]))
-    return pa.ListArray.from_arrays(masked, rows)
-
-
-def describe_difference(present: Provenance, expected: Provenance) -> str:
-    """Describes the difference of two provenances, such as "different weights"."""
-    words = {
-        "config_sha256": "model configuration, thresholds or sizes",
-        "weights_sha256": "weights",
-        "schema_version": "version of the part files",
-        "class_names": "number of classes",
-        "embedder": "model of the embeddings",
-        "embedder_sha256": "weights or precision of the embeddings' model",
-    }
-    names = [field.name for field in fields(expected)]
-    present = present.with_names(expected.class_names)
-    changed = [name for name in names if getattr(present, name) != getattr(expected, name)]
-    return "different " + ", ".join(words.get(name, name.replace("_", " ")) for name in changed)

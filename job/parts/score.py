@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import scores
-from job.parts.part import flatten_lists
+from job.parts.columns import flatten_lists
 
 Floats = npt.NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from job.parts.part import flatten_lists, make_schema
+from job.parts.columns import flatten_lists, make_schema
 
 _PER_BOX = ("boxes", "scores", "classes", "class_probabilities")
 
