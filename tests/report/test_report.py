@@ -224,6 +224,22 @@ def test_nothing_in_a_name_is_executed(tmp_path: Path, opened: Any) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+def test_the_policy_stops_what_the_job_did_not_write(demo: Path, browser: Browser, tmp_path: Path) -> None:
+    added = "<script>window.hacked = 1</script><img src='https://example.org/x.png' onerror='window.hacked = 2'></body>"
+    (tmp_path / "a.html").write_text(demo.read_text(encoding="utf-8").replace("</body>", added), encoding="utf-8")
+    page = browser.new_page()
+    failures: list[str | None] = []
+    refused: list[str] = []
+    page.on("requestfailed", lambda request: failures.append(request.failure))
+    page.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
+    page.goto((tmp_path / "a.html").as_uri())
+    assert page.locator("#plot-map .main-svg").first.is_visible()
+    assert page.evaluate("window.hacked") is None
+    assert failures == ["csp"]
+    assert len([text for text in refused if "Content Security Policy" in text]) >= 2
+    page.close()
+
+
 def test_one_image(tmp_path: Path, opened: Any) -> None:
     (tmp_path / "a.html").write_text(reported(tmp_path / "out", [usable("a.jpg", 0)], 5))
     page = opened(tmp_path / "a.html")
