@@ -105,7 +105,7 @@ def copy_output(finished: Path, output: Path, key: str) -> dict[str, bytes]:
     shutil.copytree(finished, output)
     if key in UNCHANGED:
         for path in tree(output):
-            if not path.startswith(("parts/part-", "parts/listing-")):
+            if not path.startswith(("parts/part-", "parts/listing-", "parts/precision")):
                 (output / path).unlink()
     return content(output)
 
