@@ -76,6 +76,8 @@ class Progress:
 
     def add(self, count: int = 1) -> None:
         """Adds finished items."""
+        if not count:  # a second line about the same state would say nothing
+            return
         self._done += count
         self._bar.update(count)
         time_now = time.monotonic()

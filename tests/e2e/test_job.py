@@ -35,7 +35,8 @@ FILES = {
     "embeddings.parquet",
     "failures.jsonl",
 }
-RESULTS = FILES | {"run.json", "status.json", "report.html", "_SUCCESS", "parts", ".lightly", "exports", "predictions"}
+FOLDERS = {"parts", ".lightly", ".coralpick", "exports", "predictions"}
+RESULTS = FILES | FOLDERS | {"run.json", "status.json", "report.html", "_SUCCESS"}
 
 
 def content(output: Path, *more: str) -> dict[str, bytes]:

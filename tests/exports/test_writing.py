@@ -81,7 +81,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     exports.write(output, pool, NAMES, uri_of, found, exports.FORMATS)
     exports.write_all_images(output, pool, uri_of)
     assert [each.name for each in folder.parent.iterdir()] == ["out"]
-    assert {each.name for each in folder.iterdir()} == {"parts", "exports", "predictions"}
+    assert {each.name for each in folder.iterdir()} == {"parts", ".coralpick", "exports", "predictions"}
     return folder / "exports", found
 
 
