@@ -109,8 +109,8 @@ def test_in_a_bucket_as_on_a_disk(bucket: Bucket, pool: dict[str, Any], local: d
         assert len([key for key in keys if key.startswith("parts/part-")]) == 4
         assert len([key for key in keys if key.startswith(".lightly/predictions/")]) == 15 + 2
         assert {key for key in keys if not key.startswith(("parts/part-", "parts/done-", ".lightly/", "exports/"))} == {
-            *FILES, "run.json", "status.json", "report.html", "_SUCCESS", "parts/listing-0-of-1.parquet", "parts/precision.json",
-            "predictions/coco.json", ".coralpick/files.json",
+            *FILES, "run.json", "status.json", "report.html", "_SUCCESS", "parts/listing-0-of-1.parquet",
+            "parts/precision.json", "predictions/coco.json", ".coralpick/files.json",
         }  # fmt: skip
         again = job(**variables)
         assert again.returncode == 0 and "15 of 15 images are already finished." in again.stderr
