@@ -124,7 +124,7 @@ format: $(VENV)/.dev ## Formats the code.
 docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
 	@$(RUN) -m scripts.docs
 
-test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (10 minutes on two cores).
+test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (20 minutes on two cores).
 	@$(RUN) -m demo.fetch
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."

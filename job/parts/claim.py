@@ -128,7 +128,7 @@ class Claim:
                 if not owner or owner.get("name") == self._name:
                     self._write()
             except JobError as error:  # the next result that is written fails as well, if it lasts
-                logger.debug("The claim of the output was not renewed: %s", error)
+                logger.warning("The claim of the output could not be renewed, and is tried again: %s", error)
 
     def _write(self) -> None:
         self._beats += 1

@@ -33,6 +33,8 @@ def test_runs_with_the_same_settings_share_the_output(tmp_path: Path) -> None:
     with make_claim(tmp_path, "a") as first, make_claim(tmp_path, "a") as second:
         first.verify()
         second.verify()
+        assert json.loads((tmp_path / KEY).read_text())["settings"] == "a"
+    assert not (tmp_path / KEY).exists()
 
 
 def test_the_second_of_two_equal_runs_keeps_the_claim_of_the_first(tmp_path: Path) -> None:
@@ -76,5 +78,8 @@ def test_a_stop_ends_the_wait(tmp_path: Path) -> None:
 def test_a_damaged_claim_counts_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / KEY).parent.mkdir()
     (tmp_path / KEY).write_text(content)
+    start = time.monotonic()
     with make_claim(tmp_path, "a") as claim:
         claim.verify()
+        assert json.loads((tmp_path / KEY).read_text())["settings"] == "a"
+    assert time.monotonic() - start < FAST.watch and not (tmp_path / KEY).exists()
