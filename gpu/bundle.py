@@ -64,8 +64,18 @@ with zipfile.ZipFile(archive) as packed:
 paths = [folder, os.path.join(folder, "site")]
 os.environ["PYTHONPATH"] = os.pathsep.join(paths + [os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 os.environ["PYTHONUNBUFFERED"] = "1"
-os.execv(sys.executable, [sys.executable, "-W", "ignore", "-m", "gpu", *sys.argv[1:]])
+# Not with -m, which prefers a package of that name in the working directory.
+os.execv(sys.executable, [sys.executable, "-W", "ignore", os.path.join(folder, "run.py"), *sys.argv[1:]])
 '''
+
+
+_RUN = """import sys
+
+from gpu.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 def list_requirements() -> list[str]:
@@ -120,6 +130,7 @@ def pack(output: Path, python_version: str) -> Path:
         files += [(path, str(path.relative_to(ROOT))) for path in demo_files]
         with zipfile.ZipFile(output / FILE, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("__main__.py", _MAIN)
+            archive.writestr("run.py", _RUN)
             for path, name in files:
                 if path.is_file() and "__pycache__" not in path.parts:
                     archive.write(path, name)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from demo import fetch
+from gpu import pictures
 from gpu.harness import Bench
 from job import images
 from job.detect import config, model
@@ -109,7 +110,7 @@ def _fit(network: nn.Module, built: config.DetectorConfig) -> dict[str, torch.Te
             hooks.append(module.register_forward_pre_hook(_Once(partial(_spread, *spread))))
         if name.endswith("cls_score"):
             hooks.append(module.register_forward_hook(lambda layer, _, output: outputs[layer].append(output)))
-    paths = sorted(fetch.FRAMES.iterdir())
+    paths = pictures.list_frames()
     decoded = [images.decode(paths[index].read_bytes()) for index in (len(paths) // 4, len(paths) * 3 // 4)]
     inputs = [{"image": _resize(image, built.min_size), "height": 100, "width": 200} for image in decoded]
     with torch.inference_mode():

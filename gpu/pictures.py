@@ -18,12 +18,24 @@ _QUALITY = 90
 _NOISE = 6  # levels; makes the files as large as those of cameras
 
 
+def list_frames() -> list[Path]:
+    """Returns the demo's frames.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    frames = sorted(fetch.FRAMES.glob("*.jpg"))
+    if not frames:
+        raise FileNotFoundError(f"there are no frames in {fetch.FRAMES}; `make demo` cuts them out of its video")
+    return frames
+
+
 def copy_frames(count: int, folder: Path) -> Path:
     """Copies frames of the demo, evenly spaced over the clip and several times if needed, unless that was done."""
     if folder.is_dir():
         return folder
     temporary = _begin(folder)
-    frames = sorted(fetch.FRAMES.glob("*.jpg"))
+    frames = list_frames()
     for number in range(count):
         middle = (2 * number + 1) * len(frames) // (2 * count)
         shutil.copyfile(frames[middle], temporary / f"{number:05d}.jpg")
@@ -43,7 +55,7 @@ def enlarge_frames(width: int, height: int, count: int, different: int, folder: 
     if folder.is_dir():
         return folder
     temporary = _begin(folder)
-    frames = sorted(fetch.FRAMES.glob("*.jpg"))
+    frames = list_frames()
     jobs = [(frames[number % len(frames)], temporary, number, width, height) for number in range(different)]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor:
         list(executor.map(_enlarge, jobs))
@@ -85,7 +97,7 @@ def write_odd_images(folder: Path) -> Path:
     if folder.is_dir():
         return folder
     temporary = _begin(folder)
-    data = sorted(fetch.FRAMES.glob("*.jpg"))[0].read_bytes()
+    data = list_frames()[0].read_bytes()
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     files = {

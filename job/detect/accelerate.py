@@ -11,6 +11,8 @@ from detectron2.structures import ImageList
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from job.detect.fused import FusedReLU
+
 _NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
 
@@ -21,15 +23,17 @@ class Acceleration:
     others, and give other last digits. It uses only those that always give the same (`cudnn.deterministic`).
     """
 
-    def __init__(self, model: nn.Module, *, half: bool = False) -> None:
-        """Accelerates a model.
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        """Changes a model on a GPU.
 
         Args:
-            model: The model, changed in place.
-            half: Whether it runs under autocast.
+            model: The model, in evaluation mode.
+            dtype: The floating-point type that it computes in; in half precision, ReLUs are fused.
         """
         self._model: Any = model
         self._folded = FoldedNorms(model)
+        half = dtype != torch.float32
+        self._fused = FusedReLU(model, dtype) if half else None
         self._batch = torch.empty(0)
         # torch lets cuDNN round float32 to TF32, which has 10 bits of mantissa, as float16 has. In half precision only
         # the last layers compute in float32, from numbers with no more bits: TF32 rounds their weights alone.
@@ -42,6 +46,8 @@ class Acceleration:
 
     def close(self) -> None:
         """Restores the model."""
+        if self._fused:
+            self._fused.close()
         self._folded.close()
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = self._flags
         if not self._has_own_preprocessing:

@@ -42,8 +42,7 @@ class Forward:
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
-        on_gpu, half = detector.device.type == "cuda", detector.precision != "fp32"
-        self._acceleration = Acceleration(detector.model, half=half) if on_gpu else None
+        self._acceleration = Acceleration(detector.model, detector.dtype) if detector.device.type == "cuda" else None
         self._feature = PooledFeature(detector.model)
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ def test_a_batch_is_preprocessed_as_its_images_are(name: str, channels_last: boo
         batch = batch.contiguous(memory_format=torch.channels_last)
     inputs = [{"image": image} for image in batch]
     expected: ImageList = model.preprocess_image(inputs)
-    acceleration = Acceleration(model)
+    acceleration = Acceleration(model, torch.float32)
     acceleration.expect(batch)
     images: ImageList = model.preprocess_image(inputs)
     acceleration.close()
@@ -107,11 +107,11 @@ def test_a_batch_is_preprocessed_as_its_images_are(name: str, channels_last: boo
     assert images.tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_cudnn_is_deterministic_and_only_half_precision_may_round_to_tf32(half: bool) -> None:
+@pytest.mark.parametrize(("dtype", "half"), [(torch.float32, False), (torch.float16, True), (torch.bfloat16, True)])
+def test_cudnn_is_deterministic_and_only_half_precision_may_round_to_tf32(dtype: torch.dtype, half: bool) -> None:
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32, cudnn.deterministic
-    acceleration = Acceleration(nn.Identity(), half=half)
+    acceleration = Acceleration(nn.Identity(), dtype)
     assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark) == (half, True, False)
     acceleration.close()
     assert (cudnn.allow_tf32, cudnn.deterministic) == before

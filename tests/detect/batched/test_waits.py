@@ -19,7 +19,7 @@ SIZE = (96, 128)
 def count_batched(name: str, counts: list[int]) -> list[Counter[str]]:
     """Counts the waits of batches, from the images on the GPU to the table on the CPU."""
     net: Any = attached(network(name))
-    acceleration, result = Acceleration(net), []
+    acceleration, result = Acceleration(net, torch.float32), []
     move(net)
     for count in counts:
         images, waits = GpuTensor(made_of(1, count)), Waits()
