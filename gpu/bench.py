@@ -16,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from gpu import checks, drive, meter, models, pictures
+from gpu import checks, drive, meter, models, pictures, pieces
 from gpu.harness import Bench, Check, Finding
 from job.detect import config
 from job.detect.model import Detector
@@ -37,11 +37,13 @@ def list_checks() -> list[Check]:
         Check("feed, 1080p", 15, partial(measure_feed, size="1080p")),
         Check("profile, rcnn", 10, partial(profile_map, name="rcnn")),
         Check("DefaultPredictor", 10, measure_default_predictor),
+        Check("batches", 15, pieces.time_batches),
         Check("yolo, 720p", 10, partial(measure_map, name="yolo", size="720p")),
         Check("precisions", 20, measure_precisions),
         Check("yolo, 1080p", 15, partial(measure_map, name="yolo", size="1080p")),
         Check("batch sizes", 20, measure_batch_sizes),
         Check("profile, yolo", 8, partial(profile_map, name="yolo")),
+        Check("dense part", 40, pieces.time_dense_part),
     ]
 
 
