@@ -48,7 +48,7 @@ class FusedReLU:
                 self._replace(block, _run_convolution, [block])
             elif kind is nn.Sequential:
                 for (_, first), (name, second) in itertools.pairwise(list(module.named_children())):
-                    if type(first) is nn.Conv2d and uses[first] == 1 and type(second) is nn.ReLU:
+                    if type(second) is nn.ReLU and type(first) is nn.Conv2d and uses[first] == 1 and _is_plain(first):
                         self._replace(first, _run_convolution, [first])
                         self._removed.append((block, name, second))
                         setattr(block, name, nn.Identity())

@@ -85,3 +85,12 @@ def test_a_norm_that_is_not_folded_stays() -> None:
     expected = run(model, images)
     FusedReLU(model, torch.float32)  # without `FoldedNorms`
     assert_close(run(model, images), expected)
+
+
+@torch.inference_mode()
+def test_the_relu_after_a_convolution_that_cannot_be_fused_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU())
+    images = torch.randn(1, 3, 8, 8)
+    expected = model(images)
+    FusedReLU(model, torch.float32)
+    assert torch.equal(model(images), expected)
