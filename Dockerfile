@@ -10,7 +10,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # An index of torch wheels for an older CUDA, such as https://download.pytorch.org/whl/cu126, for drivers before 580.
 ARG TORCH_INDEX_URL=
 WORKDIR /build
-COPY requirements/runtime.txt requirements/detectron2.txt requirements/timm.txt requirements/
+COPY requirements/runtime.txt requirements/torch.txt requirements/detectron2.txt requirements/timm.txt requirements/
 COPY scripts/install.sh scripts/
 # The build cache, not the image, keeps what pip downloads, so that the next build can reuse it.
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
-	check format docs test test-studio soak clean \
+	check format lock docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-lightly bench-storage bench-embedding
 
@@ -21,27 +21,28 @@ $(VENV)/bin/python $(STUDIO)/bin/python:
 	@echo "Creating a virtual environment in $(@:/bin/python=) ..."
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
-$(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt requirements/timm.txt scripts/install.sh | $(VENV)/bin/python
+RUNTIME_PINS := $(addprefix requirements/,runtime.txt torch.txt detectron2.txt timm.txt)
+$(VENV)/.runtime: $(RUNTIME_PINS) scripts/install.sh | $(VENV)/bin/python
 	@echo "Installing the packages of the job ..."
 	@scripts/install.sh $(RUN)
 	@touch $@
 
+# Every requirement is pinned, has a hash and comes as a wheel: pip resolves no dependency and builds nothing.
+INSTALL_PINS := pip install --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary :all:
+
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Installing the packages of the tests ..."
-	@$(RUN) -m pip install --disable-pip-version-check --quiet --requirement requirements/dev.txt
+	@$(RUN) -m $(INSTALL_PINS) --requirement requirements/dev.txt
 	@touch $@
-
-# Every requirement is pinned and comes as a wheel: pip resolves no dependency and builds nothing.
-INSTALL_STUDIO := $(STUDIO)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all:
 
 $(STUDIO)/.runtime: requirements/studio.txt | $(STUDIO)/bin/python
 	@echo "Installing LightlyStudio (1.2 GB; a few minutes) ..."
-	@$(INSTALL_STUDIO) --requirement $<
+	@$(STUDIO)/bin/python -m $(INSTALL_PINS) --requirement $<
 	@touch $@
 
 $(STUDIO)/.dev: requirements/studio-dev.txt $(STUDIO)/.runtime
 	@echo "Installing the packages of its tests ..."
-	@$(INSTALL_STUDIO) --requirement $<
+	@$(STUDIO)/bin/python -m $(INSTALL_PINS) --requirement $<
 	@touch $@
 
 ##@ Use
@@ -108,8 +109,7 @@ TOOLS := .cache/tools
 $(TOOLS)/.installed: requirements/ultralytics.txt $(VENV)/.dev
 	@echo "Installing Ultralytics for the tests (11 MB) ..."
 	@rm -rf $(TOOLS)
-	@if $(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all: --target $(TOOLS) \
-		--requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
+	@if $(RUN) -m $(INSTALL_PINS) --target $(TOOLS) --requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
 
 check: $(VENV)/.dev ## Checks style, formatting, types and the imports between packages.
 	@$(RUN) -m ruff check .
@@ -120,6 +120,9 @@ check: $(VENV)/.dev ## Checks style, formatting, types and the imports between p
 format: $(VENV)/.dev ## Formats the code.
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+lock: $(VENV)/.dev ## Writes the hashes of the pinned packages into requirements/.
+	@$(RUN) -m scripts.lock
 
 docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
 	@$(RUN) -m scripts.docs
