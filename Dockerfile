@@ -1,9 +1,9 @@
 # One image for the whole job. Build it with `make image`, then run it:
 # docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... coralpick
 # The wheels of torch bring CUDA, so the base is plain Debian with Python 3.11. Any other base works if its `python3` is
-# 3.11 and can create virtual environments. README.md says how to pin the base by its digest. The detectron2 package
-# exists for amd64 only.
-ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+# 3.11 and can create virtual environments. The digest is that of the multi-platform index; README.md says how to look up
+# another. The detectron2 package exists for amd64 only.
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${BASE_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -49,13 +49,17 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTORCH_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ARG BASE_IMAGE
 ARG VERSION=unknown
 ARG COMMIT=unknown
+ARG CREATED=unknown
 LABEL org.opencontainers.image.title="coralpick" \
       org.opencontainers.image.description="Finds the images of an unlabelled pool whose labels will help a detector most" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${COMMIT}"
+      org.opencontainers.image.revision="${COMMIT}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 WORKDIR /app
 USER 10001:0
 ENTRYPOINT ["python", "/app/entrypoint.py"]

@@ -1,7 +1,7 @@
 # Start with `make demo`, which runs the whole job on real images, or `make test`. Each target installs what it needs.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
+.PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-lightly bench-storage bench-embedding
@@ -58,17 +58,29 @@ studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Opens results in LightlyStudio: ma
 
 ##@ Image
 
-# The labels of the image. If the checkout has uncommitted changes, the commit ends in -changed.
+# The labels of the image. If the checkout has uncommitted changes, the commit ends in -changed. The time is that of the
+# commit, so that the same commit gives the same labels.
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
 COMMIT = $(shell git rev-parse --verify --quiet HEAD 2>/dev/null || echo unknown)$(if $(shell git status --porcelain 2>/dev/null),-changed)
-LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
+CREATED = $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg CREATED=$(CREATED)
 DOCKER ?= docker
 IMAGE ?= coralpick
 
-image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, BAKE_WEIGHTS, IMAGE).
-	@DOCKER_BUILDKIT=1 $(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
+image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, BAKE_WEIGHTS, IMAGE, ATTEST=0).
+	@DOCKER="$(DOCKER)" ATTEST="$(ATTEST)" scripts/build_image.sh --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
 		$(foreach name,BASE_IMAGE TORCH_INDEX_URL BAKE_WEIGHTS,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 	@echo "Next: docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... $(IMAGE)"
+
+SBOM ?= coralpick.spdx.json
+image-sbom: $(VENV)/.dev ## Writes the packages inside the image to a file (optional: IMAGE, SBOM).
+	@SYFT_CHECK_FOR_APP_UPDATE=false $(VENV)/bin/syft scan docker:$(IMAGE) --quiet --output spdx-json=$(SBOM)
+	@echo "$(SBOM) lists what $(IMAGE) contains, in SPDX."
+
+image-scan: ## Looks for known vulnerabilities in the image that have a fix, with grype or trivy (optional: IMAGE).
+	@if command -v grype >/dev/null; then grype docker:$(IMAGE) --only-fixed --fail-on high; \
+	elif command -v trivy >/dev/null; then trivy image --ignore-unfixed --severity HIGH,CRITICAL --exit-code 1 $(IMAGE); \
+	else echo "Neither grype nor trivy was found: install one of them, then run make image-scan again." >&2; exit 1; fi
 
 image-labels:
 	@echo "$(LABELS)"

@@ -96,3 +96,7 @@ def test_another_torch_index_is_for_torch_alone(tmp_path: Path, installed: str, 
 def test_the_driver_libraries_of_googles_machines_are_found() -> None:
     """Only this variable leads to them on these machines."""
     assert re.search(r"LD_LIBRARY_PATH=/usr/local/nvidia/lib64\b", DOCKERFILE)
+
+
+def test_the_base_is_pinned_by_its_digest() -> None:
+    assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)

@@ -173,12 +173,14 @@ def test_what_is_inside(engine: Engine, image: str) -> None:
     assert [file for file in files if re.fullmatch(leftovers, file)] == []
 
 
-def test_labels_and_version(engine: Engine, image: str, labels: list[str]) -> None:
+def test_labels_and_version(engine: Engine, image: str, base: str, labels: list[str]) -> None:
     config = json.loads(engine.docker("image", "inspect", image, check=True).stdout)[0]["Config"]
     built = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert f"VERSION={built['version']}" in labels
     assert f"COMMIT={built['revision']}" in labels
     assert re.fullmatch(r"([0-9a-f]{40}|unknown)(-changed)?", built["revision"])
+    assert f"CREATED={built['created']}" in labels
+    assert built["base.name"] == base
     assert built["version"] == job.__version__
     assert built["version"] in engine.docker("run", "--rm", "--network", "none", image, "--version").stdout
     assert built["licenses"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
@@ -188,22 +190,11 @@ def test_labels_and_version(engine: Engine, image: str, labels: list[str]) -> No
 
 def test_its_bill_of_materials_matches_the_pins(engine: Engine, image: str, tmp_path: Path) -> None:
     """syft reads the packages from the image itself."""
-    syft = Path(sys.executable).with_name("syft")
-    command: list[str | Path] = [
-        syft,
-        "scan",
-        f"docker:{image}",
-        "--output",
-        f"spdx-json={tmp_path / 'sbom.json'}",
-        "--quiet",
-    ]
-    environment = os.environ | {
-        "DOCKER_HOST": engine.host,
-        "SYFT_CHECK_FOR_APP_UPDATE": "false",
-        "TMPDIR": str(tmp_path),
-    }
-    subprocess.run(command, env=environment, check=True, timeout=600)
-    listed = json.loads((tmp_path / "sbom.json").read_text())["packages"]
+    sbom = tmp_path / "sbom.json"
+    command = ["make", "image-sbom", f"IMAGE={image}", f"SBOM={sbom}"]
+    environment = os.environ | {"DOCKER_HOST": engine.host, "TMPDIR": str(tmp_path)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
+    listed = json.loads(sbom.read_text())["packages"]
     installed = {(entry["name"].lower().replace("_", "-"), entry.get("versionInfo")) for entry in listed}
     files = ("runtime.txt", "torch.txt", "detectron2.txt", "timm.txt")
     pins = "".join((ROOT / "requirements" / name).read_text() for name in files)
