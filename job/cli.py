@@ -11,6 +11,7 @@ import click
 import job
 from job import limits, logs, shards
 from job.errors import JobError, SettingsError
+from job.secret import hide_environment
 from job.settings import Settings, knobs
 from job.settings.knob import Knob
 from job.settings.resolve import resolve
@@ -104,6 +105,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., None]:
     def command(**flags: Any) -> None:
         own = {name: flags.pop(name) for name in flags.keys() - {name for name, _ in knobs()}}
         logs.configure(flags["log_format"] or os.environ.get("CORAL_LOG_FORMAT") or "auto")
+        hide_environment(os.environ)
         settings = resolve(flags, os.environ, _read_file)
         stop = Stop()
         stop.listen()

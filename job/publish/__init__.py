@@ -62,13 +62,14 @@ FILES = (
         writer="job.publish.tables",
         written="always",
         content="One row per pick: rank, file name, score, value, distance to the nearest labelled or earlier picked "
-        "image and its name, reason in words, factors of the value, boxes that made the score.",
+        "image and its name, reason in words, factors of the value, boxes that made the score, and the file name "
+        "as a spreadsheet may open it.",
     ),
     OutputFile(
         name=SELECTED_JSONL,
         writer="job.publish.tables",
         written="always",
-        content=f"The rows of `{SELECTED_CSV}`, one JSON object per line.",
+        content=f"The rows of `{SELECTED_CSV}` without the last column, one JSON object per line.",
     ),
     OutputFile(
         name=IMAGES,

@@ -33,18 +33,33 @@ _SELECTION_TYPES = {
 }
 
 
+# A spreadsheet takes a cell that begins so for a formula, quoted or not.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_SPREADSHEET_NAME = "spreadsheet_name"
+
+
 def write_selected(output: Storage, selected: list[Selected]) -> None:
-    """Writes selected.jsonl, selected.csv and selected.txt. In the CSV, factors and boxes are JSON."""
+    """Writes selected.jsonl, selected.csv and selected.txt.
+
+    In the CSV, factors and boxes are JSON, and one more column has the file name as a spreadsheet may open it.
+    """
     rows = [_round(asdict(pick)) for pick in selected]
     output.write(SELECTED_JSONL, _json_lines(rows))
     text = io.StringIO()
-    columns = list(Selected.__dataclass_fields__)
+    columns = [*Selected.__dataclass_fields__, _SPREADSHEET_NAME]
     writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     nested = ("factors", "boxes")
-    writer.writerows(row | {name: json.dumps(row[name], ensure_ascii=False) for name in nested} for row in rows)
+    for row in rows:
+        texts = {name: json.dumps(row[name], ensure_ascii=False) for name in nested}
+        writer.writerow(row | texts | {_SPREADSHEET_NAME: _make_harmless(row["file_name"])})
     output.write(SELECTED_CSV, text.getvalue().encode())
     output.write(SELECTED_TXT, names.dump([pick.file_name for pick in selected]).encode())
+
+
+def _make_harmless(file_name: str) -> str:
+    """Puts an apostrophe in front of a name that a spreadsheet would take for a formula."""
+    return "'" + file_name if file_name.startswith(_FORMULA) else file_name
 
 
 def write_failures(output: Storage, failures: list[tuple[str, str]]) -> None:
