@@ -17,6 +17,7 @@ from job.settings.knob import Knob
 from job.settings.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
+from job.usage import usage
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _COMMON = "Common settings"
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
+    usage.restart()
     limits.limit_threads(os.environ)
     try:
         cli.main(standalone_mode=False)

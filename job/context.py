@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from job.progress import now
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.stopping import MESSAGE, Stop
+from job.usage import usage
 
 if TYPE_CHECKING:
     from job.detect.model import Detector
@@ -123,7 +123,6 @@ class Run:
         detector: The detector, once it is built.
         class_names: Names by class index of the imported predictions; None if there are none.
         imported: What imported predictions were made with, if their images are read; else None.
-        seconds: Duration of each stage, by name.
         names: What was found when each list of names was compared with CORAL_INPUT, by the kind of list.
         current_stage: Name of the stage that is running.
     """
@@ -135,7 +134,6 @@ class Run:
     detector: "Detector | None" = None
     class_names: tuple[str, ...] | None = None
     imported: parts.Provenance | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
     names: dict[str, dict[str, int]] = field(default_factory=dict)
     current_stage: str | None = None
 
@@ -149,9 +147,9 @@ class Run:
         """
         if self.stop.requested.is_set():
             raise Stopped(MESSAGE)
-        start = time.monotonic()
         outer, self.current_stage = self.current_stage, name
         now.enter(name)
+        usage.enter(name)
         timer = threading.Timer(_SECONDS_UNTIL_NAMED, _name_stage, (name,))
         timer.daemon = True
         timer.start()
@@ -159,9 +157,9 @@ class Run:
             yield
         finally:
             timer.cancel()
-        self.seconds[name] = time.monotonic() - start
         self.current_stage = outer
         now.leave(outer)
+        usage.leave(outer)
 
     def current_class_names(self) -> tuple[str, ...]:
         """Names by class index, which may have been corrected since the detection."""

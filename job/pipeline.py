@@ -87,8 +87,11 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     """
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
-            return reduce_step(current, find_embedded(current) or import_predictions(current))
-        listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
+            with current.stage("import"):
+                listing = find_embedded(current) or import_predictions(current)
+        else:
+            with current.stage("list"):
+                listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 
 
@@ -189,14 +192,15 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     settings, output = run.settings, run.output
     labelled: list[str] = []
     found: list[elsewhere.Found] = []
-    if settings.labelled:
-        match = labels.match(settings.labelled, listing, settings.input)
-        found = elsewhere.find_required(settings, match)
-        num_elsewhere = len({name for place in found for name in place.match.file_names})
-        labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
-    if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
-        run.accept("strategy", match_similar)
-    table = _read_metadata(run, listing)
+    with run.stage("read the lists"):
+        if settings.labelled:
+            match = labels.match(settings.labelled, listing, settings.input)
+            found = elsewhere.find_required(settings, match)
+            num_elsewhere = len({name for place in found for name in place.match.file_names})
+            labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
+        if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
+            run.accept("strategy", match_similar)
+        table = _read_metadata(run, listing)
     with run.stage("score"):
         pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
         run.check_provenance(pool)

@@ -21,6 +21,7 @@ from job.parts import FOLDER
 from job.prefetch import prefetch
 from job.storage import Entry, Storage, read_required
 from job.storage.base import keep_all
+from job.usage import usage
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class OwnedOutput:
     def write(self, key: str, data: bytes) -> None:
         """Writes a file, unless it has this content; see `Storage` and, for files of people, the module."""
         if key.startswith(_HAVE_OWN_LEDGERS):
-            self._output.write(key, data)
+            self._put(key, data)
         else:
             self._write({key: data}, {key} if self._output.stat(key) else ())
 
@@ -77,6 +78,10 @@ class OwnedOutput:
             self._output.delete(key)
         elif self._output.stat(key) is not None:
             self._delete_own(key)
+
+    def has_written(self, key: str) -> bool:
+        """Whether this run or an earlier one wrote, or began to write, a file of this name."""
+        return key in self._read_ledger()
 
     def write_all(self, files: Mapping[str, bytes], folder: str, *, keeps: Collection[str] = ()) -> None:
         """Writes the files of a folder, several at once, and deletes those that an earlier run wrote there.
@@ -110,7 +115,7 @@ class OwnedOutput:
             if current == new[key] or not self._may_replace(key, current):
                 return
             try:
-                self._output.write(key, files[key])
+                self._put(key, files[key])
             except LinkError:
                 if not key.startswith(_PEOPLE_WORK_IN):
                     raise
@@ -120,6 +125,10 @@ class OwnedOutput:
             for _ in prefetch(executor, write, files, ahead=_MAX_THREADS):
                 pass
         self._written |= new
+
+    def _put(self, key: str, data: bytes) -> None:
+        self._output.write(key, data)
+        usage.add_written(len(data))
 
     def finish(self) -> None:
         """Forgets the contents that this run has replaced, and names the files of people that it met.
@@ -172,7 +181,7 @@ class OwnedOutput:
         return self._digests
 
     def _write_ledger(self) -> None:
-        self._output.write(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+        self._put(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
 
 
 def describe_kept(count: int) -> str:

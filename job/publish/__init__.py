@@ -103,7 +103,7 @@ FILES = (
         writer="job.publish.manifest",
         written="always",
         content="Settings (no secrets), versions, digests of model and weights, counts, statistics of the picks, "
-        "seconds per stage.",
+        "seconds, memory and bytes written per stage. Written last.",
     ),
     OutputFile(
         name=REPORT,

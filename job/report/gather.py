@@ -213,6 +213,6 @@ def _make_tables(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]
         ("Settings", list(settings.items())),
         ("Detector", list(detector.items())),
         ("Embedding", list(run["embedding"].items())),
-        ("Seconds by stage", list(run["seconds"].items())),
+        ("Seconds by stage, before this page", list(run["seconds"].items())),
         ("Versions", [("coralpick", run["coralpick"]), *run["versions"].items()]),
     ]
