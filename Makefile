@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-lightly bench-storage bench-embedding
+	bench-lightly bench-storage bench-embedding bench-reduce
 
 PYTHON ?= python3
 VENV := .venv
@@ -158,7 +158,7 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-reduce bench-quality bench-embedding ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
@@ -183,6 +183,10 @@ bench-lightly: $(VENV)/.dev ## Compares the upload to Lightly with one call afte
 bench-storage: $(VENV)/.dev ## Compares listing and reading a bucket with boto3 and obstore (1 minute).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.storage --json benchmarks/results/storage.json
+
+bench-reduce: $(VENV)/.dev ## Measures what `select` takes for up to a million images, by stage (40 minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.reduce --json benchmarks/results/reduce.json
 
 bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a clip together (1 hour).
 	@mkdir -p benchmarks/results

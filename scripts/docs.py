@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import figures as benchmark_figures
 from gpu import figures
 from job import exports, publish, scores
 from job.settings import resolve
@@ -20,6 +21,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores": scores.markdown_table,
     "gpu": figures.benchmark_table,
     "checks": figures.checks_table,
+    "reduce": benchmark_figures.reduce_table,
 }
 _MARKER = ": written by make docs -->"
 _TABLE = re.compile(rf"<!-- (\w+){_MARKER}\n.*?<!-- end of \1 -->\n", re.DOTALL)
