@@ -19,8 +19,9 @@ from job.errors import LinkError
 from job.names import quantify, shorten
 from job.parts import FOLDER
 from job.prefetch import prefetch
+from job.spool import Spool
 from job.storage import Entry, Storage, read_required
-from job.storage.base import keep_all
+from job.storage.base import Content, keep_all
 from job.usage import usage
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ EDITED = "edited/"
 _PEOPLE_WORK_IN = "exports/"
 _HAVE_OWN_LEDGERS = (FOLDER, ".lightly/", "selected/")
 _MAX_THREADS = 32
+_BLOCK_BYTES = 1 << 24  # of a large file, whose digest is computed by ranges
 
 
 class OwnedOutput:
@@ -65,7 +67,7 @@ class OwnedOutput:
         """Reads a part of a file; see `Storage`."""
         return self._output.read_range(key, start, length)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file, unless it has this content; see `Storage` and, for files of people, the module."""
         if key.startswith(_HAVE_OWN_LEDGERS):
             self._put(key, data)
@@ -103,9 +105,9 @@ class OwnedOutput:
         for key in stale:
             self._read_ledger().pop(key)
 
-    def _write(self, files: Mapping[str, bytes], present: Collection[str]) -> None:
+    def _write(self, files: Mapping[str, Content], present: Collection[str]) -> None:
         digests = self._read_ledger()
-        new = {key: hashlib.sha256(data).hexdigest() for key, data in files.items()}
+        new = {key: _compute_sha256(data) for key, data in files.items()}
         for key, digest in new.items():
             digests[key] = list(dict.fromkeys([*digests.get(key, []), digest]))
         self._write_ledger()
@@ -126,7 +128,7 @@ class OwnedOutput:
                 pass
         self._written |= new
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: Content) -> None:
         self._output.write(key, data)
         usage.add_written(len(data))
 
@@ -149,9 +151,16 @@ class OwnedOutput:
             )
 
     def _compute_digest(self, key: str) -> str | None:
-        """Computes the digest of a file; None if it was deleted meanwhile."""
+        """Computes the digest of a file, block by block; None if it was deleted meanwhile."""
         try:
-            return hashlib.sha256(self._output.read(key)).hexdigest()
+            entry = self._output.stat(key)
+            if entry is None or entry.size <= _BLOCK_BYTES:
+                return hashlib.sha256(self._output.read(key)).hexdigest()
+            digest = hashlib.sha256()
+            for start in range(0, entry.size, _BLOCK_BYTES):
+                length = min(_BLOCK_BYTES, entry.size - start)
+                digest.update(self._output.read_range(key, start, length))
+            return digest.hexdigest()
         except FileNotFoundError:
             return None
 
@@ -182,6 +191,10 @@ class OwnedOutput:
 
     def _write_ledger(self) -> None:
         self._put(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+
+
+def _compute_sha256(data: Content) -> str:
+    return data.sha256() if isinstance(data, Spool) else hashlib.sha256(data).hexdigest()
 
 
 def describe_kept(count: int) -> str:

@@ -18,6 +18,7 @@ from obstore.store import MemoryStore
 from job import images, logs, retry
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
+from job.spool import Spool
 from job.storage import Entry, Listing, Storage, open_folder, open_source, read_file
 from job.storage.base import keep_all
 from job.storage.gcs_azure import CloudFolder
@@ -114,6 +115,14 @@ def test_what_is_written_is_read_listed_and_removed(store: Storage, request: pyt
         store.delete(name)
         assert store.stat(name) is None
     assert not listed(store)
+
+
+def test_a_temporary_file_is_written_whole(store: Storage) -> None:
+    data = os.urandom(6_000_000)
+    made = Spool()
+    made.file.write(data)
+    store.write("large", made)
+    assert store.read("large") == data
 
 
 def test_folders_do_not_reach_into_others(store: Storage) -> None:
@@ -425,6 +434,10 @@ def test_a_write_larger_than_one_request(moto: S3, tmp_path: Path, monkeypatch: 
     folder, data = open_folder(moto.uri(tmp_path.name), patience=BRISK), os.urandom(13_000_000)
     folder.write("large", data)
     assert folder.read("large") == data and "-" in listed(folder)["large"].etag
+    made = Spool()
+    made.file.write(data)
+    folder.write("spooled", made)
+    assert folder.read("spooled") == data and "-" in listed(folder)["spooled"].etag
 
 
 def test_obstore_names_that_it_cannot_handle_are_told() -> None:
