@@ -172,7 +172,7 @@ bench-select: $(VENV)/.dev ## Compares the selection with lightly-mundig, scikit
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.select --json benchmarks/results/select.json
 
-bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (30 minutes).
+bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (12 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.quality --json benchmarks/results/quality.json
 

@@ -203,7 +203,9 @@ class _Composition:
         match entry:
             case Weights(mix, column, strength):
                 name = "+".join(mix) if mix else column
-                values = scale_scores(self._check_weights(column, self._values(mix, column)))
+                values = self._check_weights(column, self._values(mix, column))
+                # A column is divided by its largest value: it may be above 0 for less than 1 % of the images.
+                values = scale_scores(values) if mix else values / max(1.0, values.max(initial=0))
                 return Factor(name, SCORE_FLOOR + (1 - SCORE_FLOOR) * values, strength)
             case Random(seed, strength):
                 count, seed = len(self._pool.file_names), self._settings.seed if seed is None else seed

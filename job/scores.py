@@ -357,8 +357,8 @@ _RECORDS = (
     Score(
         name="entropy_sum",
         title="High total entropy",
-        formula="sum of H, as in PPAL (Yang et al., CVPR 2024); where it drives a selection, divided by the largest "
-        "sum of the pool",
+        formula="sum of H, as in PPAL (Yang et al., CVPR 2024); where it drives a selection, divided by the 99th "
+        "percentile of the pool if that is above 1",
         range="0 or more",
         favours="crowded images, which also take longer to label",
         uses_probabilities=True,

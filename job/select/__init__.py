@@ -14,6 +14,7 @@ from job.select.balance import Balance
 from job.select.engine import STRATEGIES, Factor, Selection, choose, select
 from job.select.evidence import coverage
 from job.select.greedy import Pick
+from job.select.objects import Objects
 from job.select.points import ArrayPoints, ParquetPoints
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ArrayPoints",
     "Balance",
     "Factor",
+    "Objects",
     "ParquetPoints",
     "Pick",
     "Selection",
