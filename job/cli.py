@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import job
-from job import limits, logs, shards
+from job import limits, logs, packages, shards
 from job.errors import JobError, SettingsError
 from job.secret import hide_environment
 from job.settings import Settings, knobs
@@ -47,7 +47,7 @@ def main() -> int:
             logger.error(problem)
         return error.exit_code
     except Exception as error:
-        if explained := limits.explain_memory_error(error):
+        if explained := limits.explain_memory_error(error) or packages.explain_missing_package(error):
             logger.error(str(explained))
             return explained.exit_code
         logger.exception("Internal error (please report it)")

@@ -1,5 +1,6 @@
 """run.json: what others need to repeat a run and to trust its result."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -70,8 +71,7 @@ def compose(
         "selection": selection,
         **_describe_usage(),
         "device": _device(device),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | _find_versions(),
     }
 
 
@@ -101,6 +101,15 @@ def read(output: Storage) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _find_versions() -> dict[str, str]:
+    """The versions of the packages that are installed: `select` works without the detector's."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _device(device: "torch.device | None") -> str | None:

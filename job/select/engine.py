@@ -1,7 +1,7 @@
 """Selection on arrays: the greedy picks the largest product of factors, distance and balances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from job.select.balance import Balance, select_balanced
 from job.select.checks import Rows, check_count, check_elsewhere, check_names, check_rows, check_values
-from job.select.greedy import Pick, select_greedily
+from job.select.greedy import select_greedily
 from job.select.objects import Objects, check_objects, select_by_objects
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, ParquetPoints, Points
+from job.select.selection import Factor, Selection
 from job.select.shortlist import Pass, Worth
 from job.select.typicality import typicality
 
@@ -28,34 +29,6 @@ SCORE_FLOOR = 0.05
 SCALE_QUANTILE = 0.99
 # From PPAL's code (Yang et al., CVPR 2024), where the budget is expanded by this ratio.
 TWO_STAGE_FACTOR = 4
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A value of each image that does not depend on the other picks.
-
-    Attributes:
-        name: Name of the factor, for people.
-        values: (n,) finite and not negative.
-        strength: Exponent of the values.
-    """
-
-    name: str
-    values: Array
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The result of a selection.
-
-    Attributes:
-        picks: The picks, best first.
-        factors: The factors in their values, besides distances and balances.
-    """
-
-    picks: list[Pick]
-    factors: list[Factor] = field(default_factory=list)
 
 
 def select(
