@@ -1,7 +1,7 @@
 # One image for the whole job. Build it with `make image`, then run it:
 # docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... coralpick
 # The wheels of torch bring CUDA, so the base is plain Debian with Python 3.11. Any other base works if its `python3` is
-# 3.11 and can create virtual environments. The digest is that of the multi-platform index; README.md says how to look up
+# 3.11 and can create virtual environments. The digest is that of the multi-platform index; docs/docker.md says how to look up
 # another. The detectron2 package exists for amd64 only.
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 

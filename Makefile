@@ -123,11 +123,12 @@ $(TOOLS)/.installed: requirements/ultralytics.txt $(VENV)/.dev
 	@rm -rf $(TOOLS)
 	@if $(RUN) -m $(INSTALL_PINS) --target $(TOOLS) --requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
 
-check: $(VENV)/.dev ## Checks style, formatting, types and the imports between packages.
+check: $(VENV)/.dev ## Checks style, formatting, types, the imports between packages and the length of sentences.
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(RUN) -m scripts.english
 
 format: $(VENV)/.dev ## Formats the code.
 	@$(RUN) -m ruff check --fix .
@@ -136,7 +137,7 @@ format: $(VENV)/.dev ## Formats the code.
 lock: $(VENV)/.dev ## Writes the hashes of the pinned packages into requirements/.
 	@$(RUN) -m scripts.lock
 
-docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
+docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into docs/.
 	@$(RUN) -m scripts.docs
 
 test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (20 minutes on two cores).

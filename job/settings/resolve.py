@@ -94,7 +94,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 
 def markdown_table() -> str:
-    """The README's table of settings."""
+    """The table of settings in docs/settings.md."""
     lines: list[str] = []
     group = ""
     for _, knob in knobs():

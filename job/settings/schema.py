@@ -1,4 +1,4 @@
-"""Every setting of the job in one frozen dataclass: options, checks, `--help` and the README's table come from it."""
+"""Every setting of the job in one frozen dataclass: options, checks, `--help` and docs/settings.md come from it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
