@@ -155,7 +155,7 @@ soak: $(VENV)/.dev ## Kills the job or its S3 server 20 times and compares the r
 	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
 
 clean: ## Removes the environments, the caches and the results of the demo.
-	rm -rf $(VENV) $(STUDIO) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(STUDIO) .cache demo/output demo/output-2 .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Benchmarks
 
