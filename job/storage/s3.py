@@ -74,10 +74,13 @@ class S3Folder:
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder; some of them twice if obstore gives up halfway."""
-        self._list_page(MaxKeys=1, Prefix=self._prefix + prefix)  # obstore takes an answer of any kind for a listing
-        num_empty = 0
+        self._list_page(
+            MaxKeys=1, Prefix=self._prefix + prefix
+        )  # an error of the store is told before anything is listed
+        num_empty, last = 0, ""
         with contextlib.suppress(FastError):
             for page in self._fast.list(self._prefix + prefix):
+                last = page[-1].key if page else last
                 entries: list[Entry] = []
                 for entry in page:
                     key = entry.key.removeprefix(self._prefix)
@@ -91,8 +94,15 @@ class S3Folder:
                         raise FastError
                     entries += self._find_empty(entry.key, self._prefix + prefix, keep)
                 yield from entries
-            return
+            if self._ends_at(last, self._prefix + prefix):
+                return
         yield from self._list_by_boto3(prefix, keep)
+
+    def _ends_at(self, last: str, prefix: str) -> bool:
+        """Returns whether a listing has nothing after a key: obstore takes any answer for the end of a listing."""
+        after = {"StartAfter": last} if last else {}
+        items = self._list_page(MaxKeys=2, Prefix=prefix, **after).get("Contents", ())
+        return all(item["Key"] == last + "/" for item in items)  # the marker of a folder, whose slash obstore drops
 
     def _find_empty(self, path: str, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
         """Yields the empty objects behind a path of obstore, which drops the slash at the end of a folder's marker."""
