@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-lightly bench-storage bench-embedding bench-reduce
+	bench-lightly bench-storage bench-embedding bench-projection bench-reduce
 
 PYTHON ?= python3
 VENV := .venv
@@ -159,7 +159,7 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-reduce bench-quality bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
@@ -192,6 +192,10 @@ bench-reduce: $(VENV)/.dev ## Measures what `select` takes for up to a million i
 bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a clip together (1 hour).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
+
+bench-projection: $(VENV)/.dev ## Compares the selection by shortened features with that by whole ones (1 minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.projection --json benchmarks/results/projection.json
 
 ##@ On a GPU
 
