@@ -1,6 +1,7 @@
 """Writes parts in a thread, while the next ones are made."""
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -25,8 +26,8 @@ class PartWriter:
     ) -> None:
         self._output, self._provenance, self._turns, self._imported = output, provenance, turns, imported
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._making: deque[tuple[list[parts.Row], int]] = deque()
-        self._writing: deque[Future[str]] = deque()
+        self._making: deque[tuple[list[parts.Row], int, Callable[[], None]]] = deque()
+        self._writing: deque[Future[None]] = deque()
 
     def __enter__(self) -> "PartWriter":
         return self
@@ -35,15 +36,21 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._executor:
+            self._submit_finished()
             while self._making:
                 self._write(self._making.popleft()[0])
         for future in self._writing:
             future.result()
 
-    def begin(self, count: int) -> list[parts.Row]:
-        """Begins a part of so many images, and returns the list for its rows."""
+    def begin(self, count: int, written: Callable[[], None]) -> list[parts.Row]:
+        """Begins a part, and returns the list for its rows.
+
+        Args:
+            count: Number of its images.
+            written: Called in a thread once the part is in the output with all its rows.
+        """
         rows: list[parts.Row] = []
-        self._making.append((rows, count))
+        self._making.append((rows, count, written))
         return rows
 
     def write_finished(self) -> None:
@@ -52,14 +59,23 @@ class PartWriter:
         Raises:
             ServiceUnavailable: If an earlier part cannot be written.
         """
-        while self._making and len(self._making[0][0]) == self._making[0][1]:
-            self._write(self._making.popleft()[0])
-            if len(self._writing) > 1:
-                with self._turns.release_cores():
-                    self._writing.popleft().result()
+        self._submit_finished()
+        while len(self._writing) > 1:
+            with self._turns.release_cores():
+                self._writing.popleft().result()
 
-    def _write(self, rows: list[parts.Row]) -> None:
+    def _submit_finished(self) -> None:
+        while self._making and len(self._making[0][0]) == self._making[0][1]:
+            rows, _, written = self._making.popleft()
+            self._write(rows, written)
+
+    def _write(self, rows: list[parts.Row], written: Callable[[], None] | None = None) -> None:
         if self._imported:
             rows = [self._imported.complete(row) for row in rows]
         if rows:
-            self._writing.append(self._executor.submit(parts.write, self._output, rows, self._provenance))
+            self._writing.append(self._executor.submit(self._write_now, rows, written))
+
+    def _write_now(self, rows: list[parts.Row], written: Callable[[], None] | None) -> None:
+        parts.write(self._output, rows, self._provenance)
+        if written:
+            written()
