@@ -92,7 +92,7 @@ k8s-run: ## Runs the Jobs of an overlay, one after the other: make k8s-run OVERL
 
 k8s-check: $(VENV)/.dev ## Tests the manifests against the schemas of Kubernetes 1.29 to 1.37 and against a stand-in cluster.
 	@$(KUBECTL)
-	@$(RUN) -m pytest tests/k8s/test_manifests.py
+	@$(RUN) -m pytest tests/k8s
 
 ##@ Develop
 

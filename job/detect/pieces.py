@@ -91,4 +91,4 @@ def cut(listing: Listing, todo: npt.NDArray[np.bool_], part_size: int) -> Iterat
         unfinished = todo[start : start + part_size]
         if unfinished.any():
             some = listing.table.slice(start, part_size)
-            yield Piece(number, Listing(some if unfinished.all() else some.filter(pa.array(unfinished))))
+            yield Piece(number, Listing(some.filter(pa.array(unfinished))))  # a copy; a slice would hold the listing

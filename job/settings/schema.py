@@ -36,6 +36,7 @@ from job.shards import MAX_SHARDS
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Engine = Literal["auto", "none", "ray"]
 LogFormat = Literal["auto", "text", "json"]
 
 LightlyImages = Literal["thumbnails", "full", "none"]
@@ -252,6 +253,28 @@ class Settings:
         group=_MAP,
         metavar="",
         shown_default="0",
+    )
+    engine: Engine = knob(
+        "CORAL_ENGINE",
+        "auto",
+        "Who detects: auto, none or ray. none is this process alone, on one GPU. ray starts a worker for each GPU of "
+        "the machine, or of the Ray cluster at RAY_ADDRESS. auto is ray if there are several GPUs or RAY_ADDRESS is "
+        "set.",
+        one_of("auto", "none", "ray"),
+        group=_MAP,
+        metavar="NAME",
+        step="predict",
+    )
+    workers: int | None = knob(
+        "CORAL_WORKERS",
+        None,
+        "Most workers of CORAL_ENGINE. auto is one for each GPU. In a cluster that grows on demand, the number to ask "
+        "for.",
+        auto_or(integer(1)),
+        group=_MAP,
+        metavar="N",
+        shown_default="auto",
+        step="predict",
     )
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
