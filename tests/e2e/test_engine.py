@@ -215,13 +215,23 @@ def test_the_error_of_a_worker_ends_the_job_with_its_exit_code(cluster: TwoNodes
     assert "CORAL_REQUIRE_GPU=1 forbids falling back to the CPU" in ended.stderr
 
 
+CANARY = "canary-of-a-secret-key"
+
+
+def find_canary() -> list[str]:
+    """The files in Ray's folder that hold the secret."""
+    folder = Path(os.environ["RAY_TMPDIR"])
+    return [path.name for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
 @pytest.mark.parametrize(("count", "workers"), [(3, 3), (1, 0)])
 def test_each_gpu_of_the_machine_gets_a_worker(
     source: Path, expected: dict[str, bytes], tmp_path: Path, count: int, workers: int
 ) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.standins.pretended_gpus", str(count), "run"],
-        cwd=ROOT, env=clean_environment(**variables(source, tmp_path / "out")), capture_output=True, text=True,
+        cwd=ROOT, env=clean_environment(**variables(source, tmp_path / "out", AWS_SECRET_ACCESS_KEY=CANARY)),
+        capture_output=True, text=True,
         timeout=_MAX_SECONDS, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -229,3 +239,4 @@ def test_each_gpu_of_the_machine_gets_a_worker(
     assert ("3 GPUs: 3 workers in a local Ray." in ended.stderr) == (workers == 3)
     assert ended.stdout.splitlines()[-1] == str(workers > 0), "one GPU needs no Ray"
     assert content(tmp_path / "out") == expected
+    assert find_canary() == [], "Ray keeps nothing of the environment in its files"
