@@ -11,7 +11,7 @@ import io
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from job.errors import DamagedFileError, ServiceUnavailable, SettingsError
-from job.parts import checked
+from job.parts import checked, score
 from job.parts.checked import DamagedTableError
 from job.parts.columns import make_column, make_schema
 from job.parts.provenance import Provenance, describe_difference
+from job.parts.values import find_problem
 from job.prefetch import prefetch
 from job.storage import Entry, Storage, read_required
 from job.storage.rangefile import RangeFile
@@ -95,14 +96,22 @@ class Row:
         )
 
 
+_FIELDS = {field.name for field in fields(Row)}
+
+
 def write(output: Storage, rows: list[Row], provenance: Provenance) -> str:
-    """Writes one part and returns its name."""
+    """Scores the rows, writes them as one part and returns its name."""
     rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
     schema = make_schema(len(provenance.class_names) + 1, feature)
-    fields_of_row = [(_FIELD.get(column.name, column.name), column.type) for column in schema]
-    columns = [make_column([getattr(row, name) for row in rows], kind) for name, kind in fields_of_row]
-    return write_table(output, pa.Table.from_arrays(columns, schema=schema), provenance)
+    columns: dict[str, pa.Array] = {}
+    for column in schema:
+        name = _FIELD.get(column.name, column.name)
+        if name in _FIELDS:
+            columns[column.name] = make_column([getattr(row, name) for row in rows], column.type)
+    columns |= score.make_columns(pa.table(columns), len(provenance.class_names))
+    table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return write_table(output, table, provenance)
 
 
 def write_table(output: Storage, table: pa.Table, provenance: Provenance) -> str:
@@ -145,7 +154,7 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
         names: Names of the parts to read; all by default.
 
     Raises:
-        DamagedFileError: If a part is damaged.
+        DamagedFileError: If a part is damaged, or holds impossible values.
         ServiceUnavailable: If one of the names is not there any more.
         SettingsError: If a part was written by a version of the job with another schema.
     """
@@ -163,11 +172,13 @@ def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:
         source = io.BytesIO(read_required(output, entry.key))
     try:
         table = checked.load(source, columns)
-        text = table.schema.metadata[_PROVENANCE].decode()
-    except (DamagedTableError, KeyError, UnicodeDecodeError) as error:
+        provenance = Provenance.from_json(table.schema.metadata[_PROVENANCE].decode(), name)
+        if problem := find_problem(table, len(provenance.class_names), columns):
+            raise DamagedTableError(problem)
+    except (DamagedTableError, KeyError, TypeError, ValueError) as error:
         _check_version(source, name)
         raise DamagedFileError.of(output.uri, entry.key, error, "delete it and run the job again") from error
-    return Part(entry.key, Provenance.from_json(text, name), table)
+    return Part(entry.key, provenance, table)
 
 
 def _check_version(source: Any, name: str) -> None:
