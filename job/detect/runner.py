@@ -47,6 +47,7 @@ def provenance(detector: Detector, imported: Imported | None = None) -> parts.Pr
         imported.provenance if imported else detections,
         embedder=detector.embedder,
         embedder_sha256=detector.embedder_sha256,
+        projection=detector.projection,
     )
 
 

@@ -322,6 +322,16 @@ class Settings:
         metavar="URI",
         shown_default="the one that timm names",
     )
+    full_features: bool = knob(
+        "CORAL_FULL_FEATURES",
+        False,
+        "Keep all numbers of an image's feature for detector and timm:<model>. Otherwise a feature of more than 256 is "
+        "shortened to 256 by a fixed random projection, which keeps distances up to a few per cent.",
+        boolean,
+        group=_EMBED,
+        metavar="",
+        shown_default="0",
+    )
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",
         20,
