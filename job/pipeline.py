@@ -136,12 +136,12 @@ def map_step(run: Run, shard: Shard) -> Listing:
     preflight.verify(state, preflight.DETECTOR)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
-        done = parts.find_done(output, provenance)
+        done = parts.find_done(output, provenance, shard)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
         previous.check_same(state.previous, provenance)
         for earlier in state.previous:
-            done = previous.reuse(earlier, output, listing, done, provenance)
+            done = previous.reuse(earlier, output, listing, done, provenance, shard)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
@@ -156,6 +156,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
             part_size=settings.part_size,
             stop=requested,
             imported=imported,
+            shard=shard,
         )
         if not requested.is_set():
             listings.finish(output, shard, listing)

@@ -24,6 +24,7 @@ from job.detect.prepare import Preparation, PreparedImage
 from job.names import shorten
 from job.prefetch import Workers
 from job.progress import Progress, now
+from job.shards import Shard
 from job.storage import Listing, Source, Storage
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def predict(
     part_size: int | None,
     stop: threading.Event,
     imported: Imported | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Detects objects in the unfinished images of the listing, and writes the rows to parts.
 
@@ -72,10 +74,11 @@ def predict(
         detector: The detector, or an embedder (`job.detect.embedder`) if detections are imported.
         done: Key and ETag of the finished images.
         batch_size: Images in one forward pass; None to measure what fits the device.
-        part_size: Images in one part; None for a number that fits the batch size.
+        part_size: Images in one part; None for a number that fits the listing and the batch size.
         stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
             start.
         imported: Detections that were made elsewhere; the images get their features and thumbnails.
+        shard: The shard that the listing is of; None if there is one only.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
@@ -85,13 +88,13 @@ def predict(
     if not todo.all():
         logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
     if imported:
-        unusable = imported.write_unusable(output, made_with, done)
+        unusable = imported.write_unusable(output, made_with, done, shard)
         todo &= np.fromiter(((entry.key, entry.etag) not in unusable for entry in listing), bool, len(listing))
     if not todo.any():
         return
     inference = Inference(detector, batch_size)
     # A part ends with incomplete batches, one of each shape, so it has many batches.
-    part_size = part_size or max(parts.DEFAULT_SIZE, _BATCHES_IN_PART * inference.batch_size)
+    part_size = part_size or max(parts.choose_size(len(listing)), _BATCHES_IN_PART * inference.batch_size)
     on_cpu = detector.device.type == "cpu"
     cores = limits.count_cores()
     # With a GPU, threads mostly wait for files. With the model on the CPU, more threads than cores would only contend.
@@ -102,7 +105,7 @@ def predict(
     # Not a context, which would wait for a thread that does not come back.
     executor = Workers(workers, thread_name_prefix="prepare")
     with (
-        PartWriter(output, made_with, turns, imported) as writer,
+        PartWriter(output, made_with, turns, imported, shard) as writer,
         Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress,
     ):
         try:

@@ -275,8 +275,8 @@ class Settings:
     part_size: int | None = knob(
         "CORAL_PART_SIZE",
         None,
-        "Images per part file. auto is 512, or 64 batches if that is more. A crash loses at most the current part and "
-        "the one being written.",
+        "Images per part file. auto is 512, or more: 64 batches, or in a large listing a power of two (at most 16,384) "
+        "that makes 16 to 32 parts. A crash loses at most the current part and the one being written.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",
