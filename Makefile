@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
 	check format docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-lightly bench-storage bench-embedding
+	bench-lightly bench-storage bench-embedding bench-projection
 
 PYTHON ?= python3
 VENV := .venv
@@ -143,7 +143,7 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
@@ -172,6 +172,10 @@ bench-storage: $(VENV)/.dev ## Compares listing and reading a bucket with boto3 
 bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a clip together (1 hour).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
+
+bench-projection: $(VENV)/.dev ## Compares the selection by shortened features with that by whole ones (1 minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.projection --json benchmarks/results/projection.json
 
 ##@ On a GPU
 

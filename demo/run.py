@@ -20,6 +20,7 @@ def environment() -> dict[str, str]:
         "CORAL_MODEL": "demo/yolov3-tiny.yaml",
         "CORAL_WEIGHTS": _relative(fetch.WEIGHTS),
         "CORAL_N_SAMPLES": "20",
+        "CORAL_FULL_FEATURES": "1",  # of 250 images they need little memory
         "CORAL_LOG_FORMAT": "text",
     }
 

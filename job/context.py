@@ -238,6 +238,7 @@ class Run:
                 self.imported,
                 embedder=pool.provenance.embedder,
                 embedder_sha256=pool.provenance.embedder_sha256,
+                projection=pool.provenance.projection,
             )
         else:
             from job.detect import config
@@ -251,7 +252,11 @@ class Run:
         if self.settings.uses_features:
             from job.detect import embedder
 
-            expected = dataclasses.replace(expected, embedder=embedder.describe(self.settings))
+            expected = dataclasses.replace(
+                expected,
+                embedder=embedder.describe(self.settings),
+                projection=embedder.describe_projection(self.settings),
+            )
             if self.detector is not None:
                 expected = dataclasses.replace(expected, embedder_sha256=self.detector.embedder_sha256)
         parts.check_same(self.output, pool.provenance, expected)

@@ -152,17 +152,18 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
     preflight.verify(state, preflight.DETECTOR)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
-        done = parts.find_done(output, provenance)
+        done = parts.find_done(output, provenance, shard)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
         previous.check_same(state.previous, provenance)
         for earlier in state.previous:
-            done = previous.reuse(earlier, output, listing, done, provenance)
+            done = previous.reuse(earlier, output, listing, done, provenance, shard)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
     with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
-        workers.detect(Work(settings, listing, source, output, detector, done, precision, run.stop, imported))
+        work = Work(settings, listing, shard, source, output, detector, done, precision, run.stop, imported)
+        workers.detect(work)
         if not requested.is_set():
             listings.finish(output, shard, listing)
     return listing

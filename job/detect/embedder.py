@@ -13,6 +13,7 @@ from job.detect.backbone_alone import BackboneAlone
 from job.detect.features import find_backbone
 from job.detect.model import Detector
 from job.errors import SettingsError
+from job.parts.provenance import PROJECTION
 from job.settings import Settings
 from job.settings.choices import TIMM
 
@@ -29,8 +30,10 @@ def build(settings: Settings) -> Detector:
     if settings.embedding.startswith(TIMM):
         from job.detect import timm_embedder  # its checks of timm's models take seconds
 
-        return timm_embedder.build(settings, None if settings.predictions else model.build(settings))
-    return _build_backbone(settings) if settings.predictions else model.build(settings)
+        detector = timm_embedder.build(settings, None if settings.predictions else model.build(settings))
+    else:
+        detector = _build_backbone(settings) if settings.predictions else model.build(settings)
+    return replace(detector, projection=describe_projection(settings))
 
 
 def _build_backbone(settings: Settings) -> Detector:
@@ -59,6 +62,11 @@ def describe(settings: Settings) -> str:
     if settings.embedding.startswith(TIMM):
         return settings.embedding
     return f"{_DETECTOR} {config.read(_without_boxes(settings)).sha256}" if settings.predictions else ""
+
+
+def describe_projection(settings: Settings) -> str:
+    """Returns the name that the projection of features has in the provenance of parts; empty for none."""
+    return "" if settings.full_features else PROJECTION
 
 
 def _without_boxes(settings: Settings) -> Settings:

@@ -77,7 +77,8 @@ def _name_space(provenance: Provenance) -> str:
     """A digest of what made the features; the detections do not count if another model made them."""
     if not provenance.embedder:
         return provenance.digest
-    return hashlib.sha256(f"{provenance.embedder} {provenance.embedder_sha256}".encode()).hexdigest()
+    made_with = f"{provenance.embedder} {provenance.embedder_sha256} {provenance.projection}"
+    return hashlib.sha256(made_with.encode()).hexdigest()
 
 
 def _read_features(pool: Pool) -> npt.NDArray[np.float32]:

@@ -39,6 +39,7 @@ class InProcess:
             part_size=work.settings.part_size,
             stop=work.stop.requested,
             imported=work.imported,
+            shard=work.shard,
         )
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from job.detect.imported import Imported
 from job.detect.model import Detector
 from job.settings import Settings
 from job.settings.schema import Precision
+from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, Source, Storage
 
@@ -18,6 +19,7 @@ class Work:
     Attributes:
         settings: The settings.
         listing: The images of the shard.
+        shard: The shard.
         source: Store that the images are read from.
         output: Store that the parts are written to.
         detector: The detector, or the embedder if detections are imported.
@@ -29,6 +31,7 @@ class Work:
 
     settings: Settings
     listing: Listing
+    shard: Shard
     source: Source
     output: Storage
     detector: Detector

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import parts, scores
-from job.errors import DamagedFileError, SettingsError, TryAgain
+from job.errors import SettingsError, TryAgain
 from job.names import list_first, quantify, shorten
-from job.parts.score import ImageScores, score_images
-from job.parts.values import find_problem
+from job.parts import score as image_scores
+from job.parts.columns import CLASS_COUNTS, CLASS_SUMS, name_score_columns
+from job.parts.score import BOX_COLUMNS, ImageScores
 from job.settings.mix import ALL_OTHERS
 from job.settings.parse import hint
 from job.storage import Entry, Storage
@@ -21,6 +22,9 @@ from job.storage import Entry, Storage
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
+
+_KEPT_COLUMNS = ("key", "etag", "byte_size", "width", "height", "thumbnail", "feature")
+_SUM_COLUMNS = ("num_boxes", "expected_boxes", CLASS_COUNTS.name, CLASS_SUMS.name)
 
 
 @dataclass(frozen=True)
@@ -151,34 +155,39 @@ def load(
         SettingsError: If the output holds parts of different settings, or a class weight names an unknown class.
         DamagedFileError: If a part is damaged, or holds impossible values.
     """
+    columns = [*_KEPT_COLUMNS, "status", "error", *_SUM_COLUMNS, *name_score_columns().values()]
+    columns += BOX_COLUMNS if class_weights else ()
     rows: list[_PartRows] = []
     scored: list[ImageScores] = []
-    for part in _read_rows(output, entries, class_names):
+    weighted: list[dict[str, Floats]] = []
+    for part in _read_rows(output, entries, class_names, columns):
         class_names = part.provenance.class_names
-        weights = class_weight_array(class_weights, class_names) if class_weights else None
-        scored.append(score_images(part.usable, len(class_names), weights))
+        scored.append(image_scores.read_columns(part.usable, len(class_names)))
+        if class_weights and class_names:
+            weights = class_weight_array(class_weights, class_names)
+            weighted.append(image_scores.score_weighted(part.usable, weights))
         rows.append(_without_boxes(part))
-    return _join(rows, scored, weighted=class_weights is not None)
+    return _join(rows, scored, weighted)
 
 
-def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str, ...] | None) -> Iterator[_PartRows]:
+def _read_rows(
+    output: Storage, entries: Iterable[Entry], class_names: tuple[str, ...] | None, columns: list[str]
+) -> Iterator[_PartRows]:
     """Yields the rows of a listing, part by part; images that no process could read come last, without rows."""
     missing = {(entry.key, entry.etag) for entry in entries}
     unread: dict[tuple[str, str], str] = {}
     part: parts.Part | None = None
     provenance: parts.Provenance | None = None
     is_warned = False
-    for part in parts.read(output):
+    for part in parts.read(output, columns):
         provenance = provenance or part.provenance.with_names(class_names or ())
         parts.check_same(output, part.provenance, provenance)
-        if problem := find_problem(part.table, len(part.provenance.class_names)):
-            raise DamagedFileError.of(output.uri, part.name, problem, "delete it and run the job again")
         if part.provenance != provenance and not is_warned:
             is_warned = True
             logger.warning(describe_new_names(part.provenance.class_names, provenance.class_names))
         own_rows, failures, absent = [], [], set()
-        columns = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
-        for row, (key, etag, status, error) in enumerate(zip(*columns, strict=True)):
+        values = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
+        for row, (key, etag, status, error) in enumerate(zip(*values, strict=True)):
             if status == "unread":
                 unread[key, etag] = error
             elif (key, etag) in missing:  # not twice: two processes may both have finished an image
@@ -213,17 +222,20 @@ def describe_new_names(old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def _without_boxes(rows: _PartRows) -> _PartRows:
-    """The rows without the columns that are large, and that nothing needs once the images are scored."""
-    kept = ["key", "etag", "byte_size", "width", "height", "thumbnail", "feature"]
-    return _PartRows(rows.name, rows.provenance, rows.usable.select(kept), rows.failures, rows.absent)
+    """The rows without the columns that nothing needs once the images are scored."""
+    return _PartRows(rows.name, rows.provenance, rows.usable.select(_KEPT_COLUMNS), rows.failures, rows.absent)
 
 
-def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted: bool) -> Pool:
+def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], weighted: Sequence[Mapping[str, Floats]]) -> Pool:
     names = [name for part in rows for name in part.usable["key"].to_pylist()]
     order = sorted(range(len(names)), key=lambda row: names[row].encode())
     part_names = [part.name for part in rows for _ in range(len(part.usable))]
     provenance = rows[0].provenance
-    class_sums = sum((part.class_sums for part in scored), np.zeros_like(scored[0].class_sums))
+    classes, boxes, low_confidence = np.concatenate([part.class_counts for part in scored]).T
+    confidences, entropies = np.concatenate([part.class_sums for part in scored]).T
+
+    def per_class(per_image: npt.NDArray[Any]) -> Floats:
+        return np.bincount(classes, per_image, len(provenance.class_names)).astype(np.float64)
 
     def listed(column: str) -> list[Any]:
         values = [value for part in rows for value in part.usable[column].to_pylist()]
@@ -233,11 +245,11 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
         return np.concatenate(list(arrays))[order]
 
     values: dict[str, Floats] = {}
-    for suffix in ("", scores.WEIGHTED) if weighted else ("",):
-        if provenance.probabilities != parts.NO_DETECTOR:
-            for score in scores.TABLE.values():
-                name = score.name + suffix
-                values[name] = score.over_pool(joined(part.values[name] for part in scored))
+    if provenance.probabilities != parts.NO_DETECTOR:
+        given = {"": [part.values for part in scored], scores.WEIGHTED: weighted}
+        for suffix, by_part in given.items():
+            for score in scores.TABLE.values() if by_part else ():
+                values[score.name + suffix] = score.over_pool(joined(part[score.name] for part in by_part))
     features = _features(rows)
     return Pool(
         file_names=[names[row] for row in order],
@@ -246,10 +258,10 @@ def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted:
         byte_size=np.array(listed("byte_size"), np.int64),
         num_boxes=joined(part.num_boxes for part in scored),
         expected_boxes=joined(part.expected_boxes for part in scored),
-        class_counts=class_sums[0].astype(np.int64),
-        class_scores=class_sums[1],
-        class_entropies=class_sums[2],
-        class_low_confidence=class_sums[3].astype(np.int64),
+        class_counts=per_class(boxes).astype(np.int64),
+        class_scores=per_class(confidences),
+        class_entropies=per_class(entropies),
+        class_low_confidence=per_class(low_confidence).astype(np.int64),
         scores=values,
         features=None if features is None else features[order],
         thumbnails=listed("thumbnail"),

@@ -166,8 +166,8 @@ FILES = (
         name=PARTS,
         writer="job.parts",
         written="always",
-        content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the listing of each "
-        "shard, and which pieces of work have finished.",
+        content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the scores of each "
+        "image, the listing of each shard, and which pieces of work have finished.",
     ),
     OutputFile(
         name=LEDGER,

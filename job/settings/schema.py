@@ -298,8 +298,8 @@ class Settings:
     part_size: int | None = knob(
         "CORAL_PART_SIZE",
         None,
-        "Images per part file. auto is 512, or 64 batches if that is more. A crash loses at most the current part and "
-        "the one being written.",
+        "Images per part file. auto is 512, or more: 64 batches, or in a large listing a power of two (at most 16,384) "
+        "that makes 16 to 32 parts. A crash loses at most the current part and the one being written.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",
@@ -344,6 +344,16 @@ class Settings:
         group=_EMBED,
         metavar="URI",
         shown_default="the one that timm names",
+    )
+    full_features: bool = knob(
+        "CORAL_FULL_FEATURES",
+        False,
+        "Keep all numbers of an image's feature for detector and timm:<model>. Otherwise a feature of more than 256 is "
+        "shortened to 256 by a fixed random projection, which keeps distances up to a few per cent.",
+        boolean,
+        group=_EMBED,
+        metavar="",
+        shown_default="0",
     )
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",

@@ -108,7 +108,7 @@ def test_run_json_lets_someone_repeat_the_run(done: dict[str, Any]) -> None:
     run = json.loads((done["output"] / "run.json").read_text())
     assert run["settings"]["CORAL_PART_SIZE"] == 5 and run["settings"]["CORAL_SEED"] == 0
     assert run["detector"]["weights_sha256"].startswith("dccea06f") and run["detector"]["probabilities"] == "native"
-    assert run["versions"]["torch"] and run["embedding"].items() >= {"method": "detector", "dimension": 1024}.items()
+    assert run["versions"]["torch"] and run["embedding"].items() >= {"method": "detector", "dimension": 256}.items()
     assert run["counts"]["images"] == run["counts"]["usable"] == 23 and run["counts"]["selected"] == 5
     assert set(run["seconds"]) == {
         *("list", "load the detector", "find what is done", "detect", "score", "embed", "select"),
@@ -327,7 +327,7 @@ def test_a_model_of_the_zoo_with_random_weights(job: Job, tmp_path: Path) -> Non
     assert len((tmp_path / "out" / "selected.txt").read_text().splitlines()) == 4
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["detector"]["probabilities"] == "softmax" and len(run["detector"]["class_names"]) == 80
-    assert run["embedding"]["dimension"] == 2048 and run["counts"]["boxes"] > 0
+    assert run["embedding"]["dimension"] == 256 and run["counts"]["boxes"] > 0
 
 
 BROKEN = {

@@ -12,6 +12,7 @@ from job.engine.choice import Choice
 from job.engine.todo import Todo
 from job.errors import JobError, ServiceUnavailable, SettingsError, TryAgain
 from job.secret import Secret
+from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing
 from tests.conftest import settings
@@ -60,6 +61,7 @@ def two(heard: Heard) -> tuple[Crew, list[Any]]:
     task = Task(
         settings(batch_size=1),
         "/",
+        Shard(),
         "fp32",
         MADE_WITH,
         None,

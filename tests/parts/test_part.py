@@ -1,5 +1,6 @@
 """Parts, the folder they lie in, and the pool made of them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,48 @@ def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> Non
             values.append(score.join(boxes, score.contributions(boxes))[0])
         expected = score.over_pool(np.array(values))
         np.testing.assert_allclose(loaded.scores[score.name], expected, rtol=0, atol=1e-12)
+
+
+def test_what_the_map_step_scores_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = LocalFolder(str(tmp_path))
+    certain, even = [1, 0, 0, 0], [0.25] * 4
+    two_of_b = Row(
+        *("b.jpg", "e", 10, "ok", None, 64, 48),
+        boxes=np.array([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 4, 4]], np.float32),
+        scores=np.array([0.75, 0.5, 0.125], np.float32),
+        classes=np.array([1, 2, 1], np.int32),
+        class_probabilities=np.array([certain, even, even], np.float16),
+        thumbnail=b"",
+    )
+    parts.write(output, [two_of_b, Row.undetected("a.jpg"), failed("c.jpg")], MADE_WITH)
+    (part,) = parts.read(output)
+    columns = part.table.to_pydict()
+    assert columns["num_boxes"] == [0, 3, None] and columns["expected_boxes"] == [0, 1.375, None]
+    assert columns["score_object_frequency"] == [0, 2.25, None]  # two classes, one of them a second time
+    assert columns["score_objectness_least_confidence"] == [0, 1.625 / 3, None]
+    assert columns["score_entropy_sum"] == [0, 2, None] and columns["score_entropy_mean"] == [0, 2 / 3, None]
+    assert columns["score_uncertainty_margin"] == [0, 1, None]
+    assert columns["class_counts"] == [[], [[1, 2, 1], [2, 1, 0]], None]  # class, boxes, boxes below 0.2
+    assert columns["class_sums"] == [[], [[0.875, 1], [0.5, 1]], None]  # confidences, entropies
+
+    asked: list[list[str] | None] = []
+    read = parts.read
+
+    def recorded(output: LocalFolder, columns: list[str] | None = None) -> Iterator[parts.Part]:
+        asked.append(columns)
+        return read(output, columns)
+
+    monkeypatch.setattr(parts, "read", recorded)
+    listing = entries([two_of_b, Row.undetected("a.jpg"), failed("c.jpg")])
+    listing = [Entry(each.key, "" if each.key == "a.jpg" else each.etag, each.size) for each in listing]
+    loaded = pool.load(output, listing)
+    weighted = pool.load(output, listing, {"*": 1, "b": 0.5})
+    boxes = {"boxes", "scores", "classes", "class_probabilities"}
+    assert [boxes & set(columns or []) for columns in asked] == [set(), boxes]
+    assert loaded.class_counts.tolist() == [0, 2, 1] and loaded.class_low_confidence.tolist() == [0, 1, 0]
+    assert loaded.class_scores.tolist() == [0, 0.875, 0.5] and loaded.class_entropies.tolist() == [0, 1, 1]
+    assert weighted.scores["entropy_sum"].tolist() == loaded.scores["entropy_sum"].tolist() == [0, 2]
+    assert weighted.scores["entropy_sum_weighted"].tolist() == [0, 1.5]
 
 
 @settings(max_examples=30, deadline=None)

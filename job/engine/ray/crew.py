@@ -18,6 +18,7 @@ from job.errors import JobError, ServiceUnavailable, SettingsError, Stopped, Try
 from job.names import escape, quantify, shorten
 from job.settings import Settings
 from job.settings.schema import Precision
+from job.shards import Shard
 from job.stopping import MESSAGE, Stop
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Task:
     Attributes:
         settings: The settings of the run, without secrets.
         folder: Working directory of the job.
+        shard: The shard that the images are of.
         precision: Precision of the run.
         provenance: What the parts of all workers must be made with.
         imported: Provenance of the detections that were made elsewhere.
@@ -47,6 +49,7 @@ class Task:
 
     settings: Settings
     folder: str
+    shard: Shard
     precision: Precision
     provenance: parts.Provenance
     imported: parts.Provenance | None
@@ -187,7 +190,7 @@ class Crew:
             call, kind = member.actor.measure_batch_size.remote(), "measure"
         else:
             if not member.works:
-                member.actor.begin.remote(self._batch_size)
+                member.actor.begin.remote(self._batch_size, self._task.shard)
                 member.works = True
             call, kind = member.actor.fetch_news.remote(), "news"
         self._calls[call] = (member, kind)

@@ -63,24 +63,27 @@ class OnRay:
         """See `Engine`."""
         imported, detector = work.imported, work.detector
         made_with = runner.provenance(detector, imported)
-        todo = runner.find_unfinished(work.listing, work.output, made_with, work.done, imported)
+        todo = runner.find_unfinished(work.listing, work.output, made_with, work.done, imported, work.shard)
         if not todo.any():
             return
         self._start(work.stop)
 
         def plan(batch_size: int) -> Todo:
-            return Todo(cut(work.listing, todo, choose_part_size(work.settings.part_size, batch_size)))
+            return Todo(
+                cut(work.listing, todo, choose_part_size(work.settings.part_size, len(work.listing), batch_size))
+            )
 
         def find_rows(piece: Piece) -> Mapping[str, parts.Row]:
             return {entry.key: imported.rows[entry.key] for entry in piece.images} if imported else {}
 
         def give_up(row: parts.Row) -> None:
-            parts.write(work.output, [row], made_with)
+            parts.write(work.output, [row], made_with, work.shard)
 
         with Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress:
             task = Task(
                 settings=_without_secrets(work.settings),
                 folder=str(Path.cwd()),
+                shard=work.shard,
                 precision=work.precision,
                 provenance=made_with,
                 imported=imported.provenance if imported else None,

@@ -23,6 +23,7 @@ from job.retry import Patience
 from job.secret import hide_secrets
 from job.settings import Settings
 from job.settings.schema import Precision
+from job.shards import Shard
 from job.storage import Storage, open_output, open_source
 
 _PATIENCE = Patience(grace=10.0)  # with the last parts after a stop, as the process of the job has
@@ -170,9 +171,9 @@ class Worker:
         inference.close()
         return inference.batch_size
 
-    def begin(self, batch_size: int) -> None:
-        """Begins to detect in the pieces that come."""
-        threading.Thread(target=self._work, args=(batch_size,), daemon=True).start()
+    def begin(self, batch_size: int, shard: Shard) -> None:
+        """Begins to detect in the pieces that come, of a shard."""
+        threading.Thread(target=self._work, args=(batch_size, shard), daemon=True).start()
 
     def put(self, piece: Piece, rows: Mapping[str, parts.Row]) -> None:
         """Takes one more piece, with the rows of its images that were made elsewhere."""
@@ -194,7 +195,7 @@ class Worker:
         for entry in piece.images if self._rows else ():
             self._rows.pop(entry.key, None)
 
-    def _work(self, batch_size: int) -> None:
+    def _work(self, batch_size: int, shard: Shard) -> None:
         try:
             source, output = open_source(self._settings.input, self._stop), self._open_output()
             while (first := self._wait()) is not None:
@@ -207,6 +208,7 @@ class Worker:
                     stop=self._stop,
                     told=self._notes,
                     imported=self._imported,
+                    shard=shard,
                 )
             self._notes.ended(None)
         except JobError as error:
