@@ -31,7 +31,6 @@ def start(choice: Choice, stop: Stop) -> None:
         Stopped: If the job was asked to stop meanwhile.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # its warnings would be lines between those of the job
     _take_over_log()
     try:
         if choice.address:
