@@ -33,7 +33,7 @@ COPY --from=build /app/entrypoint.py /app/
 # Libraries keep their files below /tmp, so that the job runs under any user id and on a read-only root file system.
 # The NVIDIA variables ask the container runtime for the GPUs, CUDA and the driver's status. Google's machines have the
 # driver's libraries in /usr/local/nvidia. Images of many shapes would leave gaps in the memory of the GPU, if torch could
-# not extend its segments.
+# not extend its segments. Ray would tell its vendor how it is used.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -47,6 +47,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     NUMBA_CACHE_DIR=/tmp/.cache/numba \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTORCH_ALLOC_CONF=expandable_segments:True \
+    RAY_USAGE_STATS_ENABLED=0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG BASE_IMAGE

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-lightly bench-storage bench-embedding bench-projection bench-reduce
+	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
 
 PYTHON ?= python3
 VENV := .venv
@@ -105,7 +105,7 @@ k8s-run: ## Runs the Jobs of an overlay, one after the other: make k8s-run OVERL
 
 k8s-check: $(VENV)/.dev ## Tests the manifests against the schemas of Kubernetes 1.29 to 1.37 and against a stand-in cluster.
 	@$(KUBECTL)
-	@$(RUN) -m pytest tests/k8s/test_manifests.py
+	@$(RUN) -m pytest tests/k8s
 
 ##@ Develop
 
@@ -159,11 +159,15 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-engine bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
+
+bench-engine: $(VENV)/.dev ## Measures what Ray costs, and how images/s grow with workers (5 minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.engine --json benchmarks/results/engine.json
 
 bench-feed: $(VENV)/.dev ## Measures decoding and resizing beside Pillow, OpenCV and torchvision (1 minute).
 	@mkdir -p benchmarks/results

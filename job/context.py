@@ -194,13 +194,24 @@ class Run:
         Args:
             precision: ``fp32``, ``fp16`` or ``bf16``; None for that of the settings.
         """
+        if self.detector is None:
+            self.detector = self.build_detector(precision or self.settings.precision, self.settings.device)
+        return self.detector
+
+    def build_detector(self, precision: Precision, device: str) -> "Detector":
+        """Builds the detector, or the embedder if the detections are imported.
+
+        Args:
+            precision: ``fp32``, ``fp16``, ``bf16`` or ``auto``.
+            device: As CORAL_DEVICE.
+        """
         from job.detect import embedder  # detectron2, which a selection from other detections does not need
 
-        if self.detector is None:
-            with self.stage("load the detector"):
-                settings = dataclasses.replace(self.settings, precision=precision or self.settings.precision)
-                self.detector = embedder.build(settings)
-        return self.detector
+        with self.stage("load the detector"):
+            required = self.settings.require_gpu and device != "cpu"
+            return embedder.build(
+                dataclasses.replace(self.settings, precision=precision, device=device, require_gpu=required)
+            )
 
     def need_detector_of(self, pool: Pool) -> "Detector":
         """The detector, after checking that the detections of the pool were made with it.

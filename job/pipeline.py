@@ -9,7 +9,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from job import embed, exports, inputs, logs, parts, preflight
 from job.choose import choose_among
@@ -37,6 +39,9 @@ from job.settings.resolve import as_json
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing
+
+if TYPE_CHECKING:
+    from job.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +126,20 @@ def map_step(run: Run, shard: Shard) -> Listing:
             the predictions or the detector.
         JobError: If the job cannot finish (see `job.errors`).
     """
-    from job.detect import runner
-    from job.detect.agreement import agree_on_precision
+    from job import engine
 
-    settings, output = run.settings, run.output
+    settings = run.settings
     if settings.predictions and not settings.embeds_images:
         raise SettingsError("CORAL_PREDICTIONS provides the detections, so there is nothing to detect: use `select`.")
+    with contextlib.closing(engine.start(engine.choose(settings, os.environ))) as workers:
+        return _detect(run, shard, workers)
+
+
+def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
+    from job.detect import runner
+    from job.engine import Work
+
+    settings, output = run.settings, run.output
     state = State(settings, run.stop, is_run=True, shard=shard, platform=run.platform)
     with run.stage("list"):
         preflight.verify(state, preflight.INPUTS)
@@ -135,31 +148,25 @@ def map_step(run: Run, shard: Shard) -> Listing:
         with run.stage("import"):
             imported = import_for_images(run, require(state.files), shard)
         listing, state.class_names = imported.listing, imported.provenance.class_names
-    state.detector = detector = run.need_detector(agree_on_precision(settings, output))
+    precision = workers.agree_on_precision(settings, output, run.stop)
+    # Workers have detectors of their own. One on the CPU shows first that all settings fit, and fetches the weights.
+    detector = run.need_detector(precision) if workers.in_process else run.build_detector(precision, "cpu")
+    state.detector = detector
     preflight.verify(state, preflight.DETECTOR)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
-        done = parts.find_done(output, provenance)
+        done = parts.find_done(output, provenance, shard)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
         previous.check_same(state.previous, provenance)
         for earlier in state.previous:
-            done = previous.reuse(earlier, output, listing, done, provenance)
+            done = previous.reuse(earlier, output, listing, done, provenance, shard)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
     with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
-        runner.predict(
-            listing,
-            source,
-            output,
-            detector,
-            done,
-            batch_size=settings.batch_size,
-            part_size=settings.part_size,
-            stop=requested,
-            imported=imported,
-        )
+        work = Work(settings, listing, shard, source, output, detector, done, precision, run.stop, imported)
+        workers.detect(work)
         if not requested.is_set():
             listings.finish(output, shard, listing)
     return listing

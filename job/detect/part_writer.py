@@ -8,6 +8,7 @@ from types import TracebackType
 from job import parts
 from job.detect.cpu_turns import Turns
 from job.detect.imported import Imported
+from job.shards import Shard
 from job.storage import Storage
 
 
@@ -19,12 +20,19 @@ class PartWriter:
         provenance: Provenance of the parts.
         turns: Frees the cores while the writer is waited for.
         imported: Detections from elsewhere that the rows are completed with; None if the rows have their own.
+        shard: The shard that the images are of; None if there is one only.
     """
 
     def __init__(
-        self, output: Storage, provenance: parts.Provenance, turns: Turns, imported: Imported | None = None
+        self,
+        output: Storage,
+        provenance: parts.Provenance,
+        turns: Turns,
+        imported: Imported | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._output, self._provenance, self._turns, self._imported = output, provenance, turns, imported
+        self._shard = shard
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._making: deque[tuple[list[parts.Row], int, Callable[[], None]]] = deque()
         self._writing: deque[Future[None]] = deque()
@@ -76,6 +84,6 @@ class PartWriter:
             self._writing.append(self._executor.submit(self._write_now, rows, written))
 
     def _write_now(self, rows: list[parts.Row], written: Callable[[], None] | None) -> None:
-        parts.write(self._output, rows, self._provenance)
+        parts.write(self._output, rows, self._provenance, self._shard)
         if written:
             written()

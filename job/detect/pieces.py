@@ -67,16 +67,17 @@ class Shown:
         """Nothing: progress counts images."""
 
 
-def choose_part_size(part_size: int | None, batch_size: int) -> int:
+def choose_part_size(part_size: int | None, num_images: int, batch_size: int) -> int:
     """Chooses the number of images in one part.
 
     A part ends with incomplete batches, one of each shape, so it has many batches.
 
     Args:
         part_size: CORAL_PART_SIZE; None to choose.
+        num_images: Number of images of the listing.
         batch_size: Images in one forward pass.
     """
-    return part_size or max(parts.DEFAULT_SIZE, _BATCHES_IN_PART * batch_size)
+    return part_size or max(parts.choose_size(num_images), _BATCHES_IN_PART * batch_size)
 
 
 def cut(listing: Listing, todo: npt.NDArray[np.bool_], part_size: int) -> Iterator[Piece]:
@@ -91,4 +92,4 @@ def cut(listing: Listing, todo: npt.NDArray[np.bool_], part_size: int) -> Iterat
         unfinished = todo[start : start + part_size]
         if unfinished.any():
             some = listing.table.slice(start, part_size)
-            yield Piece(number, Listing(some if unfinished.all() else some.filter(pa.array(unfinished))))
+            yield Piece(number, Listing(some.filter(pa.array(unfinished))))  # a copy; a slice would hold the listing

@@ -26,6 +26,7 @@ from job.detect.pieces import Piece, Shown, Told, choose_part_size, cut
 from job.detect.prepare import Preparation, PreparedImage
 from job.prefetch import Workers
 from job.progress import Progress
+from job.shards import Shard
 from job.storage import Entry, Listing, Source, Storage
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def predict(
     part_size: int | None,
     stop: threading.Event,
     imported: Imported | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Detects objects in the unfinished images of the listing, and writes the rows to parts.
 
@@ -73,21 +75,25 @@ def predict(
         detector: The detector, or an embedder (`job.detect.embedder`) if detections are imported.
         done: Key and ETag of the finished images.
         batch_size: Images in one forward pass; None to measure what fits the device.
-        part_size: Images in one part; None for a number that fits the batch size.
+        part_size: Images in one part; None for a number that fits the listing and the batch size.
         stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
             start.
         imported: Detections that were made elsewhere; the images get their features and thumbnails.
+        shard: The shard that the listing is of; None if there is one only.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
     """
-    todo = find_unfinished(listing, output, provenance(detector, imported), done, imported)
+    todo = find_unfinished(listing, output, provenance(detector, imported), done, imported, shard)
     if not todo.any():
         return
     inference = Inference(detector, batch_size)
-    pieces = cut(listing, todo, choose_part_size(part_size, inference.batch_size))
+    part_size = choose_part_size(part_size, len(listing), inference.batch_size)
+    pieces = cut(listing, todo, part_size)
     with Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress:
-        detect(pieces, source, output, detector, inference, stop=stop, told=Shown(progress), imported=imported)
+        detect(
+            pieces, source, output, detector, inference, stop=stop, told=Shown(progress), imported=imported, shard=shard
+        )
 
 
 def find_unfinished(
@@ -96,6 +102,7 @@ def find_unfinished(
     made_with: parts.Provenance,
     done: set[tuple[str, str]],
     imported: Imported | None = None,
+    shard: Shard | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Finds the images that must be read. Rows of imported detections whose images are not read are written.
 
@@ -105,6 +112,7 @@ def find_unfinished(
         made_with: What the parts are made with.
         done: Key and ETag of the finished images.
         imported: Detections that were made elsewhere.
+        shard: The shard that the listing is of; None if there is one only.
 
     Returns:
         (n,) whether each image of the listing must be read.
@@ -113,7 +121,7 @@ def find_unfinished(
     if not todo.all():
         logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
     if imported:
-        unusable = imported.write_unusable(output, made_with, done)
+        unusable = imported.write_unusable(output, made_with, done, shard)
         todo &= np.fromiter(((entry.key, entry.etag) not in unusable for entry in listing), bool, len(listing))
     return todo
 
@@ -128,6 +136,7 @@ def detect(
     stop: threading.Event,
     told: Told,
     imported: Imported | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Detects objects in the images of pieces, in one stream, and writes each piece to a part.
 
@@ -142,6 +151,7 @@ def detect(
         stop: When set, no more images are taken. Batches on their way are saved.
         told: Who is told what becomes of the pieces.
         imported: Detections that were made elsewhere, of the images of all pieces.
+        shard: The shard that the pieces are of; None if there is one only.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
@@ -162,7 +172,7 @@ def detect(
             begun.append(piece)
             yield from piece.images
 
-    with PartWriter(output, provenance(detector, imported), turns, imported) as writer:
+    with PartWriter(output, provenance(detector, imported), turns, imported, shard) as writer:
         try:
             prepared = preparation.prepare(entries(), executor, ahead=ahead)
             for first in prepared:

@@ -74,7 +74,7 @@ def earlier_results(state: State) -> Findings:
     location = Location.parse(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
-    done = parts.find_done(state.output, provenance)
+    done = parts.find_done(state.output, provenance, state.shard)
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
     if warning := inputs.describe_replaced(done, state.listing, state.shard):
         yield Warn(warning)

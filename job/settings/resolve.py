@@ -136,6 +136,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"{sizes}: lower the first or raise the second."
     if settings.require_gpu and settings.device == "cpu":
         yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: remove one."
+    if settings.engine == "ray" and ":" in settings.device:
+        yield f"CORAL_ENGINE='ray' and CORAL_DEVICE={settings.device!r}, one GPU, contradict each other: remove one."
+    if (settings.workers or 1) > 1 and (settings.engine == "none" or ":" in settings.device):
+        one = "CORAL_ENGINE='none'" if settings.engine == "none" else f"CORAL_DEVICE={settings.device!r}"
+        yield f"CORAL_WORKERS={settings.workers} and {one}, one worker, contradict each other: remove one."
     if _same(settings.input, settings.output):
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: set CORAL_OUTPUT to another folder."
     if any(_same(uri, settings.output) for uri in settings.previous):

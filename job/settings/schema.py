@@ -36,6 +36,7 @@ from job.shards import MAX_SHARDS
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Engine = Literal["auto", "none", "ray"]
 LogFormat = Literal["auto", "text", "json"]
 
 LightlyImages = Literal["thumbnails", "full", "none"]
@@ -253,6 +254,28 @@ class Settings:
         metavar="",
         shown_default="0",
     )
+    engine: Engine = knob(
+        "CORAL_ENGINE",
+        "auto",
+        "Who detects: auto, none or ray. none is this process alone, on one GPU. ray starts a worker for each GPU of "
+        "the machine, or of the Ray cluster at RAY_ADDRESS. auto is ray if there are several GPUs or RAY_ADDRESS is "
+        "set.",
+        one_of("auto", "none", "ray"),
+        group=_MAP,
+        metavar="NAME",
+        step="predict",
+    )
+    workers: int | None = knob(
+        "CORAL_WORKERS",
+        None,
+        "Most workers of CORAL_ENGINE. auto is one for each GPU. In a cluster that grows on demand, the number to ask "
+        "for.",
+        auto_or(integer(1)),
+        group=_MAP,
+        metavar="N",
+        shown_default="auto",
+        step="predict",
+    )
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,
@@ -275,8 +298,8 @@ class Settings:
     part_size: int | None = knob(
         "CORAL_PART_SIZE",
         None,
-        "Images per part file. auto is 512, or 64 batches if that is more. A crash loses at most the current part and "
-        "the one being written.",
+        "Images per part file. auto is 512, or more: 64 batches, or in a large listing a power of two (at most 16,384) "
+        "that makes 16 to 32 parts. A crash loses at most the current part and the one being written.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",

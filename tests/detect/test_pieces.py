@@ -93,6 +93,7 @@ def test_a_piece_holds_the_unfinished_images_of_its_place_in_the_listing() -> No
     assert pieces == [(0, ["0.jpg", "2.jpg"]), (2, ["6.jpg", "7.jpg"])]
 
 
-def test_part_size_follows_the_batch_size() -> None:
-    assert [choose_part_size(None, size) for size in (1, 8, 64)] == [512, 512, 4096]
-    assert choose_part_size(100, 64) == 100
+def test_part_size_follows_the_listing_and_the_batch_size() -> None:
+    assert [choose_part_size(None, 10, size) for size in (1, 8, 64)] == [512, 512, 4096]
+    assert choose_part_size(None, 1_000_000, 1) == 16_384
+    assert choose_part_size(100, 1_000_000, 64) == 100

@@ -139,6 +139,19 @@ def test_gpus_are_requested_and_the_cpu_is_the_fallback(containers: Containers) 
     assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(printed.stdout.split())
 
 
+def test_two_workers_in_a_local_ray(containers: Containers) -> None:
+    """Ray needs no rights, either, and makes do with the 64 MB of shared memory that Docker gives."""
+    larger = ("--memory", "6g", "--pids-limit", "1024", "--shm-size", "64m")  # for three processes with a model
+    done = containers.run("out/ray", *HARDENED, *larger, CORAL_ENGINE="ray", CORAL_WORKERS="2")
+    assert done.returncode == 0, done.stderr
+    # Without a route to the internet, Ray says in a line of its own that it cannot find its address that way.
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert sum("has loaded the model" in line["message"] for line in lines) == 2
+    assert containers.pool.read("out/ray/selected.txt") == containers.pool.read("expected/frames/selected.txt")
+    printed = containers.engine.docker("run", "--rm", "--network", "none", "--entrypoint", "env", containers.image)
+    assert "RAY_USAGE_STATS_ENABLED=0" in printed.stdout.split()
+
+
 def test_three_shards_then_select(containers: Containers) -> None:
     shards = [f"shard-{index}" for index in range(3)]
     for index, name in enumerate(shards):
