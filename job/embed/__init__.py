@@ -98,6 +98,8 @@ def _simclr(
         "method": "simclr",
         "epochs": settings.ssl_epochs,
         "batch_size": settings.ssl_batch_size,
+        "max_images": settings.ssl_max_images,
+        "max_steps": settings.ssl_max_steps,
         "seed": settings.seed,
         **vars(simclr.DEFAULT_RECIPE),
     }
@@ -114,6 +116,8 @@ def _simclr(
         epochs=settings.ssl_epochs,
         batch_size=settings.ssl_batch_size,
         seed=settings.seed,
+        max_images=settings.ssl_max_images,
+        max_steps=settings.ssl_max_steps,
         dtype=detector.dtype,
     )
     if losses:

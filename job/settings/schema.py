@@ -373,6 +373,25 @@ class Settings:
         metavar="N",
         step="select",
     )
+    ssl_max_images: int = knob(
+        "CORAL_SSL_MAX_IMAGES",
+        100_000,
+        "Most images that the self-supervised training uses; of a larger pool it uses so many, chosen at random. All "
+        "images are embedded.",
+        integer(2),
+        group=_EMBED,
+        metavar="N",
+        step="select",
+    )
+    ssl_max_steps: int = knob(
+        "CORAL_SSL_MAX_STEPS",
+        20_000,
+        "Most batches of the self-supervised training, which may end it before its last epoch.",
+        integer(1),
+        group=_EMBED,
+        metavar="N",
+        step="select",
+    )
 
     n_samples: int = knob(
         "CORAL_N_SAMPLES",
