@@ -37,9 +37,8 @@ from job.images.thumbnails import make_thumbnail
 from job.parts import Provenance, Row, listings
 from job.settings.resolve import resolve
 from job.shards import Shard
-from job.spool import Spool
 from job.storage import Entry, Listing, Storage
-from job.storage.base import keep_all
+from job.storage.base import Content, keep_all
 from job.storage.local import LocalFolder
 
 T = TypeVar("T")
@@ -220,7 +219,7 @@ class CountingFolder:
         self._count(0)
         return self._folder.stat(key)
 
-    def write(self, key: str, data: bytes | Spool) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file."""
         self._count(len(data))
         self._folder.write(key, data)

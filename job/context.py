@@ -17,6 +17,7 @@ from job.inputs.match import Match
 from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.progress import now
+from job.select.points import Points
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.stopping import MESSAGE, Stop
@@ -66,7 +67,7 @@ class SelectionInputs:
     """
 
     pool: Pool
-    embeddings: npt.NDArray[np.float32]
+    embeddings: Points
     embedding: dict[str, Any]
     labelled: list[str]
     elsewhere: LabelledElsewhere
@@ -77,6 +78,12 @@ class SelectionInputs:
         """File name of a labelled or picked image: a row of the pool, or n + i for the i-th image elsewhere."""
         count = len(self.pool.file_names)
         return self.pool.file_names[index] if index < count else self.elsewhere.file_names[index - count]
+
+    def find_labelled(self) -> list[int]:
+        """The rows of the labelled images that are usable."""
+        rows = self.pool.file_names.find(self.labelled)
+        found: list[int] = rows[rows >= 0].tolist()
+        return found
 
     @property
     def has_distances(self) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from job import embed, exports, inputs, logs, parts, preflight
@@ -209,7 +209,10 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
             run.accept("strategy", match_similar)
         table = _read_metadata(run, listing)
     with run.stage("score"):
-        pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
+        pool = pools.load(
+            *(output, listing, settings.class_weights, run.current_class_names()),
+            with_features=embed.needs_features(settings),
+        )
         run.check_provenance(pool)
     if table is not None:
         pool = _add_metadata(settings, pool, table)
@@ -236,7 +239,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         with run.stage("write predictions"):
             lightly_files.write(output, pool)
     digests = {
-        "images_sha256": _sha256([f"{entry.key}\0{entry.size}" for entry in listing]),
+        "images_sha256": _sha256(f"{entry.key}\0{entry.size}" for entry in listing),
         "labelled_sha256": _sha256(labelled),
     }
     if others.file_names:
@@ -283,8 +286,13 @@ def _add_metadata(settings: Settings, pool: Pool, table: Metadata) -> Pool:
     return dataclasses.replace(pool, metadata=table.take(pool.file_names))
 
 
-def _sha256(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _sha256(lines: Iterable[str]) -> str:
+    """The digest of lines that are joined by line feeds."""
+    digest, separator = hashlib.sha256(), b""
+    for line in lines:
+        digest.update(separator + line.encode())
+        separator = b"\n"
+    return digest.hexdigest()
 
 
 def check_failures(pool: Pool, max_failed: float) -> None:

@@ -68,7 +68,7 @@ def write(output: Storage, pool: Pool) -> None:
         name, detections = item
         output.write(path[name], _json({"file_name": name, "predictions": predictions(detections)}))
 
-    remaining = [row for row, part in enumerate(pool.part) if pieces[part] not in done]
+    remaining = [row for part, rows in pool.rows_by_part().items() if pieces[part] not in done for row in rows.tolist()]
     with ThreadPoolExecutor(_SIMULTANEOUS, thread_name_prefix="predictions") as executor:
         for part, detections_of in detections_by_part(output, pool, remaining):
             names = [path[name] for name in detections_of]

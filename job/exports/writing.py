@@ -50,9 +50,11 @@ def write(
     Raises:
         JobError: If the output cannot be used.
     """
-    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     counts = Counts()
-    images = [make_pre_labels(pool, row[name], uri_of(name), detections[name], rules, counts) for name in picks]
+    images = [
+        make_pre_labels(pool, row, uri_of(name), detections[name], rules, counts)
+        for name, row in zip(picks, pool.file_names.find(picks).tolist(), strict=True)
+    ]
     requested = [table.FORMATS[name] for name in formats]
     if requested:
         _log_boxes(counts, rules)

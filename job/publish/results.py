@@ -82,20 +82,18 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
     with run.stage("explain"):
         detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
         selected = explain(run.settings, inputs, selection, detections, selected_by)
-    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
-    centers = [row[name] for name in inputs.labelled if name in row] + [pick.index for pick in selection.picks]
+    centers = inputs.find_labelled() + [pick.index for pick in selection.picks]
     with run.stage("measure distances"):
         if inputs.has_distances:
             distance, nearest = coverage(inputs.embeddings, centers, inputs.elsewhere.embeddings)
         else:
             distance, nearest = coverage(inputs.embeddings, [])
-        names = [inputs.name_center(index) if index >= 0 else None for index in nearest.tolist()]
     with run.stage("draw the map"):
         embeddings = inputs.embeddings if inputs.has_distances else None
         projection = None if embeddings is None else project(embeddings)
         points = None if projection is None else projection.points
     with run.stage("write tables"):
-        tables.write_images(output, pool, selected, distance, names, inputs.labelled, points)
+        tables.write_images(output, inputs, selected, distance, nearest, points)
         if pool.has_detections:
             write_detections(output, pool)
         tables.write_selected(output, selected)
@@ -232,7 +230,7 @@ def explain(
     """
     pool, class_names = inputs.pool, inputs.pool.provenance.class_names
     labelled = {*inputs.labelled, *inputs.elsewhere.file_names}
-    scores = ranking_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.file_names)
+    scores = ranking_score(settings, pool) if pool.has_detections else None
     score = largest_share(settings.ranking_scores)
     weights = pools.class_weight_array(settings.class_weights, class_names) if settings.class_weights else None
     first = settings.strategy.explain_first_pick("the pool" if selected_by == "local" else "Lightly's picks")
@@ -261,7 +259,7 @@ def explain(
             Selected(
                 rank=rank,
                 file_name=name,
-                score=scores[pick.index],
+                score=None if scores is None else float(scores[pick.index]),
                 value=pick.value,
                 distance=distance,
                 nearest=nearest,

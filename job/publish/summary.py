@@ -68,8 +68,7 @@ def gather(
 def _coverage(inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
     if not inputs.has_distances or not rows:
         return {}
-    row = {file_name: number for number, file_name in enumerate(inputs.pool.file_names)}
-    labelled = [row[name] for name in inputs.labelled if name in row]
+    labelled = inputs.find_labelled()
     return {
         "covering_radius": round(float(distance[:: coverage_stride(len(distance))].max()), 6),
         "covering_radius_random": round(

@@ -12,15 +12,13 @@ from job.select.checks import Rows, check_count, check_elsewhere, check_names, c
 from job.select.greedy import select_greedily
 from job.select.objects import Objects, check_objects, select_by_objects
 from job.select.passes import ArrayPass
-from job.select.points import Array, ArrayPoints, ParquetPoints, Points
+from job.select.points import Array, ArrayPoints, Points
 from job.select.selection import Factor, Selection
 from job.select.shortlist import Pass, Worth
 from job.select.typicality import typicality
 
 if TYPE_CHECKING:
-    import torch
-
-    Embeddings = npt.NDArray[np.floating] | ParquetPoints | torch.Tensor
+    from job.select.points import Embeddings
 
 STRATEGIES = ("coral", "coreset", "active_learning", "two_stage", "typicality", "random")
 _WITHOUT_SCORES = ("coreset", "typicality", "random")
@@ -64,8 +62,8 @@ def select(
     that comes first.
 
     Args:
-        embeddings: (n, d) finite, of any length: an array, a torch tensor, or `ParquetPoints` for a file that is larger
-            than memory. The passes over a tensor run on its device.
+        embeddings: (n, d) finite, of any length: an array, a torch tensor, or any `Points`, such as `ParquetPoints` for
+            a file that is larger than memory. The passes over a tensor run on its device.
         scores: (n,) finite and not negative; higher scores are more worth labelling. If more than 1 % are above 1, all
             are divided by their 99th percentile. coreset, typicality and random need none (None); coreset then begins
             with the first image.
@@ -196,7 +194,7 @@ def as_points(embeddings: "Embeddings") -> Points:
     Raises:
         ValueError: If an array does not have two dimensions.
     """
-    if isinstance(embeddings, ParquetPoints):
+    if isinstance(embeddings, Points):
         return embeddings
     if not isinstance(embeddings, np.ndarray):
         from job.select.tensors import TensorPoints  # a tensor means that torch is installed
@@ -208,7 +206,7 @@ def as_points(embeddings: "Embeddings") -> Points:
 
 
 def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
-    if isinstance(embeddings, np.ndarray | ParquetPoints):
+    if isinstance(embeddings, np.ndarray | Points):
         return ArrayPass(points)
     from job.select.tensors import TensorPass
 

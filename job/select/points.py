@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ _ROWS_PER_READ = 1 << 16
 _BUFFER_BYTES = 1 << 20
 
 
+@runtime_checkable
 class Points(Protocol):
     """Embeddings that are read in blocks, from first to last.
 
@@ -30,6 +31,12 @@ class Points(Protocol):
 
     def rows(self, indices: Sequence[int]) -> npt.NDArray[np.floating]:
         """Returns some rows, in the order of the indices."""
+
+
+if TYPE_CHECKING:
+    import torch
+
+    Embeddings = npt.NDArray[np.floating] | Points | torch.Tensor
 
 
 class ArrayPoints:

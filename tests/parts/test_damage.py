@@ -16,9 +16,11 @@ from job.embed import table as embeddings
 from job.errors import DamagedFileError, JobError, SettingsError
 from job.parts import checked, listings
 from job.parts.part import _PROVENANCE
+from job.select.points import ArrayPoints
 from job.shards import Shard
 from job.storage import Listing
 from job.storage.local import LocalFolder
+from job.texts import Texts
 from tests.parts.test_part import MADE_WITH, entries, failed, row
 
 ROWS = [*(row(f"{number}.jpg", boxes=number % 9, seed=number) for number in range(30)), failed("x.jpg")]
@@ -30,7 +32,7 @@ def output(tmp_path: Path) -> LocalFolder:
     folder = LocalFolder(str(tmp_path))
     parts.write(folder, ROWS, MADE_WITH)
     listings.finish(folder, Shard(), Listing.from_entries(entries(ROWS)))
-    embeddings.write(folder, ["a", "b"], np.eye(2, 7, dtype=np.float32), "digest")
+    embeddings.write(folder, Texts.of(["a", "b"]), ArrayPoints(np.eye(2, 7, dtype=np.float32)), "digest")
     return folder
 
 

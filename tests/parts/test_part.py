@@ -55,10 +55,11 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
     assert loaded.file_names == sorted(NAMES, key=str.encode)
     assert loaded.failures == [("broken.jpg", "not an image")]
     by_name = {each.file_name: each for each in rows}
+    thumbnails = pool.thumbnails(output, loaded, range(len(rows)))
     assert loaded.features is not None
     for index, key in enumerate(loaded.file_names):
-        np.testing.assert_array_equal(loaded.features[index], by_name[key].feature)
-        assert loaded.thumbnails[index] == by_name[key].thumbnail
+        np.testing.assert_array_equal(loaded.features.rows([index])[0], by_name[key].feature)
+        assert thumbnails[index] == by_name[key].thumbnail
         assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
         assert loaded.size[index].tolist() == [64, 48]
     found = pool.detections(output, loaded, range(len(loaded.file_names)))
@@ -138,14 +139,18 @@ def test_how_rows_are_cut_into_parts_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, boxes: list[int], size: int
 ) -> None:
     rows = [row(f"{seed}.jpg", count, seed) for seed, count in enumerate(boxes)]
-    pools = []
+    pools: list[pool.Pool] = []
+    thumbnails = []
     for each in (size, len(rows)):
         output = LocalFolder(str(tmp_path_factory.mktemp("cut")))
         for start in range(0, len(rows), each):
             parts.write(output, rows[start : start + each], MADE_WITH)
         pools.append(pool.load(output, entries(rows)))
+        thumbnails.append(pool.thumbnails(output, pools[-1], range(len(rows))))
     first, second = pools
-    assert first.file_names == second.file_names and first.thumbnails == second.thumbnails
+    assert first.file_names == second.file_names and thumbnails[0] == thumbnails[1]
+    assert first.features is not None and second.features is not None
+    np.testing.assert_array_equal(first.features.read(0, 9), second.features.read(0, 9))
     for name in first.scores:
         np.testing.assert_array_equal(first.scores[name], second.scores[name])
 
@@ -166,7 +171,7 @@ def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
     loaded = pool.load(output, [Entry("a.jpg", "e", 10), Entry("b.jpg", "new", 10)])
     assert loaded.file_names == ["a.jpg", "b.jpg"]
     assert loaded.features is not None
-    np.testing.assert_array_equal(loaded.features[1], row("b.jpg", seed=3).feature)
+    np.testing.assert_array_equal(loaded.features.rows([1])[0], row("b.jpg", seed=3).feature)
     with pytest.raises(TryAgain, match="1 image has no detections yet"):
         pool.load(output, [Entry("a.jpg", "e", 10), Entry("c.jpg", "e", 10)])
 
