@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job import parts
+from job.detect import described
 from job.errors import Stopped
 from job.inputs.match import Match
 from job.parts.owned import OwnedOutput
@@ -174,9 +175,7 @@ class Run:
             return self.class_names
         if self.detector is not None:
             return self.detector.class_names
-        from job.detect import config
-
-        return config.read(self.settings).class_names
+        return described.describe(self.settings, self.output).class_names
 
     def accept(self, kind: str, match: Match, num_elsewhere: int = 0) -> Match:
         """Notes for run.json how a list of names meets the images, and logs it once.
@@ -246,21 +245,15 @@ class Run:
                 projection=pool.provenance.projection,
             )
         else:
-            from job.detect import config
-
-            described = config.read(self.settings)
-            expected = dataclasses.replace(
-                pool.provenance, config_sha256=described.sha256, class_names=described.class_names
-            )
+            config = described.describe(self.settings, self.output)
+            expected = dataclasses.replace(pool.provenance, config_sha256=config.sha256, class_names=config.class_names)
             if self.detector is not None:
                 expected = dataclasses.replace(expected, weights_sha256=self.detector.weights_sha256)
         if self.settings.uses_features:
-            from job.detect import embedder
-
             expected = dataclasses.replace(
                 expected,
-                embedder=embedder.describe(self.settings),
-                projection=embedder.describe_projection(self.settings),
+                embedder=described.describe_embedder(self.settings, self.output),
+                projection=described.describe_projection(self.settings),
             )
             if self.detector is not None:
                 expected = dataclasses.replace(expected, embedder_sha256=self.detector.embedder_sha256)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from job import embed, exports, inputs, logs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
+from job.detect import described
 from job.embed import elsewhere
 from job.errors import DamagedFileError, SettingsError, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
@@ -153,6 +154,8 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
     detector = run.need_detector(precision) if workers.in_process else run.build_detector(precision, "cpu")
     state.detector = detector
     preflight.verify(state, preflight.DETECTOR)
+    if not settings.predictions:
+        described.describe(settings, output)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
         done = parts.find_done(output, provenance, shard)
@@ -211,7 +214,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     with run.stage("score"):
         pool = pools.load(
             *(output, listing, settings.class_weights, run.current_class_names()),
-            with_features=embed.needs_features(settings),
+            with_features=settings.uses_features,
         )
         run.check_provenance(pool)
     if table is not None:

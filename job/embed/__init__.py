@@ -60,7 +60,7 @@ def embed(
         accept("embeddings", match)
         description = {"method": "own", "space": digest}
         embeddings: Points = ArrayPoints(vectors)
-    elif not needs_features(settings):
+    elif not settings.uses_features:
         output.delete(table.NAME)  # it may be there from an earlier run
         zeros = np.zeros((len(pool.file_names), 1), np.float32)
         return ArrayPoints(zeros), {"method": "none", "space": "", "dimension": 0}
@@ -80,13 +80,6 @@ def _name_space(provenance: Provenance) -> str:
         return provenance.digest
     made_with = f"{provenance.embedder} {provenance.embedder_sha256} {provenance.projection}"
     return hashlib.sha256(made_with.encode()).hexdigest()
-
-
-def needs_features(settings: Settings) -> bool:
-    """Whether the embeddings are the features in the parts."""
-    if settings.embedding == "simclr" or settings.has_embedding_file:
-        return False
-    return not settings.predictions or settings.embeds_images
 
 
 def _read_features(pool: Pool) -> Points:
