@@ -51,7 +51,7 @@ def read_demo() -> tuple[Floats, npt.NDArray[np.float64]]:
         runner.predict(listing, source, output, whole, set(), batch_size=1, part_size=512, stop=threading.Event())
         pool = pools.load(output, listing)
     assert pool.features is not None
-    return pool.features, pool.scores["uncertainty_entropy"]
+    return pool.features.read(0, len(listing)), pool.scores["uncertainty_entropy"]
 
 
 def make_features(clusters: int, images: int = 2000) -> tuple[Floats, npt.NDArray[np.float64]]:

@@ -118,9 +118,16 @@ def lengths(vectors: npt.NDArray[np.floating]) -> Array:
 
 def to_unit_length(vectors: npt.NDArray[np.floating]) -> Vectors:
     """Scales rows to Euclidean length 1; a row of zeros stays a row of zeros."""
-    length = lengths(vectors)
-    length[length == 0] = 1
-    return (vectors / length[:, None]).astype(np.float32)
+    result = np.empty(vectors.shape, np.float32)
+    step = max(1, _VALUES_PER_BLOCK // max(1, vectors.shape[1]))
+    for start in range(
+        0, len(vectors), step
+    ):  # all at once, the values in double precision would take twice the memory
+        rows = slice(start, start + step)
+        length = lengths(vectors[rows])
+        length[length == 0] = 1
+        result[rows] = vectors[rows] / length[:, None]
+    return result
 
 
 def find_distinct(vectors: Vectors) -> npt.NDArray[np.int64]:
