@@ -417,7 +417,7 @@ class Settings:
     )
     score: ScoreMix = knob(
         "CORAL_SCORE",
-        parse_score("uncertainty_entropy"),
+        parse_score("entropy_sum"),
         f"Active-learning score for the selection: {', '.join(SCORES)}; or a mix, name=0.7,name=0.3.",
         parse_score,
         group=_SELECT,
@@ -437,7 +437,7 @@ class Settings:
     )
     score_strength: float = knob(
         "CORAL_SCORE_STRENGTH",
-        1.0,
+        0.5,
         "Exponent of the score in coral's product; 0 ignores the score.",
         number(0),
         group=_SELECT,
@@ -570,7 +570,8 @@ class Settings:
     lightly_select: LightlySelect = knob(
         "CORAL_LIGHTLY_SELECT",
         "local",
-        "Which selection to use. local: the job's own. platform: Lightly's own; falls back to local if it is refused.",
+        "Which selection to use. local: the job's own. platform: Lightly's own, by uncertainty_entropy unless "
+        "CORAL_SCORE names another of its scores; falls back to local if it is refused.",
         one_of(*get_args(LightlySelect)),
         group=_LIGHTLY,
         metavar="NAME",

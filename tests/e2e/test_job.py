@@ -94,13 +94,13 @@ def test_the_outputs_are_there_and_agree(done: dict[str, Any]) -> None:
     for line in lines:
         row = by_name[line["file_name"]]
         assert row["rank"] == line["rank"]
-        assert row["uncertainty_entropy"] == pytest.approx(line["score"], abs=1e-6)
+        assert row["entropy_sum"] == pytest.approx(line["score"], abs=1e-6)
         assert row["nearest"] == line["nearest"]
     assert all((row["width"], row["height"], row["status"]) == (640, 272, "ok") for row in rows)
     embeddings = pq.read_table(output / "embeddings.parquet")
     assert embeddings["file_name"].to_pylist() == [row["file_name"] for row in rows]
     # The first pick has the highest score; the second is far from it.
-    assert lines[0]["score"] == pytest.approx(max(row["uncertainty_entropy"] for row in rows), abs=1e-6)
+    assert lines[0]["score"] == pytest.approx(max(row["entropy_sum"] for row in rows), abs=1e-6)
     assert lines[1]["distance"] > 0.3
 
 

@@ -14,6 +14,7 @@ from job.retry import Patience
 from job.secret import Secret
 from job.select.points import ArrayPoints
 from job.settings import Settings
+from job.settings.mix import parse_score
 from job.stopping import Stop
 from job.storage import Storage
 from tests.standins.lightly_platform import Dataset
@@ -46,6 +47,7 @@ def send(
         "output": "out",
         "lightly_token": Secret(TOKEN),
         "lightly_dataset": "the set",
+        "score": parse_score("uncertainty_entropy"),  # as `resolve` sets it for the platform's own selection
     }
     settings = Settings(**values | more)
     outcome = Outcome(pool, ArrayPoints(embeddings(pool)), space, labelled, picks, run_id)
