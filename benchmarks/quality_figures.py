@@ -49,7 +49,7 @@ def markdown_tables() -> str:
             "|---|---|---|---|---|---|",
         ]
         ranked = sorted(strategies.items(), key=lambda item: -item[1]["per_image"]["mean"])
-        lines += [_make_row(_LABELS.get(name, name), one) for name, one in ranked]
+        lines += [_make_row(_LABELS.get(str(name), str(name)), one) for name, one in ranked]
         lines += [_make_row(f"{_LABELS[name]}, after a second round", one) for name, one in second.items()]
     return "\n".join(lines)
 
