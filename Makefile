@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
-	check format lock docs test test-studio soak clean \
+	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
 
@@ -144,6 +144,21 @@ test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (20 minutes 
 	@$(RUN) -m demo.fetch
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
+
+# Tools that read docs/integrations/, each in a folder of its own, since their pins contradict each other.
+INTEGRATIONS := .cache/integrations
+$(INTEGRATIONS)/.installed: $(wildcard requirements/integrations/*.txt) $(VENV)/.dev
+	@rm -rf $(INTEGRATIONS)
+	@for file in requirements/integrations/*.txt; do \
+		echo "Installing $$file ..."; \
+		$(RUN) -m pip install --disable-pip-version-check --quiet --prefer-binary \
+			--target $(INTEGRATIONS)/$$(basename $$file .txt) --requirement $$file || exit 1; \
+	done
+	@touch $@
+
+test-integrations: $(INTEGRATIONS)/.installed ## Reads docs/integrations/ with Argo, Airflow, SkyPilot, DVC and more, and logs to MLflow (2 GB).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -m pytest tests/integrations
 
 test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Tests `make studio`, in Debian's chromium if it is installed (2 minutes).
 	@$(RUN) -m demo.fetch

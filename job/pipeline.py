@@ -32,7 +32,7 @@ from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
-from job.publish import SUCCESS, tables, to_lightly
+from job.publish import SUCCESS, manifest, tables, to_lightly, tracking
 from job.publish.results import compute_run_id, publish
 from job.publish.status import Status
 from job.settings import Settings
@@ -256,6 +256,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     if run.platform and settings.lightly_select == "platform":
         selected = to_lightly.publish_picks(run, run.platform, results, selection)
         _finish(output, claim, name)
+        _track(run)
         return selected
     selected = publish(run, results, selection)
     _finish(output, claim, name)
@@ -263,7 +264,16 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         to_lightly.upload(run, run.platform, results, selection)
     else:
         logger.info("Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set.")
+    _track(run)
     return selected
+
+
+def _track(run: Run) -> None:
+    if not run.settings.mlflow:
+        return
+    with run.stage("log to MLflow"):
+        address = tracking.connect(run.stop.requested).log(manifest.read(run.output), run.output)
+    logger.info("The run is logged to MLflow: %s", address)
 
 
 def _finish(output: OwnedOutput, claim: Claim, run_id: str) -> None:

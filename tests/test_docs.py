@@ -58,6 +58,8 @@ def place(few_frames: Path, tmp_path: Path, seaweedfs: S3) -> dict[str, Path]:
 def test_commands_of_the_manual_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
     if "LIGHTLY_TOKEN" in command:
         pytest.skip("the platform is tested with its stand-in: tests/e2e/test_lightly_job.py")
+    if "CORAL_MLFLOW" in command:
+        pytest.skip("MLflow has tests of its own: tests/integrations/test_mlflow.py")
     frames = place["/data/"] / "frames"
     names = sorted(str(file.relative_to(frames)) for file in frames.rglob("*.jpg"))
     predictions = own_coco()

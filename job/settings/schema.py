@@ -620,6 +620,16 @@ class Settings:
         step="select",
     )
 
+    mlflow: bool = knob(
+        "CORAL_MLFLOW",
+        False,
+        "Log the finished run to the MLflow server at MLFLOW_TRACKING_URI: settings, figures and report.html.",
+        boolean,
+        group=_OTHER,
+        metavar="",
+        shown_default="0",
+        step="select",
+    )
     log_format: LogFormat = knob(
         "CORAL_LOG_FORMAT",
         "auto",
