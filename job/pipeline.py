@@ -238,9 +238,11 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
             len(selection.picks),
             settings.n_samples,
         )
-    if settings.lightly_predictions and pool.has_detections:
+    if settings.writes_lightly_predictions and pool.has_detections:
         with run.stage("write predictions"):
             lightly_files.write(output, pool)
+    elif pool.has_detections:
+        lightly_files.warn_if_present(output, pool.provenance)
     digests = {
         "images_sha256": _sha256(f"{entry.key}\0{entry.size}" for entry in listing),
         "labelled_sha256": _sha256(labelled),

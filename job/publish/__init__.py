@@ -140,7 +140,7 @@ FILES = (
     OutputFile(
         name=LIGHTLY_PREDICTIONS,
         writer="job.exports.lightly_files",
-        written="with detections, unless `CORAL_LIGHTLY_PREDICTIONS=0`",
+        written="with detections, if there is a token or with `CORAL_LIGHTLY_PREDICTIONS=1`",
         content="The detections in [Lightly's prediction format](https://docs.lightly.ai/docs/prediction-format), one "
         "file per image, for LightlyOne, LightlyStudio and labelformat.",
     ),

@@ -609,14 +609,15 @@ class Settings:
         secret=True,
         step="select",
     )
-    lightly_predictions: bool = knob(
+    lightly_predictions: bool | None = knob(
         "CORAL_LIGHTLY_PREDICTIONS",
-        True,
-        "Write the detections to .lightly/predictions/ in Lightly's format, one file per image.",
-        boolean,
+        None,
+        "Write the detections to .lightly/predictions/ in Lightly's format, one file per image: 1, 0 or auto. auto "
+        "does so if there is a token of the Lightly platform.",
+        auto_or(boolean),
         group=_LIGHTLY,
-        metavar="0|1",
-        shown_default="1",
+        metavar="auto|0|1",
+        shown_default="auto",
         step="select",
     )
 
@@ -643,6 +644,11 @@ class Settings:
     def token(self) -> Secret | None:
         """The token of the Lightly platform, from either of its two settings."""
         return self.lightly_token or self.lightly_token_file
+
+    @property
+    def writes_lightly_predictions(self) -> bool:
+        """Whether the detections are also written in Lightly's format."""
+        return self.token is not None if self.lightly_predictions is None else self.lightly_predictions
 
     @property
     def ranking_scores(self) -> Mix:
