@@ -19,7 +19,7 @@ from job.select.points import Array, Vectors, to_unit_length
 from job.select.shortlist import cosines
 
 if TYPE_CHECKING:
-    from job.select.engine import Embeddings
+    from job.select.points import Embeddings
 
 # On frames of video, the number of random images that show as many scenes as the picks agrees best with the truth at
 # this radius: 211 by coverage, 205 by counting scenes (benchmarks.street, pool "video", seed 700).
