@@ -28,12 +28,19 @@ _ON_THE_MACHINE = {
     # what torch itself requires
     "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy", "typing-extensions",
 }  # fmt: skip
-# Only local folders are read and written, and nothing is uploaded or drawn, so these are never imported.
+# Only local folders are read and written, on one GPU, and nothing is uploaded or drawn, so these are never imported.
 _NOT_IMPORTED = {
     "boto3", "botocore", "jmespath", "obstore", "s3transfer",
     "aiohappyeyeballs", "aiohttp", "aiosignal", "frozenlist", "multidict", "propcache", "yarl",
     "contourpy", "cycler", "fonttools", "hydra-core", "kiwisolver", "matplotlib", "pyparsing",
     "pytorch-lightning", "torchmetrics", "wheel",
+    # Ray, which is used with several GPUs only, and what it requires
+    "ray", "aiohttp-cors", "cffi", "colorful", "cryptography", "distlib", "google-api-core", "google-auth",
+    "googleapis-common-protos", "grpcio", "jsonschema", "jsonschema-specifications", "msgpack", "opencensus",
+    "opencensus-context", "opentelemetry-api", "opentelemetry-exporter-prometheus", "opentelemetry-proto",
+    "opentelemetry-sdk", "opentelemetry-semantic-conventions", "platformdirs", "prometheus-client", "proto-plus",
+    "protobuf", "py-spy", "pyasn1", "pyasn1-modules", "pycparser", "python-discovery", "referencing", "rpds-py",
+    "smart-open", "virtualenv", "wrapt",
 }  # fmt: skip
 _FROM_SOURCE = {"antlr4-python3-runtime", "fvcore", "iopath"}  # pure Python, published without a wheel
 _CODE = ("job", "gpu", "demo", "benchmarks", "entrypoint.py", "requirements/runtime.txt", "LICENSE")
