@@ -35,6 +35,7 @@ from job import limits, parts
 from job.detect import config
 from job.images.thumbnails import make_thumbnail
 from job.parts import Provenance, Row, listings
+from job.parts.provenance import PROJECTION
 from job.settings.resolve import resolve
 from job.shards import Shard
 from job.storage import Entry, Listing, Storage
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES, PICKS = [10_000, 100_000, 1_000_000], [100, 1_000]
-BOXES_PER_IMAGE, CLUSTERS, SPREAD, FEATURE = 8, 300, 0.3, 2048
+BOXES_PER_IMAGE, CLUSTERS, SPREAD, FEATURE = 8, 300, 0.3, 256
 WIDTH, HEIGHT, FILE_BYTES = 1280, 720, 400_000
 NUM_THUMBNAILS = 200
 KEYS_PER_LIST_REQUEST = 1000  # of S3
@@ -78,7 +79,7 @@ def make_thumbnails() -> list[bytes]:
 def describe_detector() -> Provenance:
     """What the parts of the default model are made with."""
     found = config.read(resolve({}, {"CORAL_INPUT": "/images", "CORAL_OUTPUT": "/results"}))
-    return Provenance(found.sha256, "0" * 64, "fp32", "softmax", found.class_names)
+    return Provenance(found.sha256, "0" * 64, "fp32", "softmax", found.class_names, projection=PROJECTION)
 
 
 def make_rows(keys: Sequence[str], num_classes: int) -> Iterator[Row]:
@@ -126,8 +127,8 @@ def write_pool(folder: Path, count: int, num_shards: int = 1) -> None:
     for index in range(num_shards):
         shard = Shard(index, num_shards)
         own = [key for key in keys if shard.owns(key)]
-        for rows in cut(make_rows(own, len(provenance.class_names)), parts.DEFAULT_SIZE):
-            parts.write(output, rows, provenance)
+        for rows in cut(make_rows(own, len(provenance.class_names)), parts.choose_size(len(own))):
+            parts.write(output, rows, provenance, shard)
         entries = (Entry(key, f"{number:032x}", FILE_BYTES) for number, key in enumerate(own))
         listings.finish(output, shard, Listing.from_entries(entries))
 
@@ -230,10 +231,10 @@ class CountingFolder:
         self._folder.delete(key)
 
 
-def count_restart(folder: str) -> dict[str, int]:
-    """Counts what a shard that starts again asks for to find its finished images."""
+def count_restart(folder: str, num_shards: int) -> dict[str, int]:
+    """Counts what the first shard asks for, when it starts again, to find its finished images."""
     output = CountingFolder(LocalFolder(folder))
-    found = parts.find_done(output, describe_detector())
+    found = parts.find_done(output, describe_detector(), Shard(0, num_shards))
     return {"requests": output.requests, "bytes": output.bytes, "found": len(found)}
 
 
@@ -246,7 +247,7 @@ def measure_restarts() -> dict[str, Any]:
     for count, num_shards in RESTARTS:
         with tempfile.TemporaryDirectory() as folder:
             run_in_child("write_pool", folder, count, num_shards)
-            rows.append({"images": count, "shards": num_shards, **run_in_child("count_restart", folder)})
+            rows.append({"images": count, "shards": num_shards, **run_in_child("count_restart", folder, num_shards)})
     terms = np.array([[1, count / num_shards, count] for count, num_shards in RESTARTS])
     count, num_shards = TARGET
     computed: dict[str, Any] = {"images": count, "shards": num_shards}

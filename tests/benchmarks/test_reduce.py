@@ -32,7 +32,7 @@ def test_a_restart_is_counted_by_shard(tmp_path: Path) -> None:
     names = [entry.key for entry in LocalFolder(str(tmp_path)).list("parts/listing-")]
     assert len(names) == 0  # a prefix is a folder
     owned = sum(Shard(0, 2).owns(reduce.name_image(number)) for number in range(30))
-    found = reduce.count_restart(str(tmp_path))
+    found = reduce.count_restart(str(tmp_path), 2)
     assert found["found"] in (owned, 30) and found["requests"] > 1 and found["bytes"] > 0
 
 
