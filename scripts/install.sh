@@ -19,7 +19,7 @@ hashed=(--require-hashes --only-binary :all:)
 # are reproducible.
 sources=(--no-binary antlr4-python3-runtime,fvcore,iopath --no-build-isolation)
 echo "== Build tools"
-grep -E '^(setuptools|wheel)==' "$pins" | install "${hashed[@]}" --requirement /dev/stdin
+grep -E '^(packaging|setuptools|wheel)==' "$pins" | install "${hashed[@]}" --requirement /dev/stdin
 
 if [ -n "${TORCH_INDEX_URL:-}" ]; then
     echo "== torch and torchvision from TORCH_INDEX_URL"
