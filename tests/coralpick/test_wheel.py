@@ -146,13 +146,12 @@ def test_select_needs_no_detector_and_run_says_what_is_missing(wheel: Path, few_
 
 def test_the_extras_are_installed_versions_of_the_pins() -> None:
     """Every package of an extra is pinned for the job, in a version that the extra accepts."""
-    pins = dict(
-        line.split("==") for line in (ROOT / "requirements" / "runtime.txt").read_text().splitlines() if "==" in line
-    )
+    texts = [(ROOT / "requirements" / name).read_text() for name in ("runtime.txt", "torch.txt")]
+    pins = dict(line.split()[0].split("==") for text in texts for line in text.splitlines() if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [
         *project["dependencies"],
-        *(text for texts in project["optional-dependencies"].values() for text in texts),
+        *(text for extra in project["optional-dependencies"].values() for text in extra),
     ]
     for requirement in map(Requirement, declared):
         if requirement.name != "coralpick":
