@@ -1,10 +1,10 @@
 # Start with `make demo`, which runs the whole job on real images, or `make test`. Each target installs what it needs.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio image image-labels image-test k8s-render k8s-run k8s-check \
-	check format docs test test-studio soak clean \
+.PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
+	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-lightly bench-storage bench-embedding
+	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,27 +21,28 @@ $(VENV)/bin/python $(STUDIO)/bin/python:
 	@echo "Creating a virtual environment in $(@:/bin/python=) ..."
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
-$(VENV)/.runtime: requirements/runtime.txt requirements/detectron2.txt requirements/timm.txt scripts/install.sh | $(VENV)/bin/python
+RUNTIME_PINS := $(addprefix requirements/,runtime.txt torch.txt detectron2.txt timm.txt)
+$(VENV)/.runtime: $(RUNTIME_PINS) scripts/install.sh | $(VENV)/bin/python
 	@echo "Installing the packages of the job ..."
 	@scripts/install.sh $(RUN)
 	@touch $@
 
+# Every requirement is pinned, has a hash and comes as a wheel: pip resolves no dependency and builds nothing.
+INSTALL_PINS := pip install --disable-pip-version-check --quiet --no-deps --require-hashes --only-binary :all:
+
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@echo "Installing the packages of the tests ..."
-	@$(RUN) -m pip install --disable-pip-version-check --quiet --requirement requirements/dev.txt
+	@$(RUN) -m $(INSTALL_PINS) --requirement requirements/dev.txt
 	@touch $@
-
-# Every requirement is pinned and comes as a wheel: pip resolves no dependency and builds nothing.
-INSTALL_STUDIO := $(STUDIO)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all:
 
 $(STUDIO)/.runtime: requirements/studio.txt | $(STUDIO)/bin/python
 	@echo "Installing LightlyStudio (1.2 GB; a few minutes) ..."
-	@$(INSTALL_STUDIO) --requirement $<
+	@$(STUDIO)/bin/python -m $(INSTALL_PINS) --requirement $<
 	@touch $@
 
 $(STUDIO)/.dev: requirements/studio-dev.txt $(STUDIO)/.runtime
 	@echo "Installing the packages of its tests ..."
-	@$(INSTALL_STUDIO) --requirement $<
+	@$(STUDIO)/bin/python -m $(INSTALL_PINS) --requirement $<
 	@touch $@
 
 ##@ Use
@@ -57,17 +58,29 @@ studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Opens results in LightlyStudio: ma
 
 ##@ Image
 
-# The labels of the image. If the checkout has uncommitted changes, the commit ends in -changed.
+# The labels of the image. If the checkout has uncommitted changes, the commit ends in -changed. The time is that of the
+# commit, so that the same commit gives the same labels.
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' job/__init__.py)
 COMMIT = $(shell git rev-parse --verify --quiet HEAD 2>/dev/null || echo unknown)$(if $(shell git status --porcelain 2>/dev/null),-changed)
-LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT)
+CREATED = $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg CREATED=$(CREATED)
 DOCKER ?= docker
 IMAGE ?= coralpick
 
-image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, BAKE_WEIGHTS, IMAGE).
-	@DOCKER_BUILDKIT=1 $(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
+image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, BAKE_WEIGHTS, IMAGE, ATTEST=0).
+	@DOCKER="$(DOCKER)" ATTEST="$(ATTEST)" scripts/build_image.sh --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
 		$(foreach name,BASE_IMAGE TORCH_INDEX_URL BAKE_WEIGHTS,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 	@echo "Next: docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... $(IMAGE)"
+
+SBOM ?= coralpick.spdx.json
+image-sbom: $(VENV)/.dev ## Writes the packages inside the image to a file (optional: IMAGE, SBOM).
+	@SYFT_CHECK_FOR_APP_UPDATE=false $(VENV)/bin/syft scan docker:$(IMAGE) --quiet --output spdx-json=$(SBOM)
+	@echo "$(SBOM) lists what $(IMAGE) contains, in SPDX."
+
+image-scan: ## Looks for known vulnerabilities in the image that have a fix, with grype or trivy (optional: IMAGE).
+	@if command -v grype >/dev/null; then grype docker:$(IMAGE) --only-fixed --fail-on high; \
+	elif command -v trivy >/dev/null; then trivy image --ignore-unfixed --severity HIGH,CRITICAL --exit-code 1 $(IMAGE); \
+	else echo "Neither grype nor trivy was found: install one of them, then run make image-scan again." >&2; exit 1; fi
 
 image-labels:
 	@echo "$(LABELS)"
@@ -92,7 +105,7 @@ k8s-run: ## Runs the Jobs of an overlay, one after the other: make k8s-run OVERL
 
 k8s-check: $(VENV)/.dev ## Tests the manifests against the schemas of Kubernetes 1.29 to 1.37 and against a stand-in cluster.
 	@$(KUBECTL)
-	@$(RUN) -m pytest tests/k8s/test_manifests.py
+	@$(RUN) -m pytest tests/k8s
 
 ##@ Develop
 
@@ -108,26 +121,44 @@ TOOLS := .cache/tools
 $(TOOLS)/.installed: requirements/ultralytics.txt $(VENV)/.dev
 	@echo "Installing Ultralytics for the tests (11 MB) ..."
 	@rm -rf $(TOOLS)
-	@if $(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --only-binary :all: --target $(TOOLS) \
-		--requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
+	@if $(RUN) -m $(INSTALL_PINS) --target $(TOOLS) --requirement $<; then touch $@; else echo "It could not be installed: the tests with its files will be skipped."; fi
 
-check: $(VENV)/.dev ## Checks style, formatting, types and the imports between packages.
+check: $(VENV)/.dev ## Checks style, formatting, types, the imports between packages and the length of sentences.
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(RUN) -m scripts.english
 
 format: $(VENV)/.dev ## Formats the code.
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into README.md and docs/.
+lock: $(VENV)/.dev ## Writes the hashes of the pinned packages into requirements/.
+	@$(RUN) -m scripts.lock
+
+docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into docs/.
 	@$(RUN) -m scripts.docs
 
 test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (20 minutes on two cores).
 	@$(RUN) -m demo.fetch
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."
+
+# Tools that read docs/integrations/, each in a folder of its own, since their pins contradict each other.
+INTEGRATIONS := .cache/integrations
+$(INTEGRATIONS)/.installed: $(wildcard requirements/integrations/*.txt) $(VENV)/.dev
+	@rm -rf $(INTEGRATIONS)
+	@for file in requirements/integrations/*.txt; do \
+		echo "Installing $$file ..."; \
+		$(RUN) -m pip install --disable-pip-version-check --quiet --prefer-binary \
+			--target $(INTEGRATIONS)/$$(basename $$file .txt) --requirement $$file || exit 1; \
+	done
+	@touch $@
+
+test-integrations: $(INTEGRATIONS)/.installed ## Reads docs/integrations/ with Argo, Airflow, SkyPilot, DVC and more, and logs to MLflow (2 GB).
+	@$(RUN) -m demo.fetch
+	@$(RUN) -m pytest tests/integrations
 
 test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Tests `make studio`, in Debian's chromium if it is installed (2 minutes).
 	@$(RUN) -m demo.fetch
@@ -139,15 +170,19 @@ soak: $(VENV)/.dev ## Kills the job or its S3 server 20 times and compares the r
 	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
 
 clean: ## Removes the environments, the caches and the results of the demo.
-	rm -rf $(VENV) $(STUDIO) .cache demo/output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(STUDIO) .cache demo/output demo/output-2 .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-lightly bench-select bench-quality bench-embedding ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-detect bench-engine bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.detect --json benchmarks/results/detect.json
+
+bench-engine: $(VENV)/.dev ## Measures what Ray costs, and how images/s grow with workers (5 minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.engine --json benchmarks/results/engine.json
 
 bench-feed: $(VENV)/.dev ## Measures decoding and resizing beside Pillow, OpenCV and torchvision (1 minute).
 	@mkdir -p benchmarks/results
@@ -157,7 +192,7 @@ bench-select: $(VENV)/.dev ## Compares the selection with lightly-mundig, scikit
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.select --json benchmarks/results/select.json
 
-bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (30 minutes).
+bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (12 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.quality --json benchmarks/results/quality.json
 
@@ -169,9 +204,17 @@ bench-storage: $(VENV)/.dev ## Compares listing and reading a bucket with boto3 
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.storage --json benchmarks/results/storage.json
 
+bench-reduce: $(VENV)/.dev ## Measures what `select` takes for up to a million images, by stage (40 minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.reduce --json benchmarks/results/reduce.json
+
 bench-embedding: $(VENV)/.dev ## Measures which embedding keeps the shots of a clip together (1 hour).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.embedding --json benchmarks/results/embedding.json
+
+bench-projection: $(VENV)/.dev ## Compares the selection by shortened features with that by whole ones (1 minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.projection --json benchmarks/results/projection.json
 
 ##@ On a GPU
 

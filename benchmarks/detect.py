@@ -43,6 +43,7 @@ from job.detect.prepare import PreparedImage, to_tensor
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.storage import Entry, Listing
+from job.storage.base import Content
 from job.storage.local import LocalFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +174,7 @@ class MemoryRecorder(LocalFolder):
 
     rss: list[float]
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file, and records the memory."""
         super().write(key, data)
         status = Path("/proc/self/status").read_text()

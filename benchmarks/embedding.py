@@ -86,8 +86,10 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
         runner.predict(listing, source, output, detector, set(), batch_size=1, part_size=512, stop=threading.Event())
         pool = pools.load(output, listing)
         shot = np.searchsorted(CUTS, np.arange(count), side="right") if clip == 0 else np.full(count, 100 + clip)
-        thumbnails = [images.read_thumbnail(thumbnail) for thumbnail in pool.thumbnails]
-        clips.append(Frames(video.stem, shot, np.full(count, clip), np.arange(count), pool.features, thumbnails))
+        data = pools.thumbnails(output, pool, range(count))
+        thumbnails = [images.read_thumbnail(data[row]) for row in range(count)]
+        features = np.empty((count, 0)) if pool.features is None else pool.features.read(0, count)
+        clips.append(Frames(video.stem, shot, np.full(count, clip), np.arange(count), features, thumbnails))
     shot, clip_of, number, features = (
         np.concatenate([getattr(frames, name) for frames in clips]) for name in ("shot", "clip", "number", "features")
     )

@@ -1,26 +1,25 @@
-"""Does the selection pay? Trains a detector on the picked images, and compares it with one trained on random images.
+"""Does the selection pay? Trains a detector on the picked images, and compares it with detectors of random images.
 
-`python -m benchmarks.quality [--json FILE]`. A detector is trained on 40 random images of a pool of 2,000. The job's
-own `select` picks 100 more, using that detector's predictions on the pool. The detector is trained again from scratch
-on all 140, and its AP50 on 600 other scenes is measured. `benchmarks.quality_detector` has the scenes, the detector and
-the embedding. One pool is like video, with long runs of near-duplicates and rare classes; the other is curated.
+`python -m benchmarks.quality [--json FILE]`. A detector is trained on 40 random images of a pool of 2,000. A strategy
+picks 100 more by that detector's predictions on the pool. The detector is trained again on all 140, and its AP50 on
+700 other scenes is measured (`benchmarks.quality_worlds`).
 
-Crowded images teach more, but cost more to label. So every strategy is compared twice: with the same number of random
-images, and with random images that have at least as many boxes. For the random strategy, the second comparison is of
-random with random, so it shows the noise level.
+Crowded images teach more, but cost more to label. So every strategy is compared with random images of the same cost
+twice, in images and in boxes. The control is a learning curve that is fitted to random sets of several sizes
+(`benchmarks.learning_curve`). The strategy `random` is compared with it, too: its interval must hold 0.
+
+Each seed has its own pool, labelled images and control, and all strategies share these. Seeds below 100 are for the
+figures that are published: develop with `--first-seed 500`, so that they choose nothing.
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
-import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,268 +27,219 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from benchmarks import quality_detector as world
-from job.select import select
+from benchmarks.learning_curve import Curve, Point, estimate, fit
+from benchmarks.quality_strategies import DEFAULT, RANDOM, STRATEGIES, WITH_FEATURES
+from benchmarks.quality_worlds import POOLS, WORLDS, Sizes, Trial
 
 PROCESSES = 2
-
-# The 0.975 quantiles of Student's t distribution with 1, 2, ... degrees of freedom.
-T_QUANTILES = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+IN_TWO_ROUNDS = (RANDOM, DEFAULT)
+# Beside this many random images, the picks of the default are also compared directly, without a fitted curve.
+MORE_RANDOM = (160, 240)
 
 
-class Method(NamedTuple):
-    """Arguments of `select`: the strategy, and the score it gets."""
-
-    strategy: str
-    score: str
-
-
-RANDOM, RANDOM_BOXES = "random", "random_boxes"
-STRATEGIES = {
-    RANDOM: Method("random", "sum"),
-    "active_learning": Method("active_learning", "sum"),
-    "active_learning_max": Method("active_learning", "max"),
-    "coreset": Method("coreset", "sum"),
-    "coral": Method("coral", "sum"),
-    "coral_max": Method("coral", "max"),
-    "two_stage": Method("two_stage", "sum"),
-    "typicality": Method("typicality", "sum"),
-}
-NAMES = (RANDOM, RANDOM_BOXES, *(name for name in STRATEGIES if name != RANDOM))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the experiment: numbers of images and of training steps."""
-
-    pool: int = 2000
-    labelled: int = 40
-    picks: int = 100
-    test: int = 600
-    steps: int = 350
-    embedding_steps: int = 100
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a strategy with one seed.
+class Outcome(NamedTuple):
+    """Result of a strategy with one seed, after one round or two.
 
     Attributes:
-        ap50: AP50 of the detector that was trained on the picks.
-        ap50_same_boxes: AP50 of the detector that was trained on random images with the same number of boxes.
+        point: Cost and AP50 of the detector that learned from the picks.
+        per_image: AP50 over that of as many random images.
+        per_box: AP50 over that of random images with as many boxes.
         boxes: Number of boxes of the picks.
-        scenes: Number of different scenes of the picks.
-        pairs: Number of pairs of picks that show the same scene.
+        scenes: Number of scenes that the picks show.
     """
 
-    ap50: float
-    ap50_same_boxes: float
+    point: Point
+    per_image: float
+    per_box: float
     boxes: int
     scenes: int
-    pairs: int
 
 
-class Trial:
-    """One pool, with a detector that was trained on a few random images of it.
+class SeedResult(NamedTuple):
+    """Results of one seed on one pool.
+
+    Attributes:
+        before: AP50 before the selection.
+        random: AP50 by number of random images besides the labelled ones, the mean of the draws.
+        rounds: For one round and two, the outcome of each strategy.
+    """
+
+    before: float
+    random: dict[int, float]
+    rounds: list[dict[str, Outcome]]
+
+
+class Experiment:
+    """All strategies on one pool.
 
     Args:
-        kind: Kind of the pool, a key of `quality_detector.KINDS`.
-        seed: Seed of everything random except the test scenes.
+        trial: The pool.
+        seed: Seed of the random sets.
         sizes: Sizes of the experiment.
     """
 
-    def __init__(self, kind: str, seed: int, sizes: Sizes) -> None:
-        self._seed, self._sizes = seed, sizes
-        rng = np.random.default_rng(1000 + seed)
-        self.pool = world.make_scenes(rng, sizes.pool, world.KINDS[kind])
-        balanced = world.KINDS["iid_balanced"]
-        self._test = world.make_scenes(np.random.default_rng(7), sizes.test, balanced, test=True)
-        self.labelled: list[int] = rng.choice(sizes.pool, sizes.labelled, replace=False).tolist()
-        self._embeddings = world.embed(self.pool, seed, sizes.embedding_steps)
-        detector = world.train(self.pool, self.labelled, seed, sizes.steps)
-        self._scores = world.entropies(world.detect(detector, self.pool))
-        self.ap50_before = world.ap50(world.detect(detector, self._test), self._test)
-        self._ap50_of: dict[tuple[int, ...], float] = {}
-        # Another order than that of the random strategy, which would otherwise be its own control.
-        order = np.random.default_rng(2000 + seed).permutation(sizes.pool)
-        self._order = [int(row) for row in order if row not in self.labelled]
+    def __init__(self, trial: Trial, seed: int, sizes: Sizes) -> None:
+        self._trial, self._sizes = trial, sizes
+        rest = np.setdiff1d(np.arange(len(trial.boxes)), trial.labelled)
+        counts = sorted({*sizes.control, *sizes.later_control})
+        self.control: dict[int, list[Point]] = {count: [] for count in counts}
+        for draw in range(sizes.draws):
+            order = np.random.default_rng([seed, 99, draw]).permutation(rest).tolist()
+            for count in counts:
+                rows = trial.labelled + order[:count]
+                self.control[count].append(self._evaluate(rows, trial.learn(rows)))
+        self._curves = [self._fit(sizes.control), self._fit(sizes.later_control)]
 
-    def pick(self, name: str) -> list[int]:
-        """Picks rows by a strategy."""
-        if name == RANDOM_BOXES:
-            return self.draw_with_boxes(self.pool.count_boxes(self.pick("coral")))
-        method = STRATEGIES[name]
-        scores = self._scores[method.score]
-        options: dict[str, Any] = {"strategy": method.strategy, "labelled": self.labelled, "seed": self._seed}
-        return [pick.index for pick in select(self._embeddings, scores, self._sizes.picks, **options).picks]
+    def _fit(self, counts: Iterable[int]) -> list[Curve]:
+        points = [point for count in counts for point in self.control[count]]
+        return [fit(points, "image"), fit(points, "box")]
 
-    def draw_with_boxes(self, boxes: int) -> list[int]:
-        """Takes random rows until they have at least this number of boxes, or the pool is used up."""
-        reached = np.cumsum([self.pool.count_boxes([row]) for row in self._order])
-        return self._order[: int(np.searchsorted(reached, boxes)) + 1]
+    def _evaluate(self, rows: list[int], detector: Any) -> Point:
+        return Point(len(rows), int(self._trial.boxes[rows].sum()), self._trial.measure(detector))
 
-    def ap50(self, picks: list[int]) -> float:
-        """AP50 of a detector that is trained on the picks and the labelled images; equal picks are trained once."""
-        key = tuple(picks)
-        if key not in self._ap50_of:
-            detector = world.train(self.pool, self.labelled + picks, self._seed + 50, self._sizes.steps)
-            self._ap50_of[key] = world.ap50(world.detect(detector, self._test), self._test)
-        return self._ap50_of[key]
-
-    def measure(self, name: str) -> Outcome:
-        """Picks by a strategy, trains, and measures."""
-        picks = self.pick(name)
-        boxes = self.pool.count_boxes(picks)
-        same_boxes = self.draw_with_boxes(boxes)
-        images_of_scene = np.bincount(self.pool.scene[picks])
-        return Outcome(
-            self.ap50(picks),
-            self.ap50(same_boxes),
-            boxes,
-            scenes=int((images_of_scene > 0).sum()),
-            pairs=int((images_of_scene * (images_of_scene - 1) // 2).sum()),
-        )
+    def run(self, name: str) -> list[Outcome]:
+        """Runs a strategy for one round, or for two rounds if it is one of `IN_TWO_ROUNDS`."""
+        rows = self._trial.labelled
+        detector = self._trial.learn(rows)
+        outcomes = []
+        for curves in self._curves[: 2 if name in IN_TWO_ROUNDS else 1]:
+            picks = STRATEGIES[name](self._trial.look(detector, rows), self._sizes.picks)
+            if len(set(picks) - set(rows)) != self._sizes.picks:
+                raise RuntimeError(f"{name} picked an image twice, a labelled one, or too few")
+            rows = rows + picks
+            detector = self._trial.learn(rows)
+            point = self._evaluate(rows, detector)
+            shown = rows[len(self._trial.labelled) :]
+            boxes, scenes = int(self._trial.boxes[shown].sum()), len(np.unique(self._trial.scenes[shown]))
+            per_image, per_box = (curve.gain(point) for curve in curves)
+            outcomes.append(Outcome(point, per_image, per_box, boxes, scenes))
+        return outcomes
 
 
-def run(kind: str, seed: int, names: Sequence[str], sizes: Sizes) -> tuple[float, dict[str, Outcome]]:
-    """Runs the strategies on one pool, with progress on stderr.
-
-    Returns:
-        AP50 before the selection, and the outcome of each strategy.
-    """
-    start = time.monotonic()
-
-    def report(message: str) -> None:
-        print(f"{kind}, seed {seed}, {time.monotonic() - start:.0f} s: {message}", file=sys.stderr, flush=True)
-
-    trial = Trial(kind, seed, sizes)
-    report(f"AP50 {trial.ap50_before:.3f} before the selection")
-    outcomes = {}
+def run(world: str, kind: str, seed: int, names: Sequence[str], sizes: Sizes) -> SeedResult:
+    """Runs the strategies on one pool, with progress on stderr."""
+    start = time.process_time()
+    trial = WORLDS[world](kind, seed, sizes)
+    before = trial.measure(trial.learn(trial.labelled))
+    experiment = Experiment(trial, seed, sizes)
+    rounds: list[dict[str, Outcome]] = [{}, {}]
     for name in names:
-        outcome = outcomes[name] = trial.measure(name)
-        report(f"{name}: AP50 {outcome.ap50:.3f}, random with {outcome.boxes} boxes {outcome.ap50_same_boxes:.3f}")
-    return trial.ap50_before, outcomes
+        for outcomes, outcome in zip(rounds, experiment.run(name), strict=False):
+            outcomes[name] = outcome
+    random = {count: float(np.mean([point.ap50 for point in points])) for count, points in experiment.control.items()}
+    print(f"{kind}, seed {seed}: {time.process_time() - start:.1f} CPU seconds", file=sys.stderr, flush=True)
+    return SeedResult(before, random, rounds)
 
 
 def run_all(
-    kinds: Sequence[str], seeds: int, names: Sequence[str], sizes: Sizes
-) -> tuple[dict[str, float], dict[str, list[dict[str, Outcome]]]]:
-    """Runs the strategies on all pools, two seeds at a time.
-
-    Returns:
-        By kind of pool, the mean AP50 before the selection; and by kind of pool, the outcomes of each seed.
-    """
+    world: str, kinds: Sequence[str], seeds: Sequence[int], names: Sequence[str], sizes: Sizes
+) -> dict[str, list[SeedResult]]:
+    """Runs the strategies on all pools, two seeds at a time; returns the results of each seed by kind of pool."""
     os.environ["OMP_NUM_THREADS"] = "1"  # numpy in the child processes reads it when they start
     context = multiprocessing.get_context("spawn")
-    before, outcomes = {}, {}
-    workers = min(PROCESSES, seeds)
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        running = {kind: [executor.submit(run, kind, seed, names, sizes) for seed in range(seeds)] for kind in kinds}
-        for kind, futures in running.items():
-            done = [future.result() for future in futures]
-            before[kind] = statistics.mean(ap50 for ap50, _ in done)
-            outcomes[kind] = [by_strategy for _, by_strategy in done]
-    return before, outcomes
+    with ProcessPoolExecutor(PROCESSES, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        running = {kind: [executor.submit(run, world, kind, seed, names, sizes) for seed in seeds] for kind in kinds}
+        return {kind: [future.result() for future in futures] for kind, futures in running.items()}
 
 
-def half_interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % t-interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    return T_QUANTILES[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def summarize(by_seed: Sequence[dict[str, Outcome]]) -> dict[str, dict[str, Any]]:
-    """Computes the figures of each strategy: means over the seeds, and differences that are paired by seed.
-
-    Args:
-        by_seed: For each seed, the outcome of each strategy, including `random`.
+def summarize(results: Sequence[SeedResult]) -> dict[str, Any]:
+    """Computes the figures of one pool: means over the seeds, and differences that are paired by seed.
 
     Returns:
-        By strategy: ``ap50``; ``mean_gain`` over the same number of random images, ``ci95`` (half the width of its 95 %
-        t-interval) and ``wins`` (number of seeds with a gain above 0); the same over random images with the same number
-        of boxes, as ``mean_gain_boxes``, ``ci95_boxes`` and ``wins_boxes``; ``boxes``, ``scenes``,
-        ``near_duplicate_pairs``; and ``ap50_by_seed`` and ``ap50_same_boxes_by_seed``. A comparison of a strategy with
-        itself is None.
+        By strategy, those of `_describe`; and under ``two_rounds`` the same for the strategies that ran twice.
     """
-    figures = {}
-    for name in by_seed[0]:
-        of_strategy = [outcomes[name] for outcomes in by_seed]
-        gains = [outcomes[name].ap50 - outcomes[RANDOM].ap50 for outcomes in by_seed]
-        gains_boxes = [outcome.ap50 - outcome.ap50_same_boxes for outcome in of_strategy]
-        figures[name] = {
-            "ap50": statistics.mean(outcome.ap50 for outcome in of_strategy),
-            **compare([] if name == RANDOM else gains, ""),
-            **compare([] if name == RANDOM_BOXES else gains_boxes, "_boxes"),
-            "boxes": statistics.mean(outcome.boxes for outcome in of_strategy),
-            "scenes": statistics.mean(outcome.scenes for outcome in of_strategy),
-            "near_duplicate_pairs": statistics.mean(outcome.pairs for outcome in of_strategy),
-            "ap50_by_seed": [outcome.ap50 for outcome in of_strategy],
-            "ap50_same_boxes_by_seed": [outcome.ap50_same_boxes for outcome in of_strategy],
+    first, second = (
+        {name: _describe([result.rounds[index] for result in results], name) for name in results[0].rounds[index]}
+        for index in (0, 1)
+    )
+    if DEFAULT in first:
+        first[DEFAULT]["over_more_random"] = {
+            str(count): estimate([result.rounds[0][DEFAULT].point.ap50 - result.random[count] for result in results])
+            for count in MORE_RANDOM
+            if count in results[0].random
+        }
+    return {**first, "two_rounds": second}
+
+
+def _describe(by_seed: Sequence[dict[str, Outcome]], name: str) -> dict[str, Any]:
+    """Figures of one strategy: ``per_image`` and ``per_box`` over random, the same less the default's, and means."""
+    own = [outcomes[name] for outcomes in by_seed]
+    figures: dict[str, Any] = {
+        "ap50": float(np.mean([outcome.point.ap50 for outcome in own])),
+        "per_image": estimate([outcome.per_image for outcome in own]),
+        "per_box": estimate([outcome.per_box for outcome in own]),
+        "boxes": float(np.mean([outcome.boxes for outcome in own])),
+        "scenes": float(np.mean([outcome.scenes for outcome in own])),
+    }
+    if name != DEFAULT and DEFAULT in by_seed[0]:
+        pairs = [(outcomes[name], outcomes[DEFAULT]) for outcomes in by_seed]
+        figures["over_default"] = {
+            "per_image": estimate([mine.per_image - default.per_image for mine, default in pairs]),
+            "per_box": estimate([mine.per_box - default.per_box for mine, default in pairs]),
         }
     return figures
 
 
-def compare(gains: Sequence[float], suffix: str) -> dict[str, Any]:
-    """Mean, half interval and number of wins of paired differences; None without differences."""
-    mean = statistics.mean(gains) if gains else None
-    wins = sum(gain > 0 for gain in gains) if gains else None
-    return {f"mean_gain{suffix}": mean, f"ci95{suffix}": half_interval(gains), f"wins{suffix}": wins}
-
-
-def show(kind: str, before: float, figures: dict[str, dict[str, Any]], seeds: int) -> None:
+def show(kind: str, figures: dict[str, Any]) -> None:
     """Prints the table of one pool."""
 
-    def format_gain(strategy: dict[str, Any], suffix: str) -> str:
-        if strategy[f"mean_gain{suffix}"] is None:
-            return ""
-        half = strategy[f"ci95{suffix}"]
-        interval = "" if half is None else f" ± {half:.3f}"
-        return f"{strategy[f'mean_gain{suffix}']:+.3f}{interval} ({strategy[f'wins{suffix}']}/{seeds})"
+    def format_gain(gain: dict[str, Any]) -> str:
+        interval = "" if gain["low"] is None else f" [{gain['low']:+.3f}, {gain['high']:+.3f}]"
+        return f"{gain['mean']:+.3f}{interval}"
 
-    rows = [["before the selection", f"{before:.3f}"]]
-    for name, strategy in figures.items():
-        counts = [f"{strategy[key]:.0f}" for key in ("boxes", "scenes", "near_duplicate_pairs")]
-        gains = [format_gain(strategy, ""), format_gain(strategy, "_boxes")]
-        rows.append([name, f"{strategy['ap50']:.3f}", *gains, *counts])
-    headers = ["", "AP50", "over random", "over random with as many boxes", "boxes", "scenes", "near-duplicate pairs"]
-    print(f"\n{kind}:\n\n{tabulate(rows, headers, disable_numparse=True)}")
-
-
-def parse_seed_count(text: str) -> int:
-    """Parses a number of seeds; there must be a quantile for it."""
-    count = int(text)
-    if not 1 <= count <= len(T_QUANTILES) + 1:
-        raise argparse.ArgumentTypeError(f"must be 1 to {len(T_QUANTILES) + 1}")
-    return count
+    rows = []
+    for title, strategies in ((kind, figures), ("after a second round", figures["two_rounds"])):
+        rows.append([f"{title}:"])
+        for name, one in strategies.items():
+            if name != "two_rounds":
+                gains = [format_gain(one[key]) for key in ("per_image", "per_box")]
+                beside = [format_gain(gain) for gain in one.get("over_default", {}).values()]
+                counts = [f"{one[key]:.0f}" for key in ("boxes", "scenes")]
+                rows.append([name, f"{one['ap50']:.3f}", *gains, *counts, *beside])
+    headers = ["", "AP50", "per image", "per box", "boxes", "scenes", "per image over coral", "per box over coral"]
+    print(f"\n{tabulate(rows, headers, disable_numparse=True)}")
 
 
 def main() -> None:
     """Measures, prints tables, and writes the figures if --json is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--seeds", type=parse_seed_count, default=5, metavar="N")
-    parser.add_argument("--pools", nargs="+", choices=world.KINDS, default=list(world.KINDS))
-    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES), help="random is always included")
+    parser.add_argument("--world", choices=WORLDS, default="street")
+    parser.add_argument("--seeds", type=int, default=20, metavar="N")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N")
+    parser.add_argument("--pools", nargs="+", metavar="POOL", help="all of the world by default")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="all that the world allows by default")
     arguments = parser.parse_args()
-    names = [name for name in NAMES if name == RANDOM or name in arguments.strategies]
+    kinds = arguments.pools or POOLS[arguments.world]
+    if unknown := set(kinds) - set(POOLS[arguments.world]):
+        parser.error(f"no pool {sorted(unknown)[0]!r} in this world: use {', '.join(POOLS[arguments.world])}")
+    allowed = [name for name in STRATEGIES if arguments.world == "street" or name not in WITH_FEATURES]
+    names = arguments.strategies or allowed
     start, sizes = time.monotonic(), Sizes()
-    before, outcomes = run_all(arguments.pools, arguments.seeds, names, sizes)
-    seconds = time.monotonic() - start
-    pools = {kind: summarize(by_seed) for kind, by_seed in outcomes.items()}
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    results = run_all(arguments.world, kinds, seeds, names, sizes)
+    pools = {kind: summarize(by_seed) for kind, by_seed in results.items()}
     for kind, figures in pools.items():
-        show(kind, before[kind], figures, arguments.seeds)
+        show(kind, figures)
     print(
-        f"\nMeans over {arguments.seeds} seeds; differences are paired by seed, with the 95 % t-interval of their mean "
-        f"and the number of seeds with a gain. Boxes, scenes and pairs of the same scene are those of the "
-        f"{sizes.picks} picks."
+        f"\nMeans over {len(seeds)} seeds. Gains are over random images of the same cost, in images or in boxes, with "
+        f"the 95 % t-interval of their mean. Boxes and scenes are those of the picks."
     )
     if arguments.json:
-        written = {"pools": pools, "before": before, "seeds": arguments.seeds, "sizes": vars(sizes), "seconds": seconds}
+        before = {kind: float(np.mean([result.before for result in by_seed])) for kind, by_seed in results.items()}
+        random = {
+            kind: {count: float(np.mean([result.random[count] for result in by_seed])) for count in by_seed[0].random}
+            for kind, by_seed in results.items()
+        }
+        written = {
+            "world": arguments.world,
+            "seeds": [seeds.start, seeds.stop],
+            "sizes": vars(sizes),
+            "before": before,
+            "random": random,
+            "pools": pools,
+            "seconds": time.monotonic() - start,
+        }
         arguments.json.write_text(json.dumps(written, indent=2) + "\n")
 
 

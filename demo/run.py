@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from demo import fetch
+from demo import fetch, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "demo" / "output"
@@ -20,6 +20,7 @@ def environment() -> dict[str, str]:
         "CORAL_MODEL": "demo/yolov3-tiny.yaml",
         "CORAL_WEIGHTS": _relative(fetch.WEIGHTS),
         "CORAL_N_SAMPLES": "20",
+        "CORAL_FULL_FEATURES": "1",  # of 250 images they need little memory
         "CORAL_LOG_FORMAT": "text",
     }
 
@@ -38,9 +39,12 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_code = process.wait()
     if exit_code == 0:
-        print("\nNext: open demo/output/report.html in a browser, or look at all images with their boxes:")
-        print("  make studio OUTPUT=demo/output\nor run the job on your own folder:")
-        print(f"  CORAL_INPUT=/your/images CORAL_OUTPUT=/your/results {_relative(Path(sys.executable))} entrypoint.py")
+        python = _relative(Path(sys.executable))
+        print(f"\n{summary.describe(OUTPUT)}")
+        print(f"\nNext: open {(OUTPUT / 'report.html').as_uri()} in a browser, or all images with their boxes:")
+        print(f"  make studio OUTPUT={variables['CORAL_OUTPUT']}\nSecond round, once the picks have labels:")
+        print(summary.render_next_round(variables, python))
+        print(f"Your own images:\n  CORAL_INPUT=/your/images CORAL_OUTPUT=/your/results {python} entrypoint.py")
     return exit_code
 
 

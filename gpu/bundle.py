@@ -6,7 +6,7 @@
 
 unpacks it beside itself and runs `python3 -m gpu test`. The machine brings Python of that version with torch 2.9 or
 newer, torchvision, numpy, OpenCV, Pillow and pyarrow. All other packages come along in the versions of
-requirements/runtime.txt.
+requirements/runtime.txt, whose hashes are of the files for Python 3.11 alone and are not compared.
 """
 
 import argparse
@@ -24,16 +24,23 @@ FILE = "coralpick-gpu.pyz"
 MAX_BYTES = 60 << 20
 
 _ON_THE_MACHINE = {
-    "torch", "torchvision", "numpy", "opencv-python-headless", "pillow", "pyarrow",
+    "numpy", "opencv-python-headless", "pillow", "pyarrow",
     # what torch itself requires
     "filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy", "typing-extensions",
 }  # fmt: skip
-# Only local folders are read and written, and nothing is uploaded or drawn, so these are never imported.
+# Only local folders are read and written, on one GPU, and nothing is uploaded or drawn, so these are never imported.
 _NOT_IMPORTED = {
     "boto3", "botocore", "jmespath", "obstore", "s3transfer",
     "aiohappyeyeballs", "aiohttp", "aiosignal", "frozenlist", "multidict", "propcache", "yarl",
     "contourpy", "cycler", "fonttools", "hydra-core", "kiwisolver", "matplotlib", "pyparsing",
     "pytorch-lightning", "torchmetrics", "wheel",
+    # Ray, which is used with several GPUs only, and what it requires
+    "ray", "aiohttp-cors", "cffi", "colorful", "cryptography", "distlib", "google-api-core", "google-auth",
+    "googleapis-common-protos", "grpcio", "jsonschema", "jsonschema-specifications", "msgpack", "opencensus",
+    "opencensus-context", "opentelemetry-api", "opentelemetry-exporter-prometheus", "opentelemetry-proto",
+    "opentelemetry-sdk", "opentelemetry-semantic-conventions", "platformdirs", "prometheus-client", "proto-plus",
+    "protobuf", "py-spy", "pyasn1", "pyasn1-modules", "pycparser", "python-discovery", "referencing", "rpds-py",
+    "smart-open", "virtualenv", "wrapt",
 }  # fmt: skip
 _FROM_SOURCE = {"antlr4-python3-runtime", "fvcore", "iopath"}  # pure Python, published without a wheel
 _CODE = ("job", "gpu", "demo", "benchmarks", "entrypoint.py", "requirements/runtime.txt", "LICENSE")
@@ -81,7 +88,7 @@ if __name__ == "__main__":
 def list_requirements() -> list[str]:
     """Returns the pinned requirements that come along."""
     lines = (ROOT / "requirements" / "runtime.txt").read_text().splitlines()
-    pins = [line.strip() for line in lines if "==" in line]
+    pins = [line.split()[0] for line in lines if "==" in line]
     return [pin for pin in pins if pin.split("==")[0] not in _ON_THE_MACHINE | _NOT_IMPORTED]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,7 @@ from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
 from job.select import Balance, Factor, Selection, choose, coverage, select
-from job.select.engine import SCORE_FLOOR, find_highest, random_order, scale_scores
-from job.select.points import ArrayPoints
+from job.select.engine import SCORE_FLOOR, as_points, find_highest, random_order, scale_scores
 from job.select.typicality import typicality
 from job.settings import Settings
 from job.settings.entries import (
@@ -34,6 +33,9 @@ from job.settings.mix import Mix
 from job.settings.parse import hint
 from job.settings.strategy import STRATEGIES
 from job.storage import Listing, Storage
+
+if TYPE_CHECKING:
+    from job.select.points import Embeddings
 
 if set(STRATEGIES) != set(IMPLEMENTED):
     raise RuntimeError("job.settings.strategy and job.select.engine name different strategies: add the missing one.")
@@ -59,7 +61,7 @@ def choose_among(
     settings: Settings,
     output: Storage,
     pool: Pool,
-    embeddings: npt.NDArray[np.float32],
+    embeddings: "Embeddings",
     labelled: Sequence[str],
     elsewhere: npt.NDArray[np.float32] | None = None,
     candidates: Sequence[str] | None = None,
@@ -78,11 +80,11 @@ def choose_among(
     Raises:
         SettingsError: If the strategy names an image, a class or a column that the pool does not have.
     """
-    row = {name: index for index, name in enumerate(pool.file_names)}
+    labelled_rows = pool.file_names.find(labelled)
     limits = _Limits(
-        labelled=[row[name] for name in labelled if name in row],
+        labelled=labelled_rows[labelled_rows >= 0].tolist(),
         elsewhere=elsewhere,
-        candidates=None if candidates is None else [row[name] for name in candidates],
+        candidates=None if candidates is None else pool.file_names.find(candidates).tolist(),
         min_distance=settings.min_distance if candidates is None else 0.0,
     )
     if settings.strategy.entries:
@@ -165,7 +167,7 @@ class _Composition:
         embeddings: (n, d) in the order of the pool.
     """
 
-    def __init__(self, settings: Settings, output: Storage, pool: Pool, embeddings: npt.NDArray[np.float32]) -> None:
+    def __init__(self, settings: Settings, output: Storage, pool: Pool, embeddings: "Embeddings") -> None:
         self._settings, self._output, self._pool, self._embeddings = settings, output, pool, embeddings
         self._columns = pool.columns()
 
@@ -203,13 +205,15 @@ class _Composition:
         match entry:
             case Weights(mix, column, strength):
                 name = "+".join(mix) if mix else column
-                values = scale_scores(self._check_weights(column, self._values(mix, column)))
+                values = self._check_weights(column, self._values(mix, column))
+                # A column is divided by its largest value: it may be above 0 for less than 1 % of the images.
+                values = scale_scores(values) if mix else values / max(1.0, values.max(initial=0))
                 return Factor(name, SCORE_FLOOR + (1 - SCORE_FLOOR) * values, strength)
             case Random(seed, strength):
                 count, seed = len(self._pool.file_names), self._settings.seed if seed is None else seed
                 return Factor("random order", random_order(count, seed, None), strength)
             case Typicality(neighbours, strength):
-                points = ArrayPoints(self._embeddings)
+                points = as_points(self._embeddings)
                 return Factor("typicality", typicality(points, neighbours=neighbours), strength)
             case Similarity(strength=strength):
                 distance, _ = coverage(self._embeddings, self._rows(entry))
@@ -261,13 +265,13 @@ class _Composition:
 
     def _rows(self, entry: Similarity) -> list[int]:
         pool = self._pool
-        row = {name: index for index, name in enumerate(pool.file_names)}
         names = (*pool.file_names, *(name for name, _ in pool.failures))
         match = similar.match([entry], Listing.from_names(names), self._settings.input)
         wanted = dict.fromkeys(match.file_names.values()) if match else ()
-        if missing := [name for name in wanted if name not in row]:
+        rows: list[int] = pool.file_names.find(list(wanted)).tolist()
+        if missing := [name for name, row in zip(wanted, rows, strict=True) if row < 0]:
             raise similar.make_error(missing[0])
-        return [row[name] for name in wanted]
+        return rows
 
     def _balance(self, entry: BalanceEntry) -> Balance:
         if entry.column:

@@ -9,13 +9,15 @@ from typing import Any
 import click
 
 import job
-from job import limits, logs, shards
+from job import limits, logs, packages, shards
 from job.errors import JobError, SettingsError
+from job.secret import hide_environment
 from job.settings import Settings, knobs
 from job.settings.knob import Knob
 from job.settings.resolve import resolve
 from job.shards import Shard
 from job.stopping import Stop
+from job.usage import usage
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ _COMMON = "Common settings"
 
 def main() -> int:
     """Runs the command line and returns the exit code."""
+    usage.restart()
     limits.limit_threads(os.environ)
     try:
         cli.main(standalone_mode=False)
@@ -44,7 +47,7 @@ def main() -> int:
             logger.error(problem)
         return error.exit_code
     except Exception as error:
-        if explained := limits.explain_memory_error(error):
+        if explained := limits.explain_memory_error(error) or packages.explain_missing_package(error):
             logger.error(str(explained))
             return explained.exit_code
         logger.exception("Internal error (please report it)")
@@ -104,6 +107,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., None]:
     def command(**flags: Any) -> None:
         own = {name: flags.pop(name) for name in flags.keys() - {name for name, _ in knobs()}}
         logs.configure(flags["log_format"] or os.environ.get("CORAL_LOG_FORMAT") or "auto")
+        hide_environment(os.environ)
         settings = resolve(flags, os.environ, _read_file)
         stop = Stop()
         stop.listen()

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from job import parts
+from job.detect import described
 from job.errors import Stopped
 from job.inputs.match import Match
 from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.progress import now
+from job.select.points import Points
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.stopping import MESSAGE, Stop
+from job.usage import usage
 
 if TYPE_CHECKING:
     from job.detect.model import Detector
@@ -66,7 +68,7 @@ class SelectionInputs:
     """
 
     pool: Pool
-    embeddings: npt.NDArray[np.float32]
+    embeddings: Points
     embedding: dict[str, Any]
     labelled: list[str]
     elsewhere: LabelledElsewhere
@@ -77,6 +79,12 @@ class SelectionInputs:
         """File name of a labelled or picked image: a row of the pool, or n + i for the i-th image elsewhere."""
         count = len(self.pool.file_names)
         return self.pool.file_names[index] if index < count else self.elsewhere.file_names[index - count]
+
+    def find_labelled(self) -> list[int]:
+        """The rows of the labelled images that are usable."""
+        rows = self.pool.file_names.find(self.labelled)
+        found: list[int] = rows[rows >= 0].tolist()
+        return found
 
     @property
     def has_distances(self) -> bool:
@@ -123,7 +131,6 @@ class Run:
         detector: The detector, once it is built.
         class_names: Names by class index of the imported predictions; None if there are none.
         imported: What imported predictions were made with, if their images are read; else None.
-        seconds: Duration of each stage, by name.
         names: What was found when each list of names was compared with CORAL_INPUT, by the kind of list.
         current_stage: Name of the stage that is running.
     """
@@ -135,7 +142,6 @@ class Run:
     detector: "Detector | None" = None
     class_names: tuple[str, ...] | None = None
     imported: parts.Provenance | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
     names: dict[str, dict[str, int]] = field(default_factory=dict)
     current_stage: str | None = None
 
@@ -149,9 +155,9 @@ class Run:
         """
         if self.stop.requested.is_set():
             raise Stopped(MESSAGE)
-        start = time.monotonic()
         outer, self.current_stage = self.current_stage, name
         now.enter(name)
+        usage.enter(name)
         timer = threading.Timer(_SECONDS_UNTIL_NAMED, _name_stage, (name,))
         timer.daemon = True
         timer.start()
@@ -159,9 +165,9 @@ class Run:
             yield
         finally:
             timer.cancel()
-        self.seconds[name] = time.monotonic() - start
         self.current_stage = outer
         now.leave(outer)
+        usage.leave(outer)
 
     def current_class_names(self) -> tuple[str, ...]:
         """Names by class index, which may have been corrected since the detection."""
@@ -169,9 +175,7 @@ class Run:
             return self.class_names
         if self.detector is not None:
             return self.detector.class_names
-        from job.detect import config
-
-        return config.read(self.settings).class_names
+        return described.describe(self.settings, self.output).class_names
 
     def accept(self, kind: str, match: Match, num_elsewhere: int = 0) -> Match:
         """Notes for run.json how a list of names meets the images, and logs it once.
@@ -196,13 +200,24 @@ class Run:
         Args:
             precision: ``fp32``, ``fp16`` or ``bf16``; None for that of the settings.
         """
+        if self.detector is None:
+            self.detector = self.build_detector(precision or self.settings.precision, self.settings.device)
+        return self.detector
+
+    def build_detector(self, precision: Precision, device: str) -> "Detector":
+        """Builds the detector, or the embedder if the detections are imported.
+
+        Args:
+            precision: ``fp32``, ``fp16``, ``bf16`` or ``auto``.
+            device: As CORAL_DEVICE.
+        """
         from job.detect import embedder  # detectron2, which a selection from other detections does not need
 
-        if self.detector is None:
-            with self.stage("load the detector"):
-                settings = dataclasses.replace(self.settings, precision=precision or self.settings.precision)
-                self.detector = embedder.build(settings)
-        return self.detector
+        with self.stage("load the detector"):
+            required = self.settings.require_gpu and device != "cpu"
+            return embedder.build(
+                dataclasses.replace(self.settings, precision=precision, device=device, require_gpu=required)
+            )
 
     def need_detector_of(self, pool: Pool) -> "Detector":
         """The detector, after checking that the detections of the pool were made with it.
@@ -227,20 +242,19 @@ class Run:
                 self.imported,
                 embedder=pool.provenance.embedder,
                 embedder_sha256=pool.provenance.embedder_sha256,
+                projection=pool.provenance.projection,
             )
         else:
-            from job.detect import config
-
-            described = config.read(self.settings)
-            expected = dataclasses.replace(
-                pool.provenance, config_sha256=described.sha256, class_names=described.class_names
-            )
+            config = described.describe(self.settings, self.output)
+            expected = dataclasses.replace(pool.provenance, config_sha256=config.sha256, class_names=config.class_names)
             if self.detector is not None:
                 expected = dataclasses.replace(expected, weights_sha256=self.detector.weights_sha256)
         if self.settings.uses_features:
-            from job.detect import embedder
-
-            expected = dataclasses.replace(expected, embedder=embedder.describe(self.settings))
+            expected = dataclasses.replace(
+                expected,
+                embedder=described.describe_embedder(self.settings, self.output),
+                projection=described.describe_projection(self.settings),
+            )
             if self.detector is not None:
                 expected = dataclasses.replace(expected, embedder_sha256=self.detector.embedder_sha256)
         parts.check_same(self.output, pool.provenance, expected)

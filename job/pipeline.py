@@ -9,11 +9,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from job import embed, exports, inputs, logs, parts, preflight
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
+from job.detect import described
 from job.embed import elsewhere
 from job.errors import DamagedFileError, SettingsError, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
@@ -29,7 +32,7 @@ from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
-from job.publish import SUCCESS, tables, to_lightly
+from job.publish import SUCCESS, manifest, tables, to_lightly, tracking
 from job.publish.results import compute_run_id, publish
 from job.publish.status import Status
 from job.settings import Settings
@@ -37,6 +40,9 @@ from job.settings.resolve import as_json
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing
+
+if TYPE_CHECKING:
+    from job.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +93,11 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
     """
     with start(settings, stop, Shard(), uses_device=settings.embedding == "simclr") as current:
         if settings.predictions:
-            return reduce_step(current, find_embedded(current) or import_predictions(current))
-        listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
+            with current.stage("import"):
+                listing = find_embedded(current) or import_predictions(current)
+        else:
+            with current.stage("list"):
+                listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 
 
@@ -118,12 +127,20 @@ def map_step(run: Run, shard: Shard) -> Listing:
             the predictions or the detector.
         JobError: If the job cannot finish (see `job.errors`).
     """
-    from job.detect import runner
-    from job.detect.agreement import agree_on_precision
+    from job import engine
 
-    settings, output = run.settings, run.output
+    settings = run.settings
     if settings.predictions and not settings.embeds_images:
         raise SettingsError("CORAL_PREDICTIONS provides the detections, so there is nothing to detect: use `select`.")
+    with contextlib.closing(engine.start(engine.choose(settings, os.environ))) as workers:
+        return _detect(run, shard, workers)
+
+
+def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
+    from job.detect import runner
+    from job.engine import Work
+
+    settings, output = run.settings, run.output
     state = State(settings, run.stop, is_run=True, shard=shard, platform=run.platform)
     with run.stage("list"):
         preflight.verify(state, preflight.INPUTS)
@@ -132,31 +149,27 @@ def map_step(run: Run, shard: Shard) -> Listing:
         with run.stage("import"):
             imported = import_for_images(run, require(state.files), shard)
         listing, state.class_names = imported.listing, imported.provenance.class_names
-    state.detector = detector = run.need_detector(agree_on_precision(settings, output))
+    precision = workers.agree_on_precision(settings, output, run.stop)
+    # Workers have detectors of their own. One on the CPU shows first that all settings fit, and fetches the weights.
+    detector = run.need_detector(precision) if workers.in_process else run.build_detector(precision, "cpu")
+    state.detector = detector
     preflight.verify(state, preflight.DETECTOR)
+    if not settings.predictions:
+        described.describe(settings, output)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
-        done = parts.find_done(output, provenance)
+        done = parts.find_done(output, provenance, shard)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)
         previous.check_same(state.previous, provenance)
         for earlier in state.previous:
-            done = previous.reuse(earlier, output, listing, done, provenance)
+            done = previous.reuse(earlier, output, listing, done, provenance, shard)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
     with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
-        runner.predict(
-            listing,
-            source,
-            output,
-            detector,
-            done,
-            batch_size=settings.batch_size,
-            part_size=settings.part_size,
-            stop=requested,
-            imported=imported,
-        )
+        work = Work(settings, listing, shard, source, output, detector, done, precision, run.stop, imported)
+        workers.detect(work)
         if not requested.is_set():
             listings.finish(output, shard, listing)
     return listing
@@ -189,16 +202,20 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     settings, output = run.settings, run.output
     labelled: list[str] = []
     found: list[elsewhere.Found] = []
-    if settings.labelled:
-        match = labels.match(settings.labelled, listing, settings.input)
-        found = elsewhere.find_required(settings, match)
-        num_elsewhere = len({name for place in found for name in place.match.file_names})
-        labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
-    if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
-        run.accept("strategy", match_similar)
-    table = _read_metadata(run, listing)
+    with run.stage("read the lists"):
+        if settings.labelled:
+            match = labels.match(settings.labelled, listing, settings.input)
+            found = elsewhere.find_required(settings, match)
+            num_elsewhere = len({name for place in found for name in place.match.file_names})
+            labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
+        if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
+            run.accept("strategy", match_similar)
+        table = _read_metadata(run, listing)
     with run.stage("score"):
-        pool = pools.load(output, listing, settings.class_weights, run.current_class_names())
+        pool = pools.load(
+            *(output, listing, settings.class_weights, run.current_class_names()),
+            with_features=settings.uses_features,
+        )
         run.check_provenance(pool)
     if table is not None:
         pool = _add_metadata(settings, pool, table)
@@ -221,11 +238,13 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
             len(selection.picks),
             settings.n_samples,
         )
-    if settings.lightly_predictions and pool.has_detections:
+    if settings.writes_lightly_predictions and pool.has_detections:
         with run.stage("write predictions"):
             lightly_files.write(output, pool)
+    elif pool.has_detections:
+        lightly_files.warn_if_present(output, pool.provenance)
     digests = {
-        "images_sha256": _sha256([f"{entry.key}\0{entry.size}" for entry in listing]),
+        "images_sha256": _sha256(f"{entry.key}\0{entry.size}" for entry in listing),
         "labelled_sha256": _sha256(labelled),
     }
     if others.file_names:
@@ -239,6 +258,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     if run.platform and settings.lightly_select == "platform":
         selected = to_lightly.publish_picks(run, run.platform, results, selection)
         _finish(output, claim, name)
+        _track(run)
         return selected
     selected = publish(run, results, selection)
     _finish(output, claim, name)
@@ -246,7 +266,16 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         to_lightly.upload(run, run.platform, results, selection)
     else:
         logger.info("Nothing is uploaded to Lightly, since LIGHTLY_TOKEN is not set.")
+    _track(run)
     return selected
+
+
+def _track(run: Run) -> None:
+    if not run.settings.mlflow:
+        return
+    with run.stage("log to MLflow"):
+        address = tracking.connect(run.stop.requested).log(manifest.read(run.output), run.output)
+    logger.info("The run is logged to MLflow: %s", address)
 
 
 def _finish(output: OwnedOutput, claim: Claim, run_id: str) -> None:
@@ -272,8 +301,13 @@ def _add_metadata(settings: Settings, pool: Pool, table: Metadata) -> Pool:
     return dataclasses.replace(pool, metadata=table.take(pool.file_names))
 
 
-def _sha256(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _sha256(lines: Iterable[str]) -> str:
+    """The digest of lines that are joined by line feeds."""
+    digest, separator = hashlib.sha256(), b""
+    for line in lines:
+        digest.update(separator + line.encode())
+        separator = b"\n"
+    return digest.hexdigest()
 
 
 def check_failures(pool: Pool, max_failed: float) -> None:

@@ -1,7 +1,8 @@
 """Active-learning scores of images: one record per score, with its formula and its words.
 
 A higher score means that an image is more worth labelling. To add a score, add its record to `TABLE` and its name, in
-the same place, to `SCORES` in job/settings/choices.py.
+the same place, to `SCORES` in job/settings/choices.py. Parts have a column of each score, so `SCHEMA_VERSION` in
+job/parts/provenance.py must grow as well.
 
 The first five are lightly's, by the formulas of ``ScorerObjectDetection`` in lightly 1.4.6, the last release that had
 them. All but the first are 0 for an image without boxes.
@@ -356,8 +357,8 @@ _RECORDS = (
     Score(
         name="entropy_sum",
         title="High total entropy",
-        formula="sum of H, as in PPAL (Yang et al., CVPR 2024); where it drives a selection, divided by the largest "
-        "sum of the pool",
+        formula="sum of H, as in PPAL (Yang et al., CVPR 2024); where it drives a selection, divided by the 99th "
+        "percentile of the pool if that is above 1",
         range="0 or more",
         favours="crowded images, which also take longer to label",
         uses_probabilities=True,

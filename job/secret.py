@@ -1,10 +1,25 @@
 """Texts that must not be shown, such as tokens and keys."""
 
 import json
-from urllib.parse import quote, quote_plus
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote, quote_plus, unquote
 
 _MIN_LENGTH = 6  # replacing shorter secrets would garble ordinary text
 _seen: set[str] = set()
+
+# The variables of credentials of all stores, in every spelling that their clients read; not those of files and ids.
+_STORES = re.compile(
+    r"(AWS|AZURE|GOOGLE|GCP|GCS|MSI|IDENTITY)_(.*_)?(KEY|SECRET|TOKEN|SAS|PASSWORD|HEADER|CONNECTION_STRING)(_.*)?"
+)
+_NO_SECRET = re.compile(r".*_(FILE|PATH|ID|ID_.*|NAME|ALIAS|URI|URL|URL_.*|ENDPOINT|ENABLED)")
+
+# What is secret within a value: of a URL its password and signature, of a connection string its keys.
+_PASSWORD = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
+_PARAMETER = re.compile(
+    r"(?:^|[?&;])(?:sig|(?:x-(?:amz|goog)-)?signature|x-amz-security-token|AccountKey|SharedAccessKey)=([^&;#,\s]+)",
+    re.IGNORECASE,
+)
 
 
 class Secret:
@@ -18,8 +33,7 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self.value = value
-        if len(value) >= _MIN_LENGTH:
-            _seen.update((value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
+        hide(value)
 
     def __repr__(self) -> str:
         return "***"
@@ -34,6 +48,41 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret must not be pickled")
+
+
+def hide(value: str) -> None:
+    """Makes `hide_secrets` hide a text from now on, in its encoded forms, too."""
+    if len(value) >= _MIN_LENGTH:
+        _seen.update((value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
+
+
+def hide_environment(environment: Mapping[str, str]) -> None:
+    """Hides what is secret in environment variables: keys and tokens of stores, passwords and signatures in URLs.
+
+    The libraries that read them may quote them in an error.
+    """
+    for name, value in environment.items():
+        if _STORES.fullmatch(name) and not _NO_SECRET.fullmatch(name):
+            hide(value)
+            hide(_find_private_key(value))
+        for part in _find_secrets(value):
+            hide(part)
+            hide(unquote(part))
+
+
+def _find_secrets(value: str) -> Iterator[str]:
+    """Yields the passwords and signatures in a value."""
+    yield from _PASSWORD.findall(value)
+    yield from _PARAMETER.findall(value)
+
+
+def _find_private_key(value: str) -> str:
+    """Returns the private key in the JSON of a service account, or nothing."""
+    try:
+        key = json.loads(value)["private_key"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return key if isinstance(key, str) else ""
 
 
 def hide_secrets(text: str) -> str:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import figures as benchmark_figures
+from benchmarks import quality_figures
 from gpu import figures
 from job import exports, publish, scores
 from job.settings import resolve
@@ -18,8 +20,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "outputs": publish.markdown_table,
     "exports": exports.markdown_table,
     "scores": scores.markdown_table,
+    "quality": quality_figures.markdown_tables,
+    "gains": quality_figures.readme_paragraph,
     "gpu": figures.benchmark_table,
     "checks": figures.checks_table,
+    "reduce": benchmark_figures.reduce_table,
 }
 _MARKER = ": written by make docs -->"
 _TABLE = re.compile(rf"<!-- (\w+){_MARKER}\n.*?<!-- end of \1 -->\n", re.DOTALL)

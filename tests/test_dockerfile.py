@@ -53,27 +53,50 @@ def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFix
     assert "BAKE_WEIGHTS: CORAL_MODEL='fastest.yaml' is neither a file nor" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("installed", "code"), [("2.14.1+cu126", 0), ("2.14.1", 1)])
-def test_another_torch_index_is_used_or_the_build_fails(tmp_path: Path, installed: str, code: int) -> None:
-    """A stand-in for Python installs nothing. pip itself would install the default torch without a warning."""
-    python = tmp_path / "python"
+def run_install(folder: Path, installed: str, index: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Runs scripts/install.sh with a stand-in for Python that installs nothing, and returns pip's command lines."""
+    python, calls = folder / "python", folder / "calls"
     python.write_text(
         f"""#!/bin/sh
         if [ -p /dev/stdin ]; then cat > /dev/null; fi  # the writer of a closed pipe would fail
         case "$*" in
-        *requirements/runtime.txt*) test "$PIP_EXTRA_INDEX_URL" = https://torch.example/cu126 || exit 9;;
+        *" install "*) echo "$*" >> {calls};;
         *version*) echo {installed};;
-        *purelib*) echo {tmp_path};;
+        *purelib*) echo {folder};;
         esac"""
     )
     python.chmod(0o755)
-    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX_URL": "https://torch.example/cu126"}
+    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX_URL": index}
     command = [ROOT / "scripts" / "install.sh", python]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done, calls.read_text().splitlines()
+
+
+def test_every_package_needs_its_hash(tmp_path: Path) -> None:
+    done, calls = run_install(tmp_path, "2.14.1", index="")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 4
+    assert [call for call in calls if "--require-hashes" not in call or "--only-binary :all:" not in call] == []
+    assert not [call for call in calls if "index-url" in call]
+
+
+@pytest.mark.parametrize(("installed", "code"), [("2.14.1+cu126", 0), ("2.14.1", 1), ("", 1)])
+def test_another_torch_index_is_for_torch_alone(tmp_path: Path, installed: str, code: int) -> None:
+    """An index of other packages too could give a newer or changed one of any name."""
+    done, calls = run_install(tmp_path, installed, index="https://torch.example/cu126")
     assert done.returncode == code, done.stderr
-    assert ("has no torch 2.14.1" in done.stderr) is bool(code)
+    assert ("has no build of torch==2.14.1" in done.stderr) is bool(code)
+    (from_index,) = [call for call in calls if "torch.example" in call]
+    assert "--index-url https://torch.example/cu126 --no-deps" in from_index
+    assert from_index.split(":all: ")[1] == "torch==2.14.1 torchvision==0.29.1"
+    without_hash = [call for call in calls if "--require-hashes" not in call and call != from_index]
+    assert [call.split(":all: ")[1] for call in without_hash] == ([] if code else ["torch==2.14.1+cu126"])
 
 
 def test_the_driver_libraries_of_googles_machines_are_found() -> None:
     """Only this variable leads to them on these machines."""
     assert re.search(r"LD_LIBRARY_PATH=/usr/local/nvidia/lib64\b", DOCKERFILE)
+
+
+def test_the_base_is_pinned_by_its_digest() -> None:
+    assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)

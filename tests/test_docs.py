@@ -22,20 +22,25 @@ MANUAL = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").
 PAGES = [*MANUAL, ROOT / "CONTRIBUTING.md", ROOT / "k8s" / "README.md", ROOT / "cloud" / "README.md"]
 
 
+USER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def blocks(path: Path) -> list[str]:
-    """The indented blocks of a page, lines that go on joined."""
-    found = re.findall(r"(?:^    .*\n)(?:^(?:    .*)?\n)*", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return [re.sub(r"^    ", "", each, flags=re.MULTILINE).replace("\\\n", " ").strip() for each in found]
+    """The shell commands of a page, block by block, continued lines joined."""
+    found = re.findall(r"^```bash\n(.*?)^```$", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [block.replace("\\\n", " ").strip() for block in found]
 
 
 def commands() -> list[str]:
-    """Every command of the README that starts the job itself."""
+    """Every different command of the README and of docs/ that starts the job itself, with the variables it needs."""
     lines: list[str] = []
-    for block in blocks(ROOT / "README.md"):
+    for block in (block for page in USER_PAGES for block in blocks(page)):
         if block.startswith("for "):
             continue  # of several GPUs
-        lines += [line.partition("  #")[0].strip() for line in block.split("\n") if " entrypoint.py" in line]
-    return lines
+        exported = re.match(r"export (\w+='[^']*')\n", block)
+        prefix = f"{exported[1]} " if exported else ""
+        lines += [prefix + line.partition("  #")[0].strip() for line in block.split("\n") if " entrypoint.py" in line]
+    return sorted(set(lines))
 
 
 @pytest.fixture
@@ -50,9 +55,11 @@ def place(few_frames: Path, tmp_path: Path, seaweedfs: S3) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
+def test_commands_of_the_manual_run(command: str, place: dict[str, Path], tmp_path: Path, seaweedfs: S3) -> None:
     if "LIGHTLY_TOKEN" in command:
         pytest.skip("the platform is tested with its stand-in: tests/e2e/test_lightly_job.py")
+    if "CORAL_MLFLOW" in command:
+        pytest.skip("MLflow has tests of its own: tests/integrations/test_mlflow.py")
     frames = place["/data/"] / "frames"
     names = sorted(str(file.relative_to(frames)) for file in frames.rglob("*.jpg"))
     predictions = own_coco()
@@ -66,29 +73,45 @@ def test_commands_of_the_readme_run(command: str, place: dict[str, Path], tmp_pa
         "s3://bucket/": seaweedfs.uri("manual/"),
         "predictions.json": str(tmp_path / "predictions.json"),
         "embeddings.parquet": str(tmp_path / "embeddings.csv"),
-        "/your/images": str(place["/data/"] / "frames"),
-        "/your/results": str(tmp_path / "out"),
     }
     for shown, real in changes.items():
         command = command.replace(shown, real)
     ours = clean_environment(CORAL_MODEL=DEMO_YAML, CORAL_WEIGHTS=fetch.WEIGHTS, CORAL_N_SAMPLES=3)
     if "CORAL_INPUT" not in command:
         ours |= {"CORAL_INPUT": str(place["/data/"] / "frames"), "CORAL_OUTPUT": str(tmp_path / "out")}
+    if "CORAL_LABELLED" in command:  # a second round needs the first
+        first = {"CORAL_INPUT": str(frames), "CORAL_OUTPUT": f"{place['/data/']}/picks"}
+        subprocess.run([sys.executable, "entrypoint.py"], cwd=ROOT, env=ours | first, check=True, timeout=300)
     done = subprocess.run(
         ["bash", "-c", command], cwd=ROOT, env=ours, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
+    if "CORAL_LABELLED" in command:
+        rounds = [(place["/data/"] / name / "selected.txt").read_text().split() for name in ("picks", "picks-2")]
+        assert len(rounds[0]) == len(rounds[1]) == 3
+        assert not set(rounds[0]) & set(rounds[1])
 
 
 def test_the_manual_has_commands() -> None:
-    assert len(commands()) >= 4
+    assert len(commands()) >= 8
+
+
+def test_the_readme_is_short() -> None:
+    """What does not fit is in docs/, so that the first page is read to its end."""
+    assert (ROOT / "README.md").stat().st_size <= 12_000
+
+
+def test_the_contents_name_every_page() -> None:
+    contents = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in contents} == set()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_in_the_manual_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"(?:`|    )make ([a-z][a-z0-9-]*)", text)) <= targets
+    assert set(re.findall(r"(?:`|^|    )make ([a-z][a-z0-9-]*)", text, flags=re.MULTILINE)) <= targets
     variables = {knob.env for _, knob in knobs()}
     # Those of a family, as in `CORAL_SHARD_*`, and what is given to the clouds' scripts.
     mentioned = set(re.findall(r"\bCORAL_[A-Z_]*[A-Z]\b(?![_*])", text))

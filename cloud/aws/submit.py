@@ -18,10 +18,17 @@ from job.errors import ServiceUnavailable
 
 _MAX_SHARDS = 10_000  # AWS's limit for an array job
 _POLL_SECONDS = 15.0
+_CORES_PER_GPU, _MIB_PER_GPU = 4, 14_000  # as the template asks for
 
 
 def submit_one(
-    batch: Any, queue: str, definition: str, command: str, environment: Mapping[str, str], **more: Any
+    batch: Any,
+    queue: str,
+    definition: str,
+    command: str,
+    environment: Mapping[str, str],
+    needed: Sequence[Mapping[str, str]] = (),
+    **more: Any,
 ) -> str:
     """Submits one job.
 
@@ -31,6 +38,7 @@ def submit_one(
         definition: Name or ARN of the job definition.
         command: `run`, `predict` or `select`.
         environment: Settings, name to value.
+        needed: What it needs instead of what the definition says.
         more: Other arguments of `submit_job`.
 
     Returns:
@@ -39,10 +47,12 @@ def submit_one(
     Raises:
         ServiceUnavailable: If AWS cannot be reached, or rejects the job.
     """
-    overrides = {
+    overrides: dict[str, Any] = {
         "command": [command],
         "environment": [{"name": name, "value": value} for name, value in environment.items()],
     }
+    if needed:
+        overrides["resourceRequirements"] = list(needed)
     try:
         answer = batch.submit_job(
             jobName=f"coralpick-{command}",
@@ -56,7 +66,17 @@ def submit_one(
     return str(answer["jobId"])
 
 
-def submit(batch: Any, queue: str, definition: str, shards: int, environment: Mapping[str, str]) -> list[str]:
+def need_gpus(count: int) -> list[dict[str, str]]:
+    """Returns what a job needs that detects on several GPUs of one machine; empty for one, as the definition has it."""
+    if count == 1:
+        return []
+    needed = {"GPU": count, "VCPU": count * _CORES_PER_GPU, "MEMORY": count * _MIB_PER_GPU}
+    return [{"type": kind, "value": str(value)} for kind, value in needed.items()]
+
+
+def submit(
+    batch: Any, queue: str, definition: str, shards: int, environment: Mapping[str, str], gpus: int = 1
+) -> list[str]:
     """Submits all jobs of a run.
 
     Args:
@@ -65,6 +85,7 @@ def submit(batch: Any, queue: str, definition: str, shards: int, environment: Ma
         definition: Name or ARN of the job definition.
         shards: Number of machines that share the images.
         environment: Settings, name to value.
+        gpus: Number of GPUs that each of them detects with.
 
     Returns:
         The ids of the jobs; the last job writes the results.
@@ -72,9 +93,10 @@ def submit(batch: Any, queue: str, definition: str, shards: int, environment: Ma
     Raises:
         ServiceUnavailable: If AWS cannot be reached, or rejects a job.
     """
+    needed = need_gpus(gpus)
     if shards == 1:
-        return [submit_one(batch, queue, definition, "run", environment)]
-    array = submit_one(batch, queue, definition, "predict", environment, arrayProperties={"size": shards})
+        return [submit_one(batch, queue, definition, "run", environment, needed)]
+    array = submit_one(batch, queue, definition, "predict", environment, needed, arrayProperties={"size": shards})
     # AWS sets the number of shards in the jobs of the array, but not in the job that waits for the array.
     counted = {**environment, "CORAL_SHARD_COUNT": str(shards)}
     try:
@@ -126,16 +148,22 @@ def wait(batch: Any, ids: Sequence[str], pause: float = _POLL_SECONDS) -> str:
 @click.option(
     "--shards", type=click.IntRange(1, _MAX_SHARDS), default=1, help="Number of shards, with one machine each."
 )
+@click.option(
+    "--gpus",
+    type=click.IntRange(1, 16),
+    default=1,
+    help="Number of GPUs of each machine that detects; the stack needs instance types that have as many.",
+)
 @click.option("--wait", "waits", is_flag=True, help="Wait until the jobs have finished; exit code 1 if one fails.")
 @click.argument("pairs", metavar="CORAL_INPUT=s3://... CORAL_OUTPUT=s3://... [NAME=VALUE]...", nargs=-1)
-def command(queue: str, definition: str, shards: int, waits: bool, pairs: tuple[str, ...]) -> int:
+def command(queue: str, definition: str, shards: int, gpus: int, waits: bool, pairs: tuple[str, ...]) -> int:
     """Starts the job on AWS Batch, with the credentials and the region of the AWS CLI."""
     environment = settings.parse(pairs)
     try:
         batch = boto3.client("batch")
     except BotoCoreError as error:
         raise ServiceUnavailable(f"Cannot use AWS Batch: {error}.") from None
-    ids = submit(batch, queue, definition, shards, environment)
+    ids = submit(batch, queue, definition, shards, environment, gpus)
     for name, job in zip(("predict", "select") if shards > 1 else ("run",), ids, strict=True):
         print(f"{name}: {job}")
     query = "jobs[].[jobName,status,statusReason,arrayProperties.statusSummary]"

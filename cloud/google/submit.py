@@ -21,13 +21,22 @@ from job.errors import ServiceUnavailable
 
 _TEMPLATE = Path(__file__).with_name("job.json")
 _MAX_SHARDS = 10_000  # Google's limit for the tasks of a job
+# Google's machines with L4 GPUs, by their number.
+_MACHINES = {1: "g2-standard-8", 2: "g2-standard-24", 4: "g2-standard-48", 8: "g2-standard-96"}
 _POLL_SECONDS = 30.0
 _MAX_FAILURES = 20  # in a row: ten minutes without a network
 _FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED", "DELETION_IN_PROGRESS")
 
 
 def fill_job(
-    command: str, image: str, region: str, account: str, shards: int, environment: Mapping[str, str], secret: str | None
+    command: str,
+    image: str,
+    region: str,
+    account: str,
+    shards: int,
+    environment: Mapping[str, str],
+    secret: str | None,
+    gpus: int = 1,
 ) -> dict[str, Any]:
     """Fills the template of a job.
 
@@ -39,6 +48,7 @@ def fill_job(
         shards: Number of machines that share the images.
         environment: Settings, name to value.
         secret: Name of the Lightly token in Secret Manager; None if there is none. `predict` does not get it.
+        gpus: Number of GPUs that each machine detects with: 1, 2, 4 or 8. `select` has one.
 
     Returns:
         The job, with the field names of Batch.
@@ -53,6 +63,11 @@ def fill_job(
         spec["environment"]["variables"]["CORAL_SHARD_COUNT"] = str(shards)
     if secret and command != "predict":
         spec["environment"]["secretVariables"] = {"LIGHTLY_TOKEN": secret}
+    if gpus > 1 and command != "select":
+        (machine,) = allocation["instances"]
+        machine["policy"]["machineType"] = _MACHINES[gpus]
+        # All cores and nearly all memory, as with one GPU; machines with more of them have half as much again for each.
+        spec["computeResource"] = {name: value * gpus * 3 // 2 for name, value in spec["computeResource"].items()}
     allocation["location"]["allowedLocations"] = [f"regions/{region}"]
     allocation["serviceAccount"]["email"] = account
     return job
@@ -119,21 +134,33 @@ def _gcloud(*arguments: str) -> subprocess.CompletedProcess[str]:
     "--shards", type=click.IntRange(1, _MAX_SHARDS), default=1, help="Number of shards, with one machine each."
 )
 @click.option(
+    "--gpus",
+    type=click.Choice([str(count) for count in _MACHINES]),
+    default="1",
+    help="Number of GPUs of each machine that detects.",
+)
+@click.option(
     "--token-secret",
     metavar="NAME",
     help="Secret with the Lightly token, such as projects/PROJECT/secrets/NAME/versions/latest.",
 )
 @click.argument("pairs", metavar="CORAL_INPUT=gs://... CORAL_OUTPUT=gs://... [NAME=VALUE]...", nargs=-1)
 def command(
-    image: str, region: str, service_account: str, shards: int, token_secret: str | None, pairs: tuple[str, ...]
-) -> int:  # fmt: skip
+    image: str,
+    region: str,
+    service_account: str,
+    shards: int,
+    gpus: str,
+    token_secret: str | None,
+    pairs: tuple[str, ...],
+) -> int:
     """Starts the job on Google Cloud Batch, in gcloud's project, and waits for it; exit code 1 if it fails."""
     environment = settings.parse(pairs)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     steps = ("predict", "select") if shards > 1 else ("run",)
     folder = Path(tempfile.mkdtemp(prefix="coralpick-"))
     for step in steps:
-        job = fill_job(step, image, region, service_account, shards, environment, token_secret)
+        job = fill_job(step, image, region, service_account, shards, environment, token_secret, int(gpus))
         (folder / f"{step}.json").write_text(json.dumps(job, indent=2) + "\n")
     print(f"The job descriptions are in {folder}.")
     for step in steps:

@@ -8,15 +8,14 @@ import hashlib
 import json
 from dataclasses import replace
 
-from job.detect import config, model
+from job.detect import model
 from job.detect.backbone_alone import BackboneAlone
+from job.detect.described import DETECTOR, describe_projection, without_boxes
 from job.detect.features import find_backbone
 from job.detect.model import Detector
 from job.errors import SettingsError
 from job.settings import Settings
 from job.settings.choices import TIMM
-
-_DETECTOR = "detector"
 
 
 def build(settings: Settings) -> Detector:
@@ -29,13 +28,15 @@ def build(settings: Settings) -> Detector:
     if settings.embedding.startswith(TIMM):
         from job.detect import timm_embedder  # its checks of timm's models take seconds
 
-        return timm_embedder.build(settings, None if settings.predictions else model.build(settings))
-    return _build_backbone(settings) if settings.predictions else model.build(settings)
+        detector = timm_embedder.build(settings, None if settings.predictions else model.build(settings))
+    else:
+        detector = _build_backbone(settings) if settings.predictions else model.build(settings)
+    return replace(detector, projection=describe_projection(settings))
 
 
 def _build_backbone(settings: Settings) -> Detector:
-    detector = model.build(_without_boxes(settings))
-    if settings.embedding == _DETECTOR and find_backbone(detector.model) is None:
+    detector = model.build(without_boxes(settings))
+    if settings.embedding == DETECTOR and find_backbone(detector.model) is None:
         raise SettingsError(
             f"CORAL_EMBEDDING='detector' needs features, and CORAL_MODEL={settings.model!r} has no backbone: set "
             "CORAL_EMBEDDING=simclr."
@@ -45,22 +46,6 @@ def _build_backbone(settings: Settings) -> Detector:
         detector,
         model=BackboneAlone(detector.model).eval(),
         class_names=(),
-        embedder=f"{_DETECTOR} {detector.config_sha256}",
+        embedder=f"{DETECTOR} {detector.config_sha256}",
         embedder_sha256=hashlib.sha256(json.dumps(made_with).encode()).hexdigest(),
     )
-
-
-def describe(settings: Settings) -> str:
-    """Returns the name that the embedder has in the provenance of parts, without building it.
-
-    Raises:
-        SettingsError: If CORAL_MODEL does not exist.
-    """
-    if settings.embedding.startswith(TIMM):
-        return settings.embedding
-    return f"{_DETECTOR} {config.read(_without_boxes(settings)).sha256}" if settings.predictions else ""
-
-
-def _without_boxes(settings: Settings) -> Settings:
-    """The settings without those that are about the imported boxes, and that change no feature."""
-    return replace(settings, classes=None, score_threshold=Settings.score_threshold)

@@ -14,6 +14,7 @@ from job.detect.accelerate import Acceleration
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
+from job.detect.projection import IMAGE_SIZE, Projection
 from job.names import shorten
 
 Table = npt.NDArray[np.float32]
@@ -44,6 +45,7 @@ class Forward:
         self._detector = detector
         self._acceleration = Acceleration(detector.model, detector.dtype) if detector.device.type == "cuda" else None
         self._feature = PooledFeature(detector.model)
+        self._projection = Projection(IMAGE_SIZE)
 
     def close(self) -> None:
         """Restores the model."""
@@ -69,7 +71,9 @@ class Forward:
                 counts = None
             else:
                 table, counts = self._run_model(images, batch)
-            features = None if self._feature.value is None else self._feature.value.half()
+            features = self._feature.value
+            if features is not None:
+                features = self._projection.shorten(features) if self._detector.projection else features.half()
         return Outputs(table, counts, features)
 
     def read(self, images: list[PreparedImage], outputs: Outputs) -> list[parts.Row]:

@@ -42,7 +42,7 @@ class Machine:
     def find_problem(self, index: int = 0) -> str | None:
         """Returns one sentence on why a GPU cannot be used and what to do about it; None if it can be used."""
         if not self.torch_cuda:
-            return "The installed torch is built without CUDA: install the build pinned in requirements/runtime.txt."
+            return "The installed torch is built without CUDA: install the build pinned in requirements/torch.txt."
         if index < len(self.names):
             return self._check_capability(index)
         if self.names:

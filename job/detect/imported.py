@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from job import parts
+from job.shards import Shard
 from job.storage import Entry, Listing, Storage
 
 
@@ -41,7 +42,7 @@ class Imported:
         return replace(imported, width=sized.width, height=sized.height, thumbnail=row.thumbnail, feature=row.feature)
 
     def write_unusable(
-        self, output: Storage, provenance: parts.Provenance, done: set[tuple[str, str]]
+        self, output: Storage, provenance: parts.Provenance, done: set[tuple[str, str]], shard: Shard | None = None
     ) -> set[tuple[str, str]]:
         """Writes the rows whose images are not read, unless they are in the output.
 
@@ -49,12 +50,14 @@ class Imported:
             output: Store that the parts are written to.
             provenance: What the parts are made with.
             done: Key and ETag of the images that have rows.
+            shard: The shard that the images are of; None if there is one only.
 
         Returns:
             Key and ETag of these rows.
         """
         unusable = [row for row in self.rows.values() if row.status != "ok"]
         missing = [row for row in unusable if (row.file_name, row.etag) not in done]
-        for start in range(0, len(missing), parts.DEFAULT_SIZE):
-            parts.write(output, missing[start : start + parts.DEFAULT_SIZE], provenance)
+        size = parts.choose_size(len(missing))
+        for start in range(0, len(missing), size):
+            parts.write(output, missing[start : start + size], provenance, shard)
         return {(row.file_name, row.etag) for row in unusable}

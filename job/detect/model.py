@@ -9,6 +9,7 @@ from detectron2.modeling import GeneralizedRCNN
 from job import scores
 from job.detect import config, gpu, last_layers, probabilities, weights
 from job.errors import JobError, SettingsError, one_line
+from job.parts.provenance import PROJECTION
 from job.settings import Settings
 from job.settings.schema import Precision
 
@@ -34,6 +35,7 @@ class Detector:
         weights_sha256: Digest of the weights file.
         embedder: Name of the model that makes the features, if that is not the detector (`job.detect.embedder`).
         embedder_sha256: Digest of its weights and of how it runs.
+        projection: How features are shortened (`job.detect.projection`); empty to keep them whole.
     """
 
     model: torch.nn.Module
@@ -47,6 +49,7 @@ class Detector:
     weights_sha256: str
     embedder: str = ""
     embedder_sha256: str = ""
+    projection: str = PROJECTION
 
     @property
     def device(self) -> torch.device:

@@ -6,11 +6,13 @@ If the detections were made elsewhere, it embeds the images instead, and complet
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from detectron2.utils.logger import log_first_n
+import numpy.typing as npt
 
 from job import limits, parts
 from job.detect.batches import Batcher
@@ -20,18 +22,18 @@ from job.detect.imported import Imported
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
+from job.detect.pieces import Piece, Shown, Told, choose_part_size, cut
 from job.detect.prepare import Preparation, PreparedImage
-from job.names import shorten
 from job.prefetch import Workers
-from job.progress import Progress, now
-from job.storage import Listing, Source, Storage
+from job.progress import Progress
+from job.shards import Shard
+from job.storage import Entry, Listing, Source, Storage
 
 logger = logging.getLogger(__name__)
 
 # Limits for the images that are read, decoded and resized, and for those that wait for a full batch.
 _MAX_PREPARING_BYTES = 2 << 30
 _MAX_WAITING_BYTES = 1 << 30
-_BATCHES_IN_PART = 64
 
 
 def provenance(detector: Detector, imported: Imported | None = None) -> parts.Provenance:
@@ -47,6 +49,7 @@ def provenance(detector: Detector, imported: Imported | None = None) -> parts.Pr
         imported.provenance if imported else detections,
         embedder=detector.embedder,
         embedder_sha256=detector.embedder_sha256,
+        projection=detector.projection,
     )
 
 
@@ -61,6 +64,7 @@ def predict(
     part_size: int | None,
     stop: threading.Event,
     imported: Imported | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Detects objects in the unfinished images of the listing, and writes the rows to parts.
 
@@ -71,26 +75,87 @@ def predict(
         detector: The detector, or an embedder (`job.detect.embedder`) if detections are imported.
         done: Key and ETag of the finished images.
         batch_size: Images in one forward pass; None to measure what fits the device.
-        part_size: Images in one part; None for a number that fits the batch size.
+        part_size: Images in one part; None for a number that fits the listing and the batch size.
         stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
             start.
         imported: Detections that were made elsewhere; the images get their features and thumbnails.
+        shard: The shard that the listing is of; None if there is one only.
 
     Raises:
         ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
     """
-    made_with = provenance(detector, imported)
+    todo = find_unfinished(listing, output, provenance(detector, imported), done, imported, shard)
+    if not todo.any():
+        return
+    inference = Inference(detector, batch_size)
+    part_size = choose_part_size(part_size, len(listing), inference.batch_size)
+    pieces = cut(listing, todo, part_size)
+    with Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress:
+        detect(
+            pieces, source, output, detector, inference, stop=stop, told=Shown(progress), imported=imported, shard=shard
+        )
+
+
+def find_unfinished(
+    listing: Listing,
+    output: Storage,
+    made_with: parts.Provenance,
+    done: set[tuple[str, str]],
+    imported: Imported | None = None,
+    shard: Shard | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Finds the images that must be read. Rows of imported detections whose images are not read are written.
+
+    Args:
+        listing: The images.
+        output: Store that the parts are written to.
+        made_with: What the parts are made with.
+        done: Key and ETag of the finished images.
+        imported: Detections that were made elsewhere.
+        shard: The shard that the listing is of; None if there is one only.
+
+    Returns:
+        (n,) whether each image of the listing must be read.
+    """
     todo = np.fromiter(((entry.key, entry.etag) not in done for entry in listing), bool, len(listing))
     if not todo.all():
         logger.info("%d of %d images are already finished.", len(todo) - todo.sum(), len(todo))
     if imported:
-        unusable = imported.write_unusable(output, made_with, done)
+        unusable = imported.write_unusable(output, made_with, done, shard)
         todo &= np.fromiter(((entry.key, entry.etag) not in unusable for entry in listing), bool, len(listing))
-    if not todo.any():
-        return
-    inference = Inference(detector, batch_size)
-    # A part ends with incomplete batches, one of each shape, so it has many batches.
-    part_size = part_size or max(parts.DEFAULT_SIZE, _BATCHES_IN_PART * inference.batch_size)
+    return todo
+
+
+def detect(
+    pieces: Iterable[Piece],
+    source: Source,
+    output: Storage,
+    detector: Detector,
+    inference: Inference,
+    *,
+    stop: threading.Event,
+    told: Told,
+    imported: Imported | None = None,
+    shard: Shard | None = None,
+) -> None:
+    """Detects objects in the images of pieces, in one stream, and writes each piece to a part.
+
+    Images of the next piece are read while those of the one before are detected, so pieces cost no time.
+
+    Args:
+        pieces: The pieces. The iterator is asked for the next one some images before the last one is detected.
+        source: Store that the images are read from.
+        output: Store that the parts are written to.
+        detector: The detector, or an embedder.
+        inference: The detector with its batch size; closed at the end.
+        stop: When set, no more images are taken. Batches on their way are saved.
+        told: Who is told what becomes of the pieces.
+        imported: Detections that were made elsewhere, of the images of all pieces.
+        shard: The shard that the pieces are of; None if there is one only.
+
+    Raises:
+        ServiceUnavailable: If a store cannot be reached any more, or the GPU fails. Finished images are saved.
+    """
     on_cpu = detector.device.type == "cpu"
     cores = limits.count_cores()
     # With a GPU, threads mostly wait for files. With the model on the CPU, more threads than cores would only contend.
@@ -100,18 +165,21 @@ def predict(
     preparation = Preparation(source, detector, Budget(_MAX_PREPARING_BYTES), turns, stop=stop)
     # Not a context, which would wait for a thread that does not come back.
     executor = Workers(workers, thread_name_prefix="prepare")
-    with (
-        PartWriter(output, made_with, turns, imported) as writer,
-        Progress("Embedding" if imported else "Detecting", int(todo.sum()), "image") as progress,
-    ):
+    begun: deque[Piece] = deque()
+
+    def entries() -> Iterator[Entry]:
+        for piece in pieces:
+            begun.append(piece)
+            yield from piece.images
+
+    with PartWriter(output, provenance(detector, imported), turns, imported, shard) as writer:
         try:
-            prepared = preparation.prepare(itertools.compress(listing, todo), executor, ahead=ahead)
-            # Parts are cut from the whole listing, not from its unfinished images, so that an interrupted run puts the
-            # same images into the same batches as an uninterrupted one.
-            for start in range(0, len(listing), part_size):
-                count = int(todo[start : start + part_size].sum())
-                some = itertools.islice(prepared, count)
-                _detect(some, inference, progress, stop, writer.begin(count), writer.write_finished)
+            prepared = preparation.prepare(entries(), executor, ahead=ahead)
+            for first in prepared:
+                piece = begun.popleft()
+                count = len(piece.images)
+                some = itertools.chain([first], itertools.islice(prepared, count - 1))
+                _detect(some, inference, told, stop, writer.begin(count, partial(told.written, piece)), writer)
                 if stop.is_set():
                     break
                 writer.write_finished()
@@ -121,7 +189,7 @@ def predict(
             turns.close()
             executor.shutdown(wait=False, cancel_futures=True)
             try:  # after an error, too: the rows of these images are nearly finished
-                progress.add(inference.finish())
+                told.detected(inference.finish())
             finally:
                 inference.close()
 
@@ -129,10 +197,10 @@ def predict(
 def _detect(
     prepared: Iterable[PreparedImage | parts.Row],
     inference: Inference,
-    progress: Progress,
+    told: Told,
     stop: threading.Event,
     rows: list[parts.Row],
-    write_finished: Callable[[], None],
+    writer: PartWriter,
 ) -> None:
     """Detects objects in the images of one part. Their rows are added to a list, the last ones in later calls.
 
@@ -143,8 +211,8 @@ def _detect(
         return inference.limit.of(*shape[1:])
 
     def submit(batch: list[PreparedImage]) -> None:
-        progress.add(inference.submit(batch, rows))
-        write_finished()  # perhaps the part before this one, whose last batch is only now complete
+        told.detected(inference.submit(batch, rows))
+        writer.write_finished()  # perhaps the part before this one, whose last batch is only now complete
 
     # Limits how many images of rare shapes wait for a full batch, and so the memory.
     waiting = 8 * inference.batch_size
@@ -153,12 +221,9 @@ def _detect(
         if stop.is_set():
             return
         if isinstance(image, parts.Row):
-            log_first_n(
-                logging.WARNING, f"{shorten(image.file_name)} cannot be used: {image.error}", n=10, name=__name__
-            )
             rows.append(image)
-            now.failures += 1
-            progress.add()
+            told.failed(image)
+            told.detected(1)
         elif batch := batcher.add(tuple(image.tensor.shape), image, image.tensor.nbytes):
             submit(batch)
     if stop.is_set():  # while it waited for an image

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from job.images import read_thumbnail
 from job.inputs.match import Match
 from job.names import quantify
 from job.parts import Provenance
+from job.parts import pool as pools
 from job.parts.pool import Pool
+from job.select.points import ArrayPoints, Points
 from job.settings import Settings
 from job.storage import Storage
 
@@ -32,7 +34,7 @@ def embed(
     output: Storage,
     need_detector: Callable[[], "Detector"],
     accept: Callable[[str, Match], object],
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+) -> tuple[Points, dict[str, Any]]:
     """Embeds the pool and writes embeddings.parquet, unless the file is there from the same inputs.
 
     Args:
@@ -50,19 +52,18 @@ def embed(
         SettingsError: If there is nothing to embed with, or the file of embeddings is wrong.
     """
     if settings.embedding == "simclr":
-        embeddings, description = _simclr(pool, settings, output, need_detector)
-        return embeddings, description | {"dimension": embeddings.shape[1]}
+        trained, description = _simclr(pool, settings, output, need_detector)
+        return ArrayPoints(trained), description | {"dimension": trained.shape[1]}
     if settings.has_embedding_file:
         unusable = [name for name, _ in pool.failures]
-        embeddings, digest, match = from_file.read_for_pool(
-            settings.embedding, pool.file_names, unusable, settings.input
-        )
+        vectors, digest, match = from_file.read_for_pool(settings.embedding, pool.file_names, unusable, settings.input)
         accept("embeddings", match)
         description = {"method": "own", "space": digest}
-    elif settings.predictions and not settings.embeds_images:
+        embeddings: Points = ArrayPoints(vectors)
+    elif not settings.uses_features:
         output.delete(table.NAME)  # it may be there from an earlier run
         zeros = np.zeros((len(pool.file_names), 1), np.float32)
-        return zeros, {"method": "none", "space": "", "dimension": 0}
+        return ArrayPoints(zeros), {"method": "none", "space": "", "dimension": 0}
     else:
         embeddings = _read_features(pool)
         method, _, model = settings.embedding.partition(":")
@@ -77,10 +78,11 @@ def _name_space(provenance: Provenance) -> str:
     """A digest of what made the features; the detections do not count if another model made them."""
     if not provenance.embedder:
         return provenance.digest
-    return hashlib.sha256(f"{provenance.embedder} {provenance.embedder_sha256}".encode()).hexdigest()
+    made_with = f"{provenance.embedder} {provenance.embedder_sha256} {provenance.projection}"
+    return hashlib.sha256(made_with.encode()).hexdigest()
 
 
-def _read_features(pool: Pool) -> npt.NDArray[np.float32]:
+def _read_features(pool: Pool) -> Points:
     if pool.features is None:
         raise SettingsError(
             "CORAL_EMBEDDING='detector' needs features, and this model has no backbone: set CORAL_EMBEDDING=simclr."
@@ -97,35 +99,42 @@ def _simclr(
         "method": "simclr",
         "epochs": settings.ssl_epochs,
         "batch_size": settings.ssl_batch_size,
+        "max_images": settings.ssl_max_images,
+        "max_steps": settings.ssl_max_steps,
         "seed": settings.seed,
         **vars(simclr.DEFAULT_RECIPE),
     }
-    digest = _digest(pool, description)
+    rows = range(len(pool.file_names))
+    by_row = pools.thumbnails(output, pool, rows)
+    thumbnails = [by_row.pop(row) for row in rows]
+    digest = _digest(pool, thumbnails, description)
     if (cached := table.read(output, digest)) is not None:
         logger.info("Reusing the embeddings in %s.", table.NAME)
         return cached, description | {"space": digest}
     detector = need_detector()
     encoder = simclr.build_encoder(detector)
-    images = [read_thumbnail(thumbnail) for thumbnail in pool.thumbnails]
+    images = [read_thumbnail(thumbnail) for thumbnail in thumbnails]
     losses = simclr.train(
         encoder,
         images,
         epochs=settings.ssl_epochs,
         batch_size=settings.ssl_batch_size,
         seed=settings.seed,
+        max_images=settings.ssl_max_images,
+        max_steps=settings.ssl_max_steps,
         dtype=detector.dtype,
     )
     if losses:
         epochs = quantify(len(losses), "epoch")
         logger.info("Trained for %s: the loss fell from %.3f to %.3f.", epochs, losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
-    table.write(output, pool.file_names, embeddings, digest)
+    table.write(output, pool.file_names, ArrayPoints(embeddings), digest)
     return embeddings, description | {"space": digest}
 
 
-def _digest(pool: Pool, description: dict[str, Any]) -> str:
+def _digest(pool: Pool, thumbnails: Sequence[bytes], description: dict[str, Any]) -> str:
     """SHA-256 of everything that the embeddings depend on."""
     digest = hashlib.sha256(json.dumps([description, pool.provenance.digest, job.__version__]).encode())
-    for name, thumbnail in zip(pool.file_names, pool.thumbnails, strict=True):
+    for name, thumbnail in zip(pool.file_names, thumbnails, strict=True):
         digest.update(name.encode() + b"\0" + thumbnail)
     return digest.hexdigest()

@@ -12,6 +12,8 @@ import copy
 import itertools
 import logging
 import random
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,11 +31,13 @@ from torch import nn
 
 from job.detect.features import find_backbone, find_deepest_map
 from job.detect.model import Detector
+from job.names import quantify
 from job.prefetch import prefetch
 from job.progress import Progress
 
 logger = logging.getLogger(__name__)
 
+_STEPS_UNTIL_FORECAST = 50
 _TEMPERATURE = 0.5
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-5
@@ -119,6 +123,8 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
+    max_images: int = sys.maxsize,
+    max_steps: int = sys.maxsize,
     dtype: torch.dtype = torch.float32,
     recipe: SimCLRRecipe = DEFAULT_RECIPE,
 ) -> list[float]:
@@ -129,14 +135,17 @@ def train(
         images: RGB thumbnails.
         epochs: Passes over the images; 0 skips the training.
         batch_size: Images per step. An incomplete last batch of an epoch is skipped, unless it is the only batch.
-        seed: Seed of the head's weights, of the image order and of the augmentations.
+        seed: Seed of the head's weights, of the images' choice and order and of the augmentations.
+        max_images: Most images that are trained on; of more, so many are chosen at random.
+        max_steps: Most steps, which may end the training before its last epoch.
         dtype: Floating-point type of the forward passes.
         recipe: The hyperparameters.
 
     Returns:
         The mean loss of each epoch.
     """
-    batch_size = min(batch_size, len(images))
+    rows = choose_rows(len(images), max_images, seed)
+    batch_size = min(batch_size, len(rows))
     if epochs == 0 or batch_size < 2:  # contrastive learning needs two images
         return []
     device = next(encoder.parameters()).device
@@ -147,9 +156,10 @@ def train(
     parameters = itertools.chain(encoder.parameters(), head.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=recipe.learning_rate, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
-    steps = len(images) // batch_size
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    orders = _draw_batches(len(images), batch_size, epochs, seed)
+    steps_in_epoch = len(rows) // batch_size
+    steps = min(epochs * steps_in_epoch, max_steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    orders = itertools.islice(_draw_batches(rows, batch_size, epochs, seed), steps)
     augmentation = recipe.augmentation
     # Gradients may underflow in float16, but not in bfloat16.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -157,8 +167,9 @@ def train(
     encoder.train()
     with (
         ThreadPoolExecutor(1, thread_name_prefix="views") as executor,
-        Progress("Training the embedding", epochs, "epoch") as progress,
+        Progress("Training the embedding", -(-steps // steps_in_epoch), "epoch") as progress,
     ):
+        start = time.monotonic()
         batches = prefetch(executor, lambda rows: make_views(images, rows, augmentation), orders, ahead=4)
         for step, views in enumerate(batches, start=1):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -170,10 +181,27 @@ def train(
             scaler.update()
             schedule.step()
             losses.append(loss.item())
-            if step % steps == 0:
+            if step % steps_in_epoch == 0 or step == steps:
                 progress.add()
+            if step == _STEPS_UNTIL_FORECAST < steps:
+                logger.info(describe_duration(steps, batch_size, (time.monotonic() - start) / step * steps))
     encoder.eval()
-    return [float(loss) for loss in np.array(losses).reshape(epochs, steps).mean(axis=1)]
+    return [float(np.mean(losses[first : first + steps_in_epoch])) for first in range(0, steps, steps_in_epoch)]
+
+
+def describe_duration(steps: int, batch_size: int, seconds: float) -> str:
+    """Says how long the training will take.
+
+    Args:
+        steps: Number of steps of the whole training.
+        batch_size: Images per step.
+        seconds: Expected duration of the whole training.
+    """
+    duration = quantify(round(seconds / 60), "minute") if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"Training the embedding will take about {duration}: {steps:,} steps of {batch_size} images. CORAL_SSL_EPOCHS "
+        "and CORAL_SSL_MAX_STEPS make it shorter."
+    )
 
 
 def embed(
@@ -203,11 +231,18 @@ def embed(
     return np.concatenate(results)
 
 
-def _draw_batches(count: int, batch_size: int, epochs: int, seed: int) -> Iterator[list[int]]:
+def choose_rows(count: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """Chooses the images to train on: all, or as many as allowed, at random and in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _draw_batches(rows: npt.NDArray[np.int64], batch_size: int, epochs: int, seed: int) -> Iterator[list[int]]:
     generator = np.random.default_rng(seed)  # not the global one, which another thread draws from
     for _ in range(epochs):
-        order = generator.permutation(count).tolist()
-        for start in range(0, count - batch_size + 1, batch_size):
+        order = rows[generator.permutation(len(rows))].tolist()
+        for start in range(0, len(rows) - batch_size + 1, batch_size):
             yield order[start : start + batch_size]
 
 

@@ -2,15 +2,15 @@
 
 import io
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from job.parts import checked
 from job.parts.checked import DamagedTableError
+from job.select.points import Points
 from job.storage import Storage, read_required
+from job.texts import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,8 @@ NAME = "embeddings.parquet"
 _DIGEST = b"digest"
 
 
-def write(output: Storage, file_names: Sequence[str], embeddings: npt.NDArray[np.float32], digest: str) -> None:
-    """Writes embeddings.parquet: file_name, and embedding as a list of fixed size.
+def write(output: Storage, file_names: Texts, embeddings: Points, digest: str) -> None:
+    """Writes embeddings.parquet: file_name, and embedding as a list of fixed size. Only blocks of it are in memory.
 
     Args:
         output: Folder of the results.
@@ -27,9 +27,7 @@ def write(output: Storage, file_names: Sequence[str], embeddings: npt.NDArray[np
         embeddings: (n, d) in their order.
         digest: Digest of everything that the embeddings depend on.
     """
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    table = pa.table({"file_name": pa.array(file_names, pa.string()), "embedding": vectors})
-    output.write(NAME, checked.dump(table, {_DIGEST: digest}))
+    output.write(NAME, checked.dump_vectors(file_names.array, embeddings, {_DIGEST: digest}))
 
 
 def read(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:

@@ -13,7 +13,7 @@ import functools
 import io
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -36,25 +36,42 @@ def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
 def render(
     class_names: Iterable[str], model: str, entries: Iterable[dict[str, Any]], images: Iterable[DetectedImage]
 ) -> bytes:
-    """Renders a whole file, with one image or annotation per line.
+    """Renders a whole file, with one image or annotation per line; the arguments are as in `write`."""
+    buffer = io.BytesIO()
+    write(buffer, class_names, model, entries, map(render_annotations, images))
+    return buffer.getvalue()
+
+
+def write(
+    file: BinaryIO,
+    class_names: Iterable[str],
+    model: str,
+    entries: Iterable[dict[str, Any]],
+    annotations: Iterable[list[bytes]],
+) -> None:
+    """Writes a whole file, with one image or annotation per line.
 
     Args:
+        file: The file.
         class_names: Class names by class index.
         model: Name of the detector.
         entries: Entries of the images, made by `make_entry`.
-        images: The images with their boxes. They are consumed one by one and not kept.
+        annotations: For each image, what `render_annotations` returned.
     """
     info = {"description": f"Detections as pre-labels. {ORIENTATION}", "contributor": f"coralpick, {model}"}
     categories = ({"id": number, "name": name} for number, name in enumerate(class_names, start=1))
-    buffer = io.BytesIO()
-    buffer.write(b'{"info":' + _json(info))
-    for name, rows in (("categories", categories), ("images", entries), ("annotations", _annotations(images))):
-        buffer.write(f',\n"{name}":['.encode())
+    numbered = enumerate((rest for of_image in annotations for rest in of_image), start=1)
+    file.write(b'{"info":' + _json(info))
+    for name, rows in (
+        ("categories", map(_json, categories)),
+        ("images", map(_json, entries)),
+        ("annotations", (b'{"id":%d,%b' % (number, rest) for number, rest in numbered)),
+    ):
+        file.write(f',\n"{name}":['.encode())
         for number, row in enumerate(rows):
-            buffer.write((b",\n" if number else b"\n") + _json(row))
-        buffer.write(b"]")
-    buffer.write(b"}\n")
-    return buffer.getvalue()
+            file.write((b",\n" if number else b"\n") + row)
+        file.write(b"]")
+    file.write(b"}\n")
 
 
 def make_entry(number: int, file_name: str, uri: str, width: int, height: int) -> dict[str, Any]:
@@ -63,28 +80,26 @@ def make_entry(number: int, file_name: str, uri: str, width: int, height: int) -
     return {"id": number, "file_name": file_name, "coco_url": uri} | size
 
 
-def _annotations(images: Iterable[DetectedImage]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for image in images:
-        columns = (image.boxes[:, :2], image.box_sizes, image.scores, image.classes)
-        probabilities = image.probabilities
-        for box, (corner, size, score, class_index) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        ):
-            number += 1
-            annotation = {
-                "id": number,
-                "image_id": image.number,
-                "category_id": class_index + 1,
-                "bbox": [*corner, *size],
-                "area": round(size[0] * size[1], 3),
-                "segmentation": [],  # Datumaro, and so CVAT, skips annotations that have none
-                "iscrowd": 0,
-                "score": score,
-            }
-            if probabilities is not None:
-                annotation["probabilities"] = _shorten(probabilities[box])
-            yield annotation
+def render_annotations(image: DetectedImage) -> list[bytes]:
+    """Renders the annotations of an image, each without its beginning: the id, which counts those of all images."""
+    columns = (image.boxes[:, :2], image.box_sizes, image.scores, image.classes)
+    rendered = []
+    for box, (corner, size, score, class_index) in enumerate(
+        zip(*(column.tolist() for column in columns), strict=True)
+    ):
+        annotation = {
+            "image_id": image.number,
+            "category_id": class_index + 1,
+            "bbox": [*corner, *size],
+            "area": round(size[0] * size[1], 3),
+            "segmentation": [],  # Datumaro, and so CVAT, skips annotations that have none
+            "iscrowd": 0,
+            "score": score,
+        }
+        if image.probabilities is not None:
+            annotation["probabilities"] = _shorten(image.probabilities[box])
+        rendered.append(_json(annotation)[1:])
+    return rendered
 
 
 def _shorten(probabilities: npt.NDArray[np.float16]) -> list[float]:

@@ -45,7 +45,7 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     Raises:
         JobError: If the input or the output cannot be used.
     """
-    etag = dict(zip(pool.file_names, pool.etag, strict=True))
+    etag = {name: pool.etag[row] for name, row in zip(picks, pool.file_names.find(picks), strict=True)}
     copies = {file_name: FOLDER + path for file_name, path in paths.assign_copies(picks).items()}
     present = {entry.key for entry in output.list(FOLDER)}
     earlier = _read_list(output)

@@ -1,5 +1,6 @@
 """Writes the exports to the output: ``exports/`` for the picks, ``predictions/coco.json`` for all images."""
 
+import io
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -8,12 +9,14 @@ from job.exports import coco, copies, table
 from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
 from job.exports.lightly import task_name
+from job.exports.lines import ImageLines
 from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
 from job.exports.uris import to_task_uri
 from job.exports.xml import can_represent
 from job.parts import pool as pools
 from job.parts.owned import OwnedOutput
 from job.parts.pool import Detections, Pool
+from job.spool import Spool
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -50,9 +53,11 @@ def write(
     Raises:
         JobError: If the output cannot be used.
     """
-    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
     counts = Counts()
-    images = [make_pre_labels(pool, row[name], uri_of(name), detections[name], rules, counts) for name in picks]
+    images = [
+        make_pre_labels(pool, row, uri_of(name), detections[name], rules, counts)
+        for name, row in zip(picks, pool.file_names.find(picks).tolist(), strict=True)
+    ]
     requested = [table.FORMATS[name] for name in formats]
     if requested:
         _log_boxes(counts, rules)
@@ -80,7 +85,8 @@ def write_all_images(
 ) -> None:
     """Writes the detections on all usable images in COCO's format, in the order of the pool.
 
-    Parts are read one by one. Only the boxes of all images and the text of the file are held in memory.
+    Parts are read one by one, and nothing of them is kept in memory: how parts are cut and ordered varies from run to
+    run, so their annotations wait in a temporary file, as large as the result.
 
     Args:
         output: Folder of the results.
@@ -92,30 +98,35 @@ def write_all_images(
         JobError: If a part cannot be read, or the file cannot be written.
     """
     row = {file_name: number for number, file_name in enumerate(pool.file_names)}
-    images = [
-        make_detected_image(pool, row[file_name], "", detections, with_probabilities=with_probabilities)
-        for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names)))
-        for file_name, detections in by_file_name.items()
-    ]
-    images.sort(key=lambda image: image.number)  # how parts are cut and ordered varies from run to run
-    num_cut = sum(image.num_cut for image in images)
-    num_dropped = sum(image.num_dropped for image in images)
-    if num_cut or num_dropped:
-        logger.info(
-            "%s: %d of %d boxes were cut at the edge of their image, and %d outside it or empty were left out.",
-            ALL_IMAGES,
-            num_cut,
-            num_dropped + sum(len(image.boxes) for image in images),
-            num_dropped,
-        )
     entries = (
         coco.make_entry(number, file_name, uri_of(file_name), width, height)
         for number, (file_name, (width, height)) in enumerate(
             zip(pool.file_names, pool.size.tolist(), strict=True), start=1
         )
     )
-    model = task_name(pool.provenance)
-    output.write(ALL_IMAGES, coco.render(pool.provenance.class_names, model, entries, images))
+    num_kept = num_cut = num_dropped = 0
+    lines = ImageLines(len(row))
+    for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names))):
+        for file_name, detections in by_file_name.items():
+            number = row[file_name]
+            image = make_detected_image(pool, number, "", detections, with_probabilities=with_probabilities)
+            lines.add(number, coco.render_annotations(image))
+            num_kept, num_cut = num_kept + len(image.boxes), num_cut + image.num_cut
+            num_dropped += image.num_dropped
+    if num_cut or num_dropped:
+        logger.info(
+            "%s: %d of %d boxes were cut at the edge of their image, and %d outside it or empty were left out.",
+            ALL_IMAGES,
+            num_cut,
+            num_dropped + num_kept,
+            num_dropped,
+        )
+    content = Spool()
+    writer = io.BufferedWriter(content.file)
+    coco.write(writer, pool.provenance.class_names, task_name(pool.provenance), entries, lines)
+    writer.flush()
+    writer.detach()
+    output.write(ALL_IMAGES, content)
 
 
 def _log_boxes(counts: Counts, rules: PreLabels) -> None:

@@ -57,7 +57,7 @@ def import_predictions(run: Run) -> Listing:
         logger.warning(warning)
     remaining = [row for row in rows if (row.file_name, row.etag) not in done]
     listings.begin(output, Shard(0, 1))
-    part_size = settings.part_size or parts.DEFAULT_SIZE
+    part_size = settings.part_size or parts.choose_size(len(rows))
     for start in range(0, len(remaining), part_size):
         parts.write(output, remaining[start : start + part_size], provenance)
     listings.finish(output, Shard(0, 1), listing)

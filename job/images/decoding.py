@@ -9,7 +9,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from job.errors import one_line
-from job.images import jpeg
+from job.images import jpeg, tiff
 from job.images.headers import (
     ImageError,
     describe_damage,
@@ -48,8 +48,10 @@ def decode(data: bytes) -> BGR:
         kind = "floating point" if image.mode == "F" else "32-bit"
         raise ImageError(f"it has {kind} pixels without a known value range: save it as 8 or 16 bit")
     # OpenCV is faster and rejects truncated images. But it lets libjpeg and libpng print warnings, and ignores the
-    # orientation of AVIF. Pillow lets libtiff print warnings.
+    # orientation of AVIF. It reads more kinds of compressed TIFF than Pillow, but accepts strips that are cut.
     is_compressed_tiff = image.format == "TIFF" and image.tile and image.tile[0].codec_name == "libtiff"
+    if is_compressed_tiff and tiff.lacks_data(data):
+        raise ImageError(describe_damage("its data ends before the last row"))
     if is_compressed_tiff or image.format in ("WEBP", "BMP", "GIF", "JPEG2000"):
         return _decode_by_opencv(_widen_screen(data, image.size) if image.format == "GIF" else data)
     if image.format in ("JPEG", "MPO") and image.mode != "CMYK":  # whose conversion other libraries round differently

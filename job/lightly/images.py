@@ -11,6 +11,7 @@ from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line, quantify, shorten
 from job.parts import ledger
+from job.parts import pool as pools
 from job.parts.ledger import Ledger
 from job.parts.pool import Detections, Pool, detections_by_part
 from job.prefetch import prefetch
@@ -111,7 +112,7 @@ def upload(
     remaining = [
         row
         for name, row in row_of.items()
-        if pieces[pool.part[row]] not in done or name not in samples or name in retry
+        if pieces[pool.part_names[pool.part[row]]] not in done or name not in samples or name in retry
     ]
     if not remaining:
         logger.info("All images are already in Lightly's dataset %r.", dataset.name)
@@ -130,11 +131,15 @@ def upload(
     platform.register_upload(dataset, total=len(samples) + len(new), processed=len(samples))
     platform.set_prediction_task(dataset, task, categories(pool.provenance))
 
+    thumbnails: dict[int, bytes] = {}
+
     def send(item: tuple[str, Detections]) -> tuple[str, str | None]:
         name, detections = item
         with_files = mode if name in own else "none"
         try:
-            _send(platform, dataset, pool, row_of[name], samples.get(name), detections, with_files, source)
+            row = row_of[name]
+            thumbnail = thumbnails.pop(row, b"")
+            _send(platform, dataset, pool, row, samples.get(name), detections, with_files, thumbnail, source)
         except Refused as error:
             if error.status not in _SAMPLE_ERRORS:
                 raise
@@ -149,6 +154,9 @@ def upload(
     ):
         for part, detections_of in detections_by_part(output, pool, remaining):
             failed: dict[str, str] = {}
+            thumbnails |= (
+                pools.thumbnails(output, pool, [row_of[name] for name in detections_of]) if mode != "none" else {}
+            )
             for name, problem in prefetch(executor, send, detections_of.items(), ahead=2 * simultaneous):
                 progress.add()
                 if problem is not None:
@@ -167,6 +175,7 @@ def _send(
     sample: str | None,
     detections: Detections,
     mode: str,
+    thumbnail: bytes,
     source: Source | None,
 ) -> None:
     """Uploads one image completely; each step may be repeated."""
@@ -174,14 +183,14 @@ def _send(
     width, height = (int(side) for side in pool.size[row])
     if sample is None:
         # The whole name, since a.jpg and a.png must not share a thumbnail.
-        thumbnail = None if mode == "none" else f"{name}_thumb.jpg"
+        thumbnail_name = None if mode == "none" else f"{name}_thumb.jpg"
         meta_data: dict[str, Any] = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
         if pool.etag[row] == "":  # the job has not read the file: its detections were made elsewhere
             meta_data = {"shape": [height, width, 3]} if width else {}
-        sample, urls = platform.create_sample(dataset, name, thumbnail, meta_data)
+        sample, urls = platform.create_sample(dataset, name, thumbnail_name, meta_data)
     if mode != "none":
         urls = urls or platform.write_urls(dataset, sample)
-        platform.put(urls.thumbnail, pool.thumbnails[row])
+        platform.put(urls.thumbnail, thumbnail)
     if mode == "full" and source and urls:
         platform.put(urls.full, source.read(name, pool.etag[row]))
     task = task_name(pool.provenance)

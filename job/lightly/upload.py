@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import task_name
@@ -21,6 +20,7 @@ from job.lightly.tags import INITIAL, Tags
 from job.names import list_first, quantify
 from job.parts import ledger
 from job.parts.pool import Pool
+from job.select.points import Points
 from job.settings import Settings
 from job.settings.choices import LIGHTLY_SCORES
 from job.stopping import Stop
@@ -47,7 +47,7 @@ class Outcome:
     """
 
     pool: Pool
-    embeddings: npt.NDArray[np.float32]
+    embeddings: Points
     space: str
     labelled: list[str]
     picks: list[str]
@@ -103,7 +103,11 @@ def upload(
     if num_duplicates := len(order) - len(set(order)):
         logger.warning("Lightly's dataset %r has %s.", dataset.name, quantify(num_duplicates, "duplicate file name"))
     tags = Tags(platform, dataset, order, _IMAGE_TYPE[mode])
-    vectors = dict(zip(pool.file_names, outcome.embeddings, strict=True))
+    vectors = {
+        pool.file_names[start + number]: vector
+        for start, block in outcome.embeddings.blocks()
+        for number, vector in enumerate(block)
+    }
     embedding = embeddings.upload(platform, dataset, output, order, vectors, outcome.space)
     scored = _upload_scores(tags, pool)
 
@@ -170,7 +174,7 @@ def _upload_scores(tags: Tags, pool: Pool) -> Tag:
             if all(_are_same(scores.get(kind), values) for kind, values in present.items()):
                 break
     else:
-        new_tag = tags.make(own_name, pool.file_names)
+        new_tag = tags.make(own_name, list(pool.file_names))
         if new_tag is None:
             raise TooManyFailedImages("No image of this run could be uploaded to Lightly.")
         tag, present = new_tag, {}

@@ -7,16 +7,21 @@ the values of each column, which is independent of how they are stored. It is co
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from job import limits
+from job.select.points import Points
+from job.spool import Spool
 
+_GROUP_ROWS = 1 << 14  # at least, of vectors
+_TEXTS_AT_ONCE = 10_000
 _DIGESTS = b"coralpick-digests"
 _METADATA = ""  # in place of a column's name: the digest of the rest of the metadata
 
@@ -38,6 +43,48 @@ def dump(table: pa.Table, metadata: Mapping[bytes, str]) -> bytes:
     table = table.replace_schema_metadata({**metadata, _DIGESTS: json.dumps(digests, sort_keys=True)})
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
+
+
+def dump_vectors(names: pa.Array, embeddings: Points, metadata: Mapping[bytes, str]) -> Spool:
+    """Makes the file of a table of names and vectors that is larger than memory, as `dump` does of one in memory.
+
+    Args:
+        names: (n,) texts, the column ``file_name``.
+        embeddings: (n, d) single precision, the column ``embedding``. They are read twice, since their digest comes
+            before them.
+        metadata: Metadata of the file by key.
+    """
+    count, width = embeddings.shape
+    kind = pa.list_(pa.float32(), width)
+    hasher = hashlib.sha256(_describe_valid(count, kind) + str(width).encode())
+    hasher.update(_describe_valid(count * width, pa.float32()))
+    for _, block in embeddings.blocks():
+        hasher.update(np.ascontiguousarray(block, "<f4").data)
+    digests = {"file_name": _digest_column(pa.chunked_array([names])), "embedding": hasher.hexdigest()[:32]}
+    digests[_METADATA] = _digest_metadata({key: value.encode() for key, value in metadata.items()})
+    schema = pa.schema(
+        {"file_name": pa.string(), "embedding": kind}, {**metadata, _DIGESTS: json.dumps(digests, sort_keys=True)}
+    )
+    made = Spool()
+    with pq.ParquetWriter(made.file, schema, compression="zstd", write_page_checksum=True) as writer:
+        for start, group in _group(embeddings):
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(group.ravel()), width)
+            writer.write_table(pa.table([names.slice(start, len(group)).cast(pa.string()), vectors], schema=schema))
+    return made
+
+
+def _group(embeddings: Points) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Yields first row and rows of each group that is compressed as one."""
+    group: list[npt.NDArray[np.float32]] = []
+    begin = end = 0
+    for start, block in embeddings.blocks():
+        group.append(block.astype(np.float32, copy=False))
+        end = start + len(block)
+        if end - begin >= _GROUP_ROWS:
+            yield begin, np.concatenate(group)
+            begin, group = end, []
+    if group:
+        yield begin, np.concatenate(group)
 
 
 def load(source: Any, columns: list[str] | None = None) -> pa.Table:
@@ -81,8 +128,11 @@ def _digest_column(column: pa.ChunkedArray) -> str:
 
 
 def _update(hasher: Any, array: pa.Array) -> None:
-    hasher.update(f"{len(array)} {np.dtype(array.type.to_pandas_dtype()) if _is_flat(array.type) else ''}".encode())
-    hasher.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    if array.null_count:
+        hasher.update(_describe(len(array), array.type))
+        hasher.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    else:
+        hasher.update(_describe_valid(len(array), array.type))
     array = array.drop_null()
     if pa.types.is_list(array.type):
         hasher.update(array.value_lengths().to_numpy().astype("<i8").tobytes())
@@ -95,7 +145,18 @@ def _update(hasher: Any, array: pa.Array) -> None:
     else:  # text or bytes
         array = array.cast(pa.large_binary())
         hasher.update(pc.binary_length(array).to_numpy().astype("<i8").tobytes())
-        hasher.update(b"".join(array.to_pylist()))
+        for start in range(0, len(array), _TEXTS_AT_ONCE):
+            hasher.update(b"".join(array.slice(start, _TEXTS_AT_ONCE).to_pylist()))
+
+
+def _describe(count: int, kind: pa.DataType) -> bytes:
+    return f"{count} {np.dtype(kind.to_pandas_dtype()) if _is_flat(kind) else ''}".encode()
+
+
+def _describe_valid(count: int, kind: pa.DataType) -> bytes:
+    """What is hashed of a column before its values if none is null, with a bit for each of them."""
+    whole, rest = divmod(count, 8)
+    return _describe(count, kind) + b"\xff" * whole + (bytes([0xFF << (8 - rest) & 0xFF]) if rest else b"")
 
 
 def _is_flat(kind: pa.DataType) -> bool:

@@ -6,6 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from job import scores
+
+# One entry for each class that is predicted on an image: the class, its boxes and its low-confidence boxes; and the
+# sums of the confidences and entropies of its boxes.
+CLASS_COUNTS = pa.field("class_counts", pa.list_(pa.list_(pa.int32(), 3)))
+CLASS_SUMS = pa.field("class_sums", pa.list_(pa.list_(pa.float32(), 2)))
+
+
+def name_score_columns() -> dict[str, str]:
+    """The columns with the values of each score before `over_pool`, by the name of the score.
+
+    The value of object_frequency says how rich an image is in objects and classes.
+    """
+    return {name: f"score_{name}" for name in scores.TABLE}
+
 
 def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Joins the lists of a column into one array, and counts the values of each row.
@@ -40,6 +55,11 @@ def make_schema(probabilities: int, feature: int | None) -> pa.Schema:
             ("error", pa.string()),
             ("width", pa.int32()),
             ("height", pa.int32()),
+            ("num_boxes", pa.int32()),
+            ("expected_boxes", pa.float64()),
+            *((column, pa.float64()) for column in name_score_columns().values()),
+            CLASS_COUNTS,
+            CLASS_SUMS,
             ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
             ("scores", pa.list_(pa.float32())),
             ("classes", pa.list_(pa.int32())),

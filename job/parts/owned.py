@@ -19,8 +19,10 @@ from job.errors import LinkError
 from job.names import quantify, shorten
 from job.parts import FOLDER
 from job.prefetch import prefetch
+from job.spool import Spool
 from job.storage import Entry, Storage, read_required
-from job.storage.base import keep_all
+from job.storage.base import Content, keep_all
+from job.usage import usage
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ EDITED = "edited/"
 _PEOPLE_WORK_IN = "exports/"
 _HAVE_OWN_LEDGERS = (FOLDER, ".lightly/", "selected/")
 _MAX_THREADS = 32
+_BLOCK_BYTES = 1 << 24  # of a large file, whose digest is computed by ranges
 
 
 class OwnedOutput:
@@ -64,10 +67,10 @@ class OwnedOutput:
         """Reads a part of a file; see `Storage`."""
         return self._output.read_range(key, start, length)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file, unless it has this content; see `Storage` and, for files of people, the module."""
         if key.startswith(_HAVE_OWN_LEDGERS):
-            self._output.write(key, data)
+            self._put(key, data)
         else:
             self._write({key: data}, {key} if self._output.stat(key) else ())
 
@@ -77,6 +80,10 @@ class OwnedOutput:
             self._output.delete(key)
         elif self._output.stat(key) is not None:
             self._delete_own(key)
+
+    def has_written(self, key: str) -> bool:
+        """Whether this run or an earlier one wrote, or began to write, a file of this name."""
+        return key in self._read_ledger()
 
     def write_all(self, files: Mapping[str, bytes], folder: str, *, keeps: Collection[str] = ()) -> None:
         """Writes the files of a folder, several at once, and deletes those that an earlier run wrote there.
@@ -98,9 +105,9 @@ class OwnedOutput:
         for key in stale:
             self._read_ledger().pop(key)
 
-    def _write(self, files: Mapping[str, bytes], present: Collection[str]) -> None:
+    def _write(self, files: Mapping[str, Content], present: Collection[str]) -> None:
         digests = self._read_ledger()
-        new = {key: hashlib.sha256(data).hexdigest() for key, data in files.items()}
+        new = {key: _compute_sha256(data) for key, data in files.items()}
         for key, digest in new.items():
             digests[key] = list(dict.fromkeys([*digests.get(key, []), digest]))
         self._write_ledger()
@@ -110,7 +117,7 @@ class OwnedOutput:
             if current == new[key] or not self._may_replace(key, current):
                 return
             try:
-                self._output.write(key, files[key])
+                self._put(key, files[key])
             except LinkError:
                 if not key.startswith(_PEOPLE_WORK_IN):
                     raise
@@ -120,6 +127,10 @@ class OwnedOutput:
             for _ in prefetch(executor, write, files, ahead=_MAX_THREADS):
                 pass
         self._written |= new
+
+    def _put(self, key: str, data: Content) -> None:
+        self._output.write(key, data)
+        usage.add_written(len(data))
 
     def finish(self) -> None:
         """Forgets the contents that this run has replaced, and names the files of people that it met.
@@ -140,9 +151,16 @@ class OwnedOutput:
             )
 
     def _compute_digest(self, key: str) -> str | None:
-        """Computes the digest of a file; None if it was deleted meanwhile."""
+        """Computes the digest of a file, block by block; None if it was deleted meanwhile."""
         try:
-            return hashlib.sha256(self._output.read(key)).hexdigest()
+            entry = self._output.stat(key)
+            if entry is None or entry.size <= _BLOCK_BYTES:
+                return hashlib.sha256(self._output.read(key)).hexdigest()
+            digest = hashlib.sha256()
+            for start in range(0, entry.size, _BLOCK_BYTES):
+                length = min(_BLOCK_BYTES, entry.size - start)
+                digest.update(self._output.read_range(key, start, length))
+            return digest.hexdigest()
         except FileNotFoundError:
             return None
 
@@ -172,7 +190,11 @@ class OwnedOutput:
         return self._digests
 
     def _write_ledger(self) -> None:
-        self._output.write(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+        self._put(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())
+
+
+def _compute_sha256(data: Content) -> str:
+    return data.sha256() if isinstance(data, Spool) else hashlib.sha256(data).hexdigest()
 
 
 def describe_kept(count: int) -> str:

@@ -2,25 +2,35 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from job import parts, scores
 from job.errors import DamagedFileError, SettingsError, TryAgain
 from job.names import list_first, quantify, shorten
-from job.parts.score import ImageScores, score_images
-from job.parts.values import find_problem
+from job.parts import score as image_scores
+from job.parts.columns import CLASS_COUNTS, CLASS_SUMS, name_score_columns
+from job.parts.joined import USABLE, Columns
+from job.parts.score import BOX_COLUMNS
 from job.settings.mix import ALL_OTHERS
 from job.settings.parse import hint
-from job.storage import Entry, Storage
+from job.spool import SpooledRows
+from job.storage import Entry, Listing, Storage
+from job.storage.listing import unpack_etag
+from job.texts import Texts
 
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+_KEPT_COLUMNS = ("key", "etag", "status", "error", "byte_size", "width", "height")
+_SUM_COLUMNS = ("num_boxes", "expected_boxes", CLASS_COUNTS.name, CLASS_SUMS.name)
 
 
 @dataclass(frozen=True)
@@ -40,29 +50,32 @@ class Pool:
         class_low_confidence: (classes,) numbers of boxes below `job.parts.score.LOW_CONFIDENCE`.
         scores: (n,) values of each score of `job.scores` by name, and of each class-weighted score by its name and
             ``_weighted``; empty without detections.
-        features: (n, d) pooled features of the detector; None if its model has none.
-        thumbnails: JPEG files.
-        part: Name of the part that holds each row.
+        features: (n, d) pooled features of the detector, in a temporary file; None if its model has none, or if they
+            were not asked for.
+        part: (n,) index into `part_names` of the part that holds each image.
+        part_row: (n,) row of each image in that part.
+        part_names: Names of the parts.
         failures: File name and reason of each unusable image, sorted bytewise.
         provenance: What the parts were made with.
         metadata: (n,) columns of CORAL_METADATA by name; see `job.inputs.metadata`.
         absent: File names of the failures that imported predictions or embeddings lack; their files may be good.
     """
 
-    file_names: list[str]
+    file_names: Texts
     size: npt.NDArray[np.int32]
-    etag: list[str]
+    etag: Sequence[str]
     byte_size: npt.NDArray[np.int64]
-    num_boxes: npt.NDArray[np.int64]
+    num_boxes: npt.NDArray[np.int32]
     expected_boxes: Floats
     class_counts: npt.NDArray[np.int64]
     class_scores: Floats
     class_entropies: Floats
     class_low_confidence: npt.NDArray[np.int64]
     scores: dict[str, Floats]
-    features: npt.NDArray[np.float32] | None
-    thumbnails: list[bytes]
-    part: list[str]
+    features: SpooledRows | None
+    part: npt.NDArray[np.int32]
+    part_row: npt.NDArray[np.int32]
+    part_names: list[str]
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
     metadata: Mapping[str, pa.Array] = field(default_factory=dict)
@@ -73,21 +86,31 @@ class Pool:
         """Whether a detector was run on the images."""
         return self.provenance.probabilities != parts.NO_DETECTOR
 
-    def rows_by_part(self) -> dict[str, list[int]]:
+    def rows_by_part(self) -> dict[str, Rows]:
         """The rows of each part, by its name."""
-        rows: dict[str, list[int]] = {}
-        for row, part in enumerate(self.part):
-            rows.setdefault(part, []).append(row)
-        return rows
+        return dict(self.group(np.arange(len(self.file_names))))
 
-    def columns(self) -> dict[str, Any]:
-        """Values of each usable image that are known before the selection, by the column names of images.parquet."""
-        detected = {"num_boxes": self.num_boxes, "expected_boxes": self.expected_boxes, **self.scores}
+    def group(self, rows: Rows) -> Iterator[tuple[str, Rows]]:
+        """Yields the names of the parts that hold some rows, sorted, and the rows in each, as they lie there."""
+        if not len(rows):
+            return
+        rows = rows[np.lexsort((self.part_row[rows], self.part[rows]))]
+        groups = np.split(rows, np.flatnonzero(np.diff(self.part[rows])) + 1)
+        yield from sorted({self.part_names[self.part[rows[0]]]: rows for rows in groups}.items())
+
+    def columns(self, rows: slice = slice(None)) -> dict[str, Any]:
+        """Values of some usable images that are known before the selection, by the column names of images.parquet.
+
+        Args:
+            rows: The images; all by default.
+        """
+        detected = {"num_boxes": self.num_boxes[rows], "expected_boxes": self.expected_boxes[rows]}
+        detected |= {name: values[rows] for name, values in self.scores.items()}
         return {
-            "folder": [name.rpartition("/")[0] for name in self.file_names],
-            "byte_size": self.byte_size,
-            "width": self.size[:, 0],
-            "height": self.size[:, 1],
+            "folder": pc.replace_substring_regex(self.file_names.array[rows], r"(?s)/?[^/]*\z", ""),
+            "byte_size": self.byte_size[rows],
+            "width": self.size[rows, 0],
+            "height": self.size[rows, 1],
             **(detected if self.has_detections else {}),
         }
 
@@ -111,32 +134,15 @@ class Detections:
         )
 
 
-@dataclass(frozen=True)
-class _PartRows:
-    """The rows of one part that belong to a listing.
-
-    Attributes:
-        name: Name of the part.
-        provenance: What the part was made with.
-        usable: Rows of usable images.
-        failures: File name and reason of each unusable image.
-        absent: File names of the failures that imported predictions or embeddings lack.
-    """
-
-    name: str
-    provenance: parts.Provenance
-    usable: pa.Table
-    failures: list[tuple[str, str]]
-    absent: frozenset[str] = frozenset()
-
-
 def load(
     output: Storage,
     entries: Iterable[Entry],
     class_weights: Mapping[str, float] | None = None,
     class_names: tuple[str, ...] | None = None,
+    *,
+    with_features: bool = True,
 ) -> Pool:
-    """Reads and scores the rows of all images of a listing.
+    """Reads the rows of all images of a listing.
 
     Rows of other images, and of images that have changed since, are left out.
 
@@ -145,57 +151,89 @@ def load(
         entries: The images.
         class_weights: Weight of each class in the weighted scores, by name; other classes have that of ``*``, or 1.
         class_names: Names by class index that replace those of the parts, if these are as many; None to keep them.
+        with_features: Whether the features are needed.
 
     Raises:
         TryAgain: If an image of the listing has no row yet.
         SettingsError: If the output holds parts of different settings, or a class weight names an unknown class.
         DamagedFileError: If a part is damaged, or holds impossible values.
     """
-    rows: list[_PartRows] = []
-    scored: list[ImageScores] = []
-    for part in _read_rows(output, entries, class_names):
-        class_names = part.provenance.class_names
-        weights = class_weight_array(class_weights, class_names) if class_weights else None
-        scored.append(score_images(part.usable, len(class_names), weights))
-        rows.append(_without_boxes(part))
-    return _join(rows, scored, weighted=class_weights is not None)
+    listing = entries if isinstance(entries, Listing) else Listing.from_entries(entries)
+    names = [*_KEPT_COLUMNS, *_SUM_COLUMNS, *name_score_columns().values()]
+    names += BOX_COLUMNS if class_weights else ()
+    names += ("feature",) if with_features else ()
+    columns: Columns | None = None
+    provenance: parts.Provenance | None = None
+    part_names: list[str] = []
+    for number, part in enumerate(_read_same(output, class_names, names)):
+        provenance = provenance or part.provenance
+        columns = columns or Columns(listing, np.zeros((4, len(provenance.class_names))))
+        part_names.append(part.name)
+        added = columns.add(number, part)
+        if class_weights and provenance.class_names:
+            weights = class_weight_array(class_weights, provenance.class_names)
+            weighted = image_scores.score_weighted(added.table, weights)
+            columns.add_values(added.rows, weighted, scores.WEIGHTED)
+    failures = {} if columns is None else columns.unusable | columns.find_unread()
+    num_missing = len(listing) - (0 if columns is None else int((columns.state == USABLE).sum()) + len(failures))
+    if columns is None or provenance is None or num_missing:
+        words = quantify(num_missing, "image has", "images have")
+        raise TryAgain(f"{words} no detections yet: run `predict` until it has finished, then try again.")
+    return _make_pool(columns, provenance, part_names, failures)
 
 
-def _read_rows(output: Storage, entries: Iterable[Entry], class_names: tuple[str, ...] | None) -> Iterator[_PartRows]:
-    """Yields the rows of a listing, part by part; images that no process could read come last, without rows."""
-    missing = {(entry.key, entry.etag) for entry in entries}
-    unread: dict[tuple[str, str], str] = {}
-    part: parts.Part | None = None
+def _read_same(output: Storage, class_names: tuple[str, ...] | None, columns: list[str]) -> Iterator[parts.Part]:
+    """Yields the parts, all with the same class names, after a check that they were made with the same settings."""
     provenance: parts.Provenance | None = None
     is_warned = False
-    for part in parts.read(output):
+    for part in parts.read(output, columns):
         provenance = provenance or part.provenance.with_names(class_names or ())
         parts.check_same(output, part.provenance, provenance)
-        if problem := find_problem(part.table, len(part.provenance.class_names)):
-            raise DamagedFileError.of(output.uri, part.name, problem, "delete it and run the job again")
         if part.provenance != provenance and not is_warned:
             is_warned = True
             logger.warning(describe_new_names(part.provenance.class_names, provenance.class_names))
-        own_rows, failures, absent = [], [], set()
-        columns = (part.table[name].to_pylist() for name in ("key", "etag", "status", "error"))
-        for row, (key, etag, status, error) in enumerate(zip(*columns, strict=True)):
-            if status == "unread":
-                unread[key, etag] = error
-            elif (key, etag) in missing:  # not twice: two processes may both have finished an image
-                missing.remove((key, etag))
-                if status == "ok":
-                    own_rows.append(row)
-                else:
-                    failures.append((key, error))
-                    if status == "absent":
-                        absent.add(key)
-        usable = part.table.take(pa.array(own_rows, pa.int64()))
-        yield _PartRows(part.name, provenance, usable, failures, frozenset(absent))
-    if part is None or provenance is None or missing - unread.keys():
-        words = quantify(len(missing - unread.keys()), "image has", "images have")
-        raise TryAgain(f"{words} no detections yet: run `predict` until it has finished, then try again.")
-    failures = [(key, error) for (key, etag), error in unread.items() if (key, etag) in missing]
-    yield _PartRows(part.name, provenance, part.table.slice(0, 0), failures)
+        yield replace(part, provenance=provenance)
+
+
+def _make_pool(
+    columns: Columns, provenance: parts.Provenance, part_names: list[str], failures: dict[int, tuple[str, str]]
+) -> Pool:
+    keys, etags = columns.listing.arrays()
+    rows = columns.take_usable()
+    low, boxes = columns.class_sums[1].astype(np.int64), columns.class_sums[0].astype(np.int64)
+    return Pool(
+        file_names=Texts(keys if rows is None else keys.take(pa.array(rows))),
+        size=columns.size,
+        etag=_FileEtags(etags if rows is None else etags.take(pa.array(rows))),
+        byte_size=columns.byte_size,
+        num_boxes=columns.num_boxes,
+        expected_boxes=columns.expected_boxes,
+        class_counts=boxes,
+        class_scores=columns.class_sums[2],
+        class_entropies=columns.class_sums[3],
+        class_low_confidence=low,
+        scores=columns.over_pool(),
+        features=columns.features,
+        part=columns.part,
+        part_row=columns.part_row,
+        part_names=part_names,
+        failures=[(keys[row].as_py(), failures[row][1]) for row in sorted(failures)],
+        provenance=provenance,
+        absent=frozenset(keys[row].as_py() for row, (status, _) in failures.items() if status == "absent"),
+    )
+
+
+class _FileEtags(Sequence[str]):
+    """The ETags of the files, packed as in a listing; empty for a file that was not read."""
+
+    def __init__(self, packed: pa.Array) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, row: Any) -> Any:
+        return parts.file_etag(unpack_etag(self._packed[int(row)].as_py()))
 
 
 def describe_new_names(old: Sequence[str], new: Sequence[str]) -> str:
@@ -212,64 +250,6 @@ def describe_new_names(old: Sequence[str], new: Sequence[str]) -> str:
     )
 
 
-def _without_boxes(rows: _PartRows) -> _PartRows:
-    """The rows without the columns that are large, and that nothing needs once the images are scored."""
-    kept = ["key", "etag", "byte_size", "width", "height", "thumbnail", "feature"]
-    return _PartRows(rows.name, rows.provenance, rows.usable.select(kept), rows.failures, rows.absent)
-
-
-def _join(rows: Sequence[_PartRows], scored: Sequence[ImageScores], *, weighted: bool) -> Pool:
-    names = [name for part in rows for name in part.usable["key"].to_pylist()]
-    order = sorted(range(len(names)), key=lambda row: names[row].encode())
-    part_names = [part.name for part in rows for _ in range(len(part.usable))]
-    provenance = rows[0].provenance
-    class_sums = sum((part.class_sums for part in scored), np.zeros_like(scored[0].class_sums))
-
-    def listed(column: str) -> list[Any]:
-        values = [value for part in rows for value in part.usable[column].to_pylist()]
-        return [values[row] for row in order]
-
-    def joined(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        return np.concatenate(list(arrays))[order]
-
-    values: dict[str, Floats] = {}
-    for suffix in ("", scores.WEIGHTED) if weighted else ("",):
-        if provenance.probabilities != parts.NO_DETECTOR:
-            for score in scores.TABLE.values():
-                name = score.name + suffix
-                values[name] = score.over_pool(joined(part.values[name] for part in scored))
-    features = _features(rows)
-    return Pool(
-        file_names=[names[row] for row in order],
-        size=np.array([[width or 0 for width in listed(side)] for side in ("width", "height")], np.int32).T,
-        etag=[parts.file_etag(etag) for etag in listed("etag")],
-        byte_size=np.array(listed("byte_size"), np.int64),
-        num_boxes=joined(part.num_boxes for part in scored),
-        expected_boxes=joined(part.expected_boxes for part in scored),
-        class_counts=class_sums[0].astype(np.int64),
-        class_scores=class_sums[1],
-        class_entropies=class_sums[2],
-        class_low_confidence=class_sums[3].astype(np.int64),
-        scores=values,
-        features=None if features is None else features[order],
-        thumbnails=listed("thumbnail"),
-        part=[part_names[row] for row in order],
-        failures=sorted((failure for part in rows for failure in part.failures), key=lambda pair: pair[0].encode()),
-        provenance=provenance,
-        absent=frozenset().union(*(part.absent for part in rows)),
-    )
-
-
-def _features(rows: Sequence[_PartRows]) -> npt.NDArray[np.float32] | None:
-    """(n, d) features in the order of the parts; None if a row has none."""
-    columns = [part.usable["feature"].combine_chunks() for part in rows if len(part.usable)]
-    if not columns or any(column.null_count for column in columns):
-        return None
-    return np.concatenate(
-        [column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32) for column in columns]
-    )
-
-
 def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, Detections]:
     """Reads the detections on some of the usable images, by file name."""
     by_part = detections_by_part(output, pool, rows)
@@ -278,18 +258,59 @@ def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, De
 
 def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iterator[tuple[str, dict[str, Detections]]]:
     """Yields the name of each part that holds some of these images, and the detections on them, by file name."""
-    wanted = {pool.file_names[row]: pool.part[row] for row in rows}
-    columns = ["boxes", "scores", "classes", "class_probabilities"]
-    for part in parts.read(output, ["key", *columns], names=set(wanted.values())):
-        names = part.table["key"].to_pylist()
-        own_rows = [row for row, name in enumerate(names) if wanted.get(name) == part.name]
-        table = part.table.take(np.array(own_rows, np.int64))
-        ragged = [parts.flatten_lists(table[column]) for column in columns]
-        counts = ragged[1][1]
-        by_name = {}
-        for name, end, count in zip(table["key"].to_pylist(), np.cumsum(counts), counts, strict=True):
-            by_name[name] = Detections(*(values[end - count : end] for values, _ in ragged))
-        yield part.name, by_name
+    for part, of_images, columns, counts in read_boxes(output, pool, rows):
+        ends = np.cumsum(counts)
+        yield (
+            part,
+            {
+                pool.file_names[row]: Detections(*(values[end - count : end] for values in columns))
+                for row, end, count in zip(of_images, ends, counts, strict=True)
+            },
+        )
+
+
+def read_boxes(
+    output: Storage, pool: Pool, rows: Iterable[int]
+) -> Iterator[tuple[str, Rows, list[npt.NDArray[Any]], Rows]]:
+    """Reads the boxes of some images.
+
+    Args:
+        output: Folder with the parts.
+        pool: The images.
+        rows: Rows of the images.
+
+    Yields:
+        For each part that holds some of them: its name; the rows of these images; the values of the boxes of all of
+        them, as in `Detections`; and how many of the boxes belong to each image.
+    """
+    for part, of_images, table in _read_rows(output, pool, rows, list(BOX_COLUMNS)):
+        ragged = [parts.flatten_lists(table[column]) for column in BOX_COLUMNS]
+        counts = ragged[0][1]
+        if not np.array_equal(counts, pool.num_boxes[of_images]):
+            raise DamagedFileError.of(
+                output.uri, part, "an image has another number of boxes", "delete it and run the job again"
+            )
+        yield part, of_images, [values for values, _ in ragged], counts
+
+
+def thumbnails(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[int, bytes]:
+    """Reads the thumbnails of some images, JPEG files, by their rows; empty for an image that has none."""
+    return {
+        row: thumbnail or b""
+        for _, of_images, table in _read_rows(output, pool, rows, ["thumbnail"])
+        for row, thumbnail in zip(of_images.tolist(), table["thumbnail"].to_pylist(), strict=True)
+    }
+
+
+def _read_rows(
+    output: Storage, pool: Pool, rows: Iterable[int], columns: list[str]
+) -> Iterator[tuple[str, Rows, pa.Table]]:
+    """Yields the name of each part that holds some of these images, their rows, and columns of the part for them."""
+    wanted = np.unique(np.fromiter(rows, np.int64))
+    of_part = dict(pool.group(wanted))
+    for part in parts.read(output, columns, names=set(of_part)):
+        of_images = of_part[part.name]
+        yield part.name, of_images, part.table.take(pa.array(pool.part_row[of_images], pa.int64()))
 
 
 def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -> Floats:
@@ -312,10 +333,8 @@ def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -
 
 def class_shares(output: Storage, pool: Pool) -> Floats:
     """(n, classes) share of each class among the boxes of each image; zeros for an image without boxes."""
-    row = {name: number for number, name in enumerate(pool.file_names)}
     result = np.zeros((len(pool.file_names), len(pool.provenance.class_names)))
-    for _, by_name in detections_by_part(output, pool, range(len(pool.file_names))):
-        for name, boxes in by_name.items():
-            counts = np.bincount(boxes.classes, minlength=result.shape[1])
-            result[row[name]] = counts / max(1, len(boxes.classes))
+    for _, rows, (_, _, classes, _), counts in read_boxes(output, pool, range(len(pool.file_names))):
+        np.add.at(result, (rows.repeat(counts), classes), 1)
+        result[rows] /= np.maximum(counts, 1)[:, None]
     return result

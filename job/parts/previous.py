@@ -9,6 +9,7 @@ import pyarrow as pa
 from job import parts
 from job.errors import SettingsError
 from job.parts import Part, Provenance
+from job.shards import Shard
 from job.storage import Listing, Storage, open_folder
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,12 @@ def _check_part(earlier: Storage, part: Part, provenance: Provenance) -> None:
 
 
 def reuse(
-    earlier: Storage, output: Storage, listing: Listing, done: set[tuple[str, str]], provenance: Provenance
+    earlier: Storage,
+    output: Storage,
+    listing: Listing,
+    done: set[tuple[str, str]],
+    provenance: Provenance,
+    shard: Shard | None = None,
 ) -> set[tuple[str, str]]:
     """Copies the rows of unchanged images (the same key and ETag) from the parts of an earlier run.
 
@@ -61,6 +67,7 @@ def reuse(
         listing: Images of this run.
         done: Key and ETag of the images that already have rows.
         provenance: What the parts of this run are made with.
+        shard: The shard of this run; None if there is one only.
 
     Returns:
         Key and ETag of the images that have rows now.
@@ -79,6 +86,6 @@ def reuse(
                 wanted.remove((key, etag))
                 rows.append(row)
         if rows:
-            parts.write_table(output, part.table.take(pa.array(np.array(rows))), provenance)
+            parts.write_table(output, part.table.take(pa.array(np.array(rows))), provenance, shard)
     logger.info("Reused %d of %d images from %s.", num_wanted - len(wanted), len(listing), earlier.uri)
     return done | {pair for entry in listing if (pair := (entry.key, entry.etag)) not in wanted}

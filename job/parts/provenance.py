@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from job.errors import SettingsError
 
 SCHEMA_VERSION = 2
+PROJECTION = "hadamard 256"  # of the features, see `job.detect.projection`
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Provenance:
         schema_version: Version of the columns of parts.
         embedder: Model that made the features (`job.detect.embedder`); empty for the detector, or if there are none.
         embedder_sha256: Digest of its weights and of how it runs.
+        projection: How features were shortened; empty if they are whole, or if there are none.
     """
 
     config_sha256: str
@@ -32,6 +34,7 @@ class Provenance:
     schema_version: int = SCHEMA_VERSION
     embedder: str = ""
     embedder_sha256: str = ""
+    projection: str = ""
 
     @property
     def digest(self) -> str:
@@ -39,10 +42,12 @@ class Provenance:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """All attributes as JSON, without those of an embedder if there is none; equal values give the same text."""
+        """All attributes as JSON, without those of an embedder or a projection if there is none, in a fixed order."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not self.embedder:  # so that parts of earlier versions keep their names and digests
+        if not self.embedder:
             del values["embedder"], values["embedder_sha256"]
+        if not self.projection:
+            del values["projection"]
         return json.dumps(values, sort_keys=True)
 
     def matches(self, other: "Provenance") -> bool:
@@ -85,6 +90,7 @@ def describe_difference(present: Provenance, expected: Provenance) -> str:
         "class_names": "number of classes",
         "embedder": "model of the embeddings",
         "embedder_sha256": "weights or precision of the embeddings' model",
+        "projection": "CORAL_FULL_FEATURES",
     }
     names = [field.name for field in fields(expected)]
     present = present.with_names(expected.class_names)

@@ -1,40 +1,66 @@
 """What the values of a part must be, whoever wrote it: an output may be in a place where others can write."""
 
+from collections.abc import Collection, Iterator
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from job.parts.columns import flatten_lists, make_schema
+from job.parts.columns import CLASS_COUNTS, CLASS_SUMS, flatten_lists, make_schema, name_score_columns
 
 _PER_BOX = ("boxes", "scores", "classes", "class_probabilities")
+_PER_CLASS = (CLASS_COUNTS.name, CLASS_SUMS.name)
+_CLASSES = {"classes": 1, CLASS_COUNTS.name: CLASS_COUNTS.type.value_type.list_size}
+_SUMS = ("num_boxes", "expected_boxes")
 
 
-def find_problem(table: pa.Table, num_classes: int) -> str | None:
+def find_problem(table: pa.Table, num_classes: int, columns: Collection[str] | None = None) -> str | None:
     """Finds what is wrong with the rows of a part; None if nothing is.
 
     Args:
-        table: All columns of the part.
+        table: The part, or some columns of it.
         num_classes: Number of the detector's classes.
+        columns: Names of the columns that the table must have; None for all.
     """
     feature = table.schema.field("feature").type if "feature" in table.column_names else None
     width = feature.list_size if feature is not None and pa.types.is_fixed_size_list(feature) else None
-    if not table.schema.remove_metadata().equals(make_schema(num_classes + 1, width)):
+    expected = {field.name: field for field in make_schema(num_classes + 1, width)}
+    names = list(expected if columns is None else columns)
+    if table.column_names != names or list(table.schema) != [expected.get(name) for name in names]:
         return "its columns are not those of a part"
-    usable = table.filter(pa.compute.equal(table["status"], "ok"))
-    columns = {name: flatten_lists(usable[name]) for name in _PER_BOX}
-    counts = columns["scores"][1]
-    if any(usable[name].null_count or not np.array_equal(columns[name][1], counts) for name in _PER_BOX):
-        return "an image has different numbers of boxes, scores and classes"
-    classes, scores = columns["classes"][0], columns["scores"][0]
-    if len(classes) and not (classes.min() >= 0 and classes.max() < num_classes):
-        return "a class does not exist"
-    for name, values in (("score", scores), ("probability", columns["class_probabilities"][0])):
-        if len(values) and not (np.min(values) >= 0 and np.max(values) <= 1):  # NaN fails as well
-            return f"a {name} is not a number from 0 to 1"
-    if not np.isfinite(columns["boxes"][0]).all():
-        return "a box is not finite"
-    features = usable["feature"].combine_chunks()
-    if not np.isfinite(features.flatten().to_numpy().astype(np.float32)).all():
-        return "a feature is not finite"
-    if any(thumbnail and not thumbnail.startswith(b"\xff\xd8") for thumbnail in usable["thumbnail"].to_pylist()):
-        return "a thumbnail is not a JPEG file"
-    return None
+    if "status" in table.column_names:
+        table = table.filter(pc.equal(table["status"], "ok"))
+    return next(_find_problems(table, num_classes), None)
+
+
+def _find_problems(table: pa.Table, num_classes: int) -> Iterator[str]:
+    present = set(table.column_names)
+    is_usable = "status" in present
+    lists = {name: flatten_lists(table[name]) for name in (*_PER_BOX, *_PER_CLASS) if name in present}
+    for names, words in ((_PER_BOX, "boxes, scores and classes"), (_PER_CLASS, "counts and sums of classes")):
+        counts = [lists[name][1] for name in names if name in present]
+        has_nulls = is_usable and any(table[name].null_count for name in names if name in present)
+        if has_nulls or not all(np.array_equal(count, counts[0]) for count in counts):
+            yield f"an image has different numbers of {words}"
+    values = {name: of_lists for name, (of_lists, _) in lists.items()}
+    for name in present & {*_SUMS, *name_score_columns().values()}:
+        if is_usable and table[name].null_count and (num_classes or name in _SUMS):
+            yield f"a usable image has no {name}"
+        values[name] = table[name].drop_null().to_numpy()
+    classes = [values[name].reshape(-1, width)[:, 0] for name, width in _CLASSES.items() if name in present]
+    if not all(((some >= 0) & (some < num_classes)).all() for some in classes):
+        yield "a class does not exist"
+    for name in present & values.keys() - {"boxes"}:
+        if not ((values[name] >= 0) & np.isfinite(values[name])).all():
+            yield f"{name} has a value that is negative or not finite"
+    for name in present & {"scores", "class_probabilities"}:
+        if not (values[name] <= 1).all():
+            yield f"{name} has a value above 1"
+    if "boxes" in present and not np.isfinite(values["boxes"]).all():
+        yield "a box is not finite"
+    features = table["feature"].combine_chunks().flatten().to_numpy() if "feature" in present else np.empty(0)
+    if not np.isfinite(features.astype(np.float32)).all():
+        yield "a feature is not finite"
+    thumbnails = table["thumbnail"].to_pylist() if "thumbnail" in present else []
+    if any(thumbnail and not thumbnail.startswith(b"\xff\xd8") for thumbnail in thumbnails):
+        yield "a thumbnail is not a JPEG file"

@@ -21,7 +21,7 @@ SETUP = (
     Check("clock", output.clock, in_run=False),
     Check("shard", inputs.shard, in_run=False),
 )
-UPLOAD = (Check("lightly", plan.lightly, in_run=True),)
+UPLOAD = (Check("lightly", plan.lightly, in_run=True), Check("mlflow", plan.mlflow, in_run=True))
 INPUTS = (
     Check("images", inputs.images, in_run=True),
     Check("predictions", inputs.predictions, in_run=False),

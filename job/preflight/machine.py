@@ -27,15 +27,28 @@ def device(state: State) -> Findings:
     """The GPU, with its driver and its free memory."""
     if not state.uses_device:
         return
-    from job.detect import gpu  # torch, which a selection does not need
+    import torch  # which a selection does not need
 
+    from job import engine
+    from job.detect import gpu
+
+    choice = engine.choose(state.settings, state.environment)
+    if choice.address:
+        if not state.is_run:
+            yield engine.describe_cluster(choice, state.stop)
+        return
     state.device, problem = gpu.choose(state.settings)
     if problem:
         yield Warn(f"{problem} Falling back to the CPU.")
     elif state.device.type == "cpu":
         yield f"the CPU with {limits.count_cores()} cores"
-    else:
+    elif choice.kind == "none":
         yield _describe(state.device)
+    elif not state.is_run:  # each worker looks after its own GPU
+        for index in choice.gpus:
+            yield _describe(torch.device("cuda", index))
+    if choice.words and not state.is_run:
+        yield choice.words.removesuffix(".")
 
 
 def _describe(device: "torch.device") -> str:

@@ -35,6 +35,21 @@ def lightly(state: State) -> Findings:
         yield Warn("`run` with several shards does not upload: use `predict` in the shards, then `select`.")
 
 
+def mlflow(state: State) -> Findings:
+    """The tracking server, if the run is to be logged there."""
+    if not state.settings.mlflow:
+        return
+    from job.publish import tracking
+
+    tracker = tracking.connect(state.stop.requested, Patience(total=0))
+    try:
+        exists = tracker.find_experiment() is not None
+    except TryAgain as error:
+        yield Warn(f"{error} The run is logged last, so it starts anyway.")
+        return
+    yield f"the experiment {tracker.experiment!r} {'exists' if exists else 'will be created'}"
+
+
 def detector(state: State) -> Findings:
     """The model with its weights, built and run once."""
     settings = state.settings
@@ -74,7 +89,7 @@ def earlier_results(state: State) -> Findings:
     location = Location.parse(state.settings.output)
     if not location.scheme and not Path(location.path).is_dir():
         return
-    done = parts.find_done(state.output, provenance)
+    done = parts.find_done(state.output, provenance, state.shard)
     state.num_done = sum((entry.key, entry.etag) in done for entry in state.listing) if done else 0
     if warning := inputs.describe_replaced(done, state.listing, state.shard):
         yield Warn(warning)

@@ -62,13 +62,14 @@ FILES = (
         writer="job.publish.tables",
         written="always",
         content="One row per pick: rank, file name, score, value, distance to the nearest labelled or earlier picked "
-        "image and its name, reason in words, factors of the value, boxes that made the score.",
+        "image and its name, reason in words, factors of the value, boxes that made the score, and the file name "
+        "as a spreadsheet may open it.",
     ),
     OutputFile(
         name=SELECTED_JSONL,
         writer="job.publish.tables",
         written="always",
-        content=f"The rows of `{SELECTED_CSV}`, one JSON object per line.",
+        content=f"The rows of `{SELECTED_CSV}` without the last column, one JSON object per line.",
     ),
     OutputFile(
         name=IMAGES,
@@ -102,7 +103,7 @@ FILES = (
         writer="job.publish.manifest",
         written="always",
         content="Settings (no secrets), versions, digests of model and weights, counts, statistics of the picks, "
-        "seconds per stage.",
+        "seconds, memory and bytes written per stage. Written last.",
     ),
     OutputFile(
         name=REPORT,
@@ -139,7 +140,7 @@ FILES = (
     OutputFile(
         name=LIGHTLY_PREDICTIONS,
         writer="job.exports.lightly_files",
-        written="with detections, unless `CORAL_LIGHTLY_PREDICTIONS=0`",
+        written="with detections, if there is a token or with `CORAL_LIGHTLY_PREDICTIONS=1`",
         content="The detections in [Lightly's prediction format](https://docs.lightly.ai/docs/prediction-format), one "
         "file per image, for LightlyOne, LightlyStudio and labelformat.",
     ),
@@ -166,8 +167,8 @@ FILES = (
         name=PARTS,
         writer="job.parts",
         written="always",
-        content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the listing of each "
-        "shard, and which pieces of work have finished.",
+        content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the scores of each "
+        "image, the listing of each shard, and which pieces of work have finished.",
     ),
     OutputFile(
         name=LEDGER,

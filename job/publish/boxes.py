@@ -1,7 +1,5 @@
 """Writes detections.parquet: all boxes of all usable images, for data frames."""
 
-import io
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,15 +8,17 @@ from job import scores
 from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.publish import DETECTIONS
+from job.spool import Spool, SpooledRows
 from job.storage import Storage
 
 _GROUP_ROWS = 1 << 18
+_NUMBERS = ("score", "left", "top", "right", "bottom", "entropy")
 _SCHEMA = pa.schema(
     [
         ("file_name", pa.string()),
         ("class", pa.string()),
         ("class_index", pa.int32()),
-        *((name, pa.float32()) for name in ("score", "left", "top", "right", "bottom", "entropy")),
+        *((name, pa.float32()) for name in _NUMBERS),
     ]
 )
 
@@ -26,7 +26,7 @@ _SCHEMA = pa.schema(
 def write_detections(output: Storage, pool: Pool) -> None:
     """Writes one row per box, sorted by file name, the boxes of an image as they were detected.
 
-    Parts are read one by one. Only some 40 bytes per box are held in memory, and the compressed file.
+    Parts are read one by one, and their boxes put in order in a temporary file of some 32 bytes per box.
 
     Args:
         output: Folder of the results, with the parts.
@@ -35,23 +35,23 @@ def write_detections(output: Storage, pool: Pool) -> None:
     Raises:
         JobError: If a part cannot be read, or the file cannot be written.
     """
-    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
-    images, classes, numbers = [np.empty(0, np.int32)], [np.empty(0, np.int32)], [np.empty((0, 6), np.float32)]
-    for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names))):
-        for file_name, found in by_file_name.items():
-            entropies = scores.entropy(scores.normalize(found.class_probabilities))
-            images.append(np.full(len(found.scores), row[file_name], np.int32))
-            classes.append(found.classes)
-            numbers.append(np.column_stack([found.scores, found.boxes, entropies]).astype(np.float32))
-    image = np.concatenate(images)
-    order = np.argsort(image, kind="stable")  # how parts are cut and ordered varies from run to run
-    class_index, values = np.concatenate(classes), np.concatenate(numbers)
-    file_names, class_names = pa.array(pool.file_names, pa.string()), pa.array(pool.provenance.class_names, pa.string())
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, _SCHEMA, compression="zstd") as writer:
-        for start in range(0, len(order), _GROUP_ROWS):
-            group = order[start : start + _GROUP_ROWS]
-            names = (file_names.take(pa.array(image[group])), class_names.take(pa.array(class_index[group])))
-            columns = [*names, class_index[group], *values[group].T]
+    starts = np.cumsum(pool.num_boxes, dtype=np.int64) - pool.num_boxes
+    boxes = SpooledRows((int(pool.num_boxes.sum()), 2 + len(_NUMBERS)), np.int32)
+    for _, rows, (corners, confidences, classes, probabilities), counts in pools.read_boxes(
+        output, pool, range(len(pool.file_names))
+    ):
+        entropies = scores.entropy(scores.normalize(probabilities))
+        numbers = np.column_stack([confidences, corners, entropies]).astype(np.float32)
+        values = np.column_stack([rows.repeat(counts).astype(np.int32), classes, numbers.view(np.int32)])
+        # How parts are cut and ordered varies from run to run, but not where a box belongs.
+        in_image = np.arange(len(classes)) - (np.cumsum(counts) - counts).repeat(counts)
+        boxes.scatter(starts[rows].repeat(counts) + in_image, values)
+    class_names, made = pa.array(pool.provenance.class_names, pa.string()), Spool()
+    with pq.ParquetWriter(made.file, _SCHEMA, compression="zstd") as writer:
+        for start in range(0, len(boxes), _GROUP_ROWS):
+            group = boxes.read(start, start + _GROUP_ROWS)
+            image, class_index, numbers = group[:, 0], group[:, 1], group[:, 2:].view(np.float32)
+            file_names = pool.file_names.array.take(pa.array(image)).cast(pa.string())
+            columns = [file_names, class_names.take(pa.array(class_index)), class_index, *numbers.T]
             writer.write_table(pa.table([pa.array(column) for column in columns], schema=_SCHEMA))
-    output.write(DETECTIONS, buffer.getvalue())
+    output.write(DETECTIONS, made)

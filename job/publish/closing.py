@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -14,6 +14,7 @@ from job.settings import Settings
 from job.storage import open_folder
 
 _MAX_PICKS_SHOWN = 10
+_MAX_STAGES_SHOWN = 3
 _WIDTH_WITHOUT_TERMINAL = 120
 _MAX_NAME_WIDTH, _MIN_REASON_WIDTH = 40, 40
 _FIGURES = ("covering_radius", "covering_radius_random", "boxes", "expected_boxes", "expected_cost")
@@ -24,7 +25,7 @@ def describe(settings: Settings, selected: Sequence[Selected]) -> dict[str, Any]
     """Describes a finished run as fields of its last log line."""
     content = manifest.read(open_folder(settings.output))
     selection, seconds = content.get("selection", {}), content.get("seconds", {})
-    figures = {name: selection.get(name) for name in _FIGURES}
+    figures = {name: selection.get(name) for name in _FIGURES} | _sum_resources(content)
     return {
         "selected": len(selected),
         "picks": [pick.file_name for pick in selected[:_MAX_PICKS_SHOWN]],
@@ -49,8 +50,34 @@ def render(settings: Settings, selected: Sequence[Selected]) -> str:
         f"Report:        {output}/{REPORT}",
         f"All images:    {output}/{IMAGES}, embeddings.parquet, {FAILURES}",
         f"About the run: {output}/{RUN}",
+        *_render_usage(manifest.read(open_folder(output))),
     ]
     return "\n".join(lines)
+
+
+def _sum_resources(content: dict[str, Any]) -> dict[str, int]:
+    """The peak memory and the bytes written of a whole run; empty if run.json does not say."""
+    stages = content.get("resources", {}).values()
+    if not stages:
+        return {}
+    return {
+        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in stages),
+        "written_bytes": sum(stage["written_bytes"] for stage in stages),
+    }
+
+
+def _render_usage(content: dict[str, Any]) -> Iterator[str]:
+    """One line on what the run took, with its longest stages."""
+    seconds = content.get("seconds", {})
+    if not (totals := _sum_resources(content)):
+        return
+    longest = sorted(seconds, key=lambda stage: -seconds[stage])[:_MAX_STAGES_SHOWN]
+    stages = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in longest)
+    memory, written = (totals[name] / 1e6 for name in ("peak_memory_bytes", "written_bytes"))
+    yield (
+        f"Took:          {sum(seconds.values()):.1f} s ({stages}, ...), {memory:,.0f} MB of memory at the peak, "
+        f"{written:,.0f} MB written"
+    )
 
 
 def _find_width() -> int:

@@ -1,5 +1,6 @@
 """run.json: what others need to repeat a run and to trust its result."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -11,6 +12,7 @@ from job.publish import RUN
 from job.settings import Settings
 from job.settings.resolve import as_json
 from job.storage import Storage
+from job.usage import usage
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +30,7 @@ _PACKAGES = (
 )
 
 
-def write(
-    output: Storage,
+def compose(
     settings: Settings,
     provenance: Provenance,
     *,
@@ -41,12 +42,10 @@ def write(
     selected_by: str,
     counts: dict[str, int],
     selection: dict[str, Any],
-    timings: dict[str, float],
 ) -> dict[str, Any]:
-    """Writes run.json, and returns its content.
+    """Composes the content of run.json, with what the stages have taken until now.
 
     Args:
-        output: Folder of the results.
         settings: Settings of this run.
         provenance: What the detections were made with.
         run_id: Name of the selection.
@@ -58,9 +57,8 @@ def write(
         selected_by: ``local``, or ``platform`` for Lightly's selection.
         counts: Numbers of images and boxes.
         selection: Statistics of the picks, compared with the pool.
-        timings: Seconds per stage.
     """
-    content = {
+    return {
         "coralpick": job.__version__,
         "run_id": run_id,
         "settings": as_json(settings),
@@ -71,13 +69,29 @@ def write(
         "selected_by": selected_by,
         "counts": counts,
         "selection": selection,
-        "seconds": {stage: round(value, 3) for stage, value in timings.items()},
+        **_describe_usage(),
         "device": _device(device),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | _find_versions(),
     }
-    output.write(RUN, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    return content
+
+
+def write(output: Storage, content: dict[str, Any]) -> None:
+    """Writes run.json, with what the stages have taken until now."""
+    output.write(RUN, (json.dumps(content | _describe_usage(), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _describe_usage() -> dict[str, Any]:
+    """Seconds by stage, and what else each stage takes."""
+    by_stage = usage.by_stage()
+    resources = {
+        stage: {
+            "cpu_seconds": round(used.cpu_seconds, 3),
+            "peak_memory_bytes": used.peak_bytes,
+            "written_bytes": used.written_bytes,
+        }
+        for stage, used in by_stage.items()
+    }
+    return {"seconds": {stage: round(used.seconds, 3) for stage, used in by_stage.items()}, "resources": resources}
 
 
 def read(output: Storage) -> dict[str, Any]:
@@ -87,6 +101,15 @@ def read(output: Storage) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _find_versions() -> dict[str, str]:
+    """The versions of the packages that are installed: `select` works without the detector's."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _device(device: "torch.device | None") -> str | None:

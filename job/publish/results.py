@@ -77,23 +77,26 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         SettingsError: If CORAL_COPY_SELECTED=1 and the input cannot be read.
     """
     pool, output = inputs.pool, run.output
-    has_earlier_run = bool(manifest.read(output))
-    detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
-    selected = explain(run.settings, inputs, selection, detections, selected_by)
-    row = {file_name: number for number, file_name in enumerate(pool.file_names)}
-    centers = [row[name] for name in inputs.labelled if name in row] + [pick.index for pick in selection.picks]
-    if inputs.has_distances:
-        distance, nearest = coverage(inputs.embeddings, centers, inputs.elsewhere.embeddings)
-    else:
-        distance, nearest = coverage(inputs.embeddings, [])
-    names = [inputs.name_center(index) if index >= 0 else None for index in nearest.tolist()]
-    embeddings = inputs.embeddings if inputs.has_distances else None
-    projection = None if embeddings is None else project(embeddings)
-    points = None if projection is None else projection.points
-    tables.write_images(output, pool, selected, distance, names, inputs.labelled, points)
-    if pool.has_detections:
-        write_detections(output, pool)
-    tables.write_selected(output, selected)
+    # A run that was killed has no run.json, but the ledger names what it wrote.
+    has_earlier_run = bool(manifest.read(output)) or any(map(output.has_written, stale.OPTIONAL))
+    with run.stage("explain"):
+        detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
+        selected = explain(run.settings, inputs, selection, detections, selected_by)
+    centers = inputs.find_labelled() + [pick.index for pick in selection.picks]
+    with run.stage("measure distances"):
+        if inputs.has_distances:
+            distance, nearest = coverage(inputs.embeddings, centers, inputs.elsewhere.embeddings)
+        else:
+            distance, nearest = coverage(inputs.embeddings, [])
+    with run.stage("draw the map"):
+        embeddings = inputs.embeddings if inputs.has_distances else None
+        projection = None if embeddings is None else project(embeddings)
+        points = None if projection is None else projection.points
+    with run.stage("write tables"):
+        tables.write_images(output, inputs, selected, distance, nearest, points)
+        if pool.has_detections:
+            write_detections(output, pool)
+        tables.write_selected(output, selected)
     counts = {
         "images": len(pool.file_names) + len(pool.failures),
         "usable": len(pool.file_names),
@@ -104,29 +107,30 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         "labelled_elsewhere": len(inputs.elsewhere.file_names),
         "selected": len(selected),
     }
-    content = manifest.write(
-        output,
-        run.settings,
-        pool.provenance,
-        run_id=inputs.run_id,
-        device=run.detector.device if run.detector else None,
-        inputs=inputs.digests,
-        names=run.names,
-        embedding=inputs.embedding,
-        selected_by=selected_by,
-        counts=counts,
-        selection=summary.gather(run.settings, inputs, selection, detections, distance),
-        timings=run.seconds,
-    )
-    source = _open_input(run)
-    sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
-    report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, content, source)
-    output.write(REPORT, report.render(report_content))
-    written = export(run, inputs.pool, sized, selected, detections, source)
-    if has_earlier_run:
+    with run.stage("report"):
+        content = manifest.compose(
+            run.settings,
+            pool.provenance,
+            run_id=inputs.run_id,
+            device=run.detector.device if run.detector else None,
+            inputs=inputs.digests,
+            names=run.names,
+            embedding=inputs.embedding,
+            selected_by=selected_by,
+            counts=counts,
+            selection=summary.gather(run.settings, inputs, selection, detections, distance),
+        )
+        source = _open_input(run)
+        sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
+        report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, content, source)
+        output.write(REPORT, report.render(report_content))
+    with run.stage("export"):
+        written = export(run, inputs.pool, sized, selected, detections, source)
         uploaded = {LIGHTLY} if run.platform else set()  # the upload itself replaces that file
         detected = {DETECTIONS} if pool.has_detections else set()
-        stale.remove(output, run.settings, written | uploaded | detected)
+        if has_earlier_run:
+            stale.remove(output, run.settings, written | uploaded | detected)
+    manifest.write(output, content)  # last, since it says what all stages took
     return selected
 
 
@@ -226,7 +230,7 @@ def explain(
     """
     pool, class_names = inputs.pool, inputs.pool.provenance.class_names
     labelled = {*inputs.labelled, *inputs.elsewhere.file_names}
-    scores = ranking_score(settings, pool).tolist() if pool.has_detections else [None] * len(pool.file_names)
+    scores = ranking_score(settings, pool) if pool.has_detections else None
     score = largest_share(settings.ranking_scores)
     weights = pools.class_weight_array(settings.class_weights, class_names) if settings.class_weights else None
     first = settings.strategy.explain_first_pick("the pool" if selected_by == "local" else "Lightly's picks")
@@ -255,7 +259,7 @@ def explain(
             Selected(
                 rank=rank,
                 file_name=name,
-                score=scores[pick.index],
+                score=None if scores is None else float(scores[pick.index]),
                 value=pick.value,
                 distance=distance,
                 nearest=nearest,

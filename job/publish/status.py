@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from job import limits
+from job import limits, packages
 from job.errors import JobError, Stopped, one_line
 from job.progress import now
 from job.publish import STATUS, STATUS_OF_SHARD
@@ -122,7 +122,7 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
     """Describes how a run ended. Errors of libraries may contain secrets, so that their texts stay in the log."""
     if error is None:
         return {"state": "done", "exit_code": 0, "message": None}
-    error = limits.explain_memory_error(error) or error
+    error = limits.explain_memory_error(error) or packages.explain_missing_package(error) or error
     if isinstance(error, JobError):
         state = "stopped" if isinstance(error, Stopped) else "failed"
         return {"state": state, "exit_code": error.exit_code, "message": hide_secrets(one_line(error))}

@@ -1,5 +1,6 @@
 """Statistics of the picks for run.json, compared with the pool and with random picks."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,13 @@ import numpy.typing as npt
 
 from job.context import SelectionInputs
 from job.parts.pool import Detections
+from job.publish import redundancy
 from job.select import Selection
 from job.select.evidence import count_close_pairs, coverage_stride, random_covering_radii
+from job.select.views import measure_views
 from job.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 NEAR_DUPLICATE_DISTANCE = 0.1
 
@@ -22,7 +27,7 @@ def gather(
     detections: Mapping[str, Detections],
     distance: npt.NDArray[np.float64],
 ) -> dict[str, Any]:
-    """Computes the statistics.
+    """Computes the statistics, and logs how redundant the pool is and what speaks against the strategy.
 
     Args:
         settings: The settings.
@@ -41,10 +46,11 @@ def gather(
         ``boxes``: number of boxes on the picks.
         ``expected_boxes``: sum of the scores of these boxes.
         ``expected_cost``: expected cost of labelling the picks.
-        Without embeddings, the first four are missing; without detections, all others except the cost.
+        ``redundancy`` and ``coverage_curve``: see `job.publish.redundancy.describe`.
+        Without embeddings, the first four and the last two are missing; without detections, all others except the cost.
     """
     pool, rows = inputs.pool, [pick.index for pick in selection.picks]
-    coverage = _coverage(inputs, rows, distance)
+    coverage = _coverage(settings, inputs, rows, distance)
     if not pool.has_detections:
         return coverage | {"expected_cost": round(len(rows) * settings.cost_per_image, 2)}
     class_counts = sum(
@@ -65,11 +71,17 @@ def gather(
     }
 
 
-def _coverage(inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _coverage(
+    settings: Settings, inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np.float64]
+) -> dict[str, Any]:
     if not inputs.has_distances or not rows:
         return {}
-    row = {file_name: number for number, file_name in enumerate(inputs.pool.file_names)}
-    labelled = [row[name] for name in inputs.labelled if name in row]
+    labelled = inputs.find_labelled()
+    views = measure_views(inputs.embeddings, rows, labelled, inputs.elsewhere.embeddings)
+    num_labelled = len(labelled) + len(inputs.elsewhere.file_names)
+    for warning in redundancy.list_warnings(settings, views, len(rows), num_labelled):
+        logger.warning(warning)
+    logger.info(redundancy.make_sentence(views, len(rows)))
     return {
         "covering_radius": round(float(distance[:: coverage_stride(len(distance))].max()), 6),
         "covering_radius_random": round(
@@ -78,6 +90,7 @@ def _coverage(inputs: SelectionInputs, rows: list[int], distance: npt.NDArray[np
         ),
         "near_duplicates_within": NEAR_DUPLICATE_DISTANCE,
         "near_duplicate_pairs": count_close_pairs(inputs.embeddings, rows, NEAR_DUPLICATE_DISTANCE),
+        **redundancy.describe(views, len(rows)),
     }
 
 

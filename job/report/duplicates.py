@@ -1,11 +1,15 @@
 """Near-duplicates in a pool: how many images have one, and groups of them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from job.select.engine import as_points
 from job.select.points import to_unit_length
+
+if TYPE_CHECKING:
+    from job.select.points import Embeddings
 
 MAX_DISTANCE = 0.1
 _MAX_IMAGES = 10_000
@@ -28,7 +32,7 @@ class Duplicates:
     groups: list[tuple[int, int]]
 
 
-def find(embeddings: npt.NDArray[np.float32]) -> Duplicates:
+def find(embeddings: "Embeddings") -> Duplicates:
     """Finds near-duplicates among at most 10,000 images.
 
     Cosines are in single precision, so an image within a thousandth of the limit may be on either side of it.
@@ -36,8 +40,10 @@ def find(embeddings: npt.NDArray[np.float32]) -> Duplicates:
     Args:
         embeddings: (n, d) embeddings of the pool.
     """
-    rows = np.arange(0, len(embeddings), max(1, -(-len(embeddings) // _MAX_IMAGES)))
-    vectors = to_unit_length(embeddings[rows])
+    points = as_points(embeddings)
+    count = points.shape[0]
+    rows = range(0, count, max(1, -(-count // _MAX_IMAGES)))
+    vectors = to_unit_length(points.rows(rows))
     min_cosine = 1 - MAX_DISTANCE**2 / 2
     has_duplicate = np.zeros(len(rows), bool)
     leader = np.full(len(rows), -1)
@@ -50,5 +56,5 @@ def find(embeddings: npt.NDArray[np.float32]) -> Duplicates:
             leader[number] = leaders[0] if len(leaders) else number
     first, counts = np.unique(leader, return_counts=True)
     order = np.lexsort((first, -counts))
-    groups = [(int(rows[first[group]]), int(counts[group])) for group in order if counts[group] > 1]
+    groups = [(rows[first[group]], int(counts[group])) for group in order if counts[group] > 1]
     return Duplicates(len(rows), int(has_duplicate.sum()), groups)

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture,
 from job.report.projection import Projection
 from job.storage import Source, Storage
 
+if TYPE_CHECKING:
+    from job.select.points import Embeddings
+
 _MAX_STRIP_IMAGES = 6
 _MAX_EMPTY_IMAGES = 12
 _MAX_MAP_POINTS = 1500
@@ -28,7 +31,7 @@ _MAX_EXAMPLES = 5
 def gather(
     output: Storage,
     pool: Pool,
-    embeddings: npt.NDArray[np.float32] | None,
+    embeddings: "Embeddings | None",
     projection: Projection | None,
     labelled: Sequence[str],
     selected: Sequence[Selected],
@@ -47,23 +50,27 @@ def gather(
         run: Content of run.json.
         source: Where the images are; None if they cannot be read.
     """
-    row = {name: number for number, name in enumerate(pool.file_names)}
-    picks = [row[pick.file_name] for pick in selected]
+    picks = pool.file_names.find([pick.file_name for pick in selected]).tolist()
     struggles = _find_struggles(pool) if pool.has_detections else []
     shown = sorted({*picks, *(number for _, rows in struggles for number in rows)})
     detections = pools.detections(output, pool, shown)
-    previews = pictures.read_previews(pool, picks, source)
-    labelled_rows = [row[name] for name in labelled if name in row]
+    found = pool.file_names.find(labelled)
+    labelled_rows = found[found >= 0].tolist()
+    on_map = {} if projection is None else _choose_for_map(len(pool.file_names), labelled_rows, picks)
+    repeated = None if embeddings is None else duplicates.find(embeddings)
+    groups = [] if repeated is None else repeated.groups[:_MAX_DUPLICATE_GROUPS]
+    thumbnails = pools.thumbnails(output, pool, {*shown, *on_map, *(row for row, _ in groups)})
+    previews = pictures.read_previews(pool, picks, source, thumbnails)
     return Content(
         title=output.uri,
         summary=_summarize(run),
-        cards=[_make_card(pool, pick, row[pick.file_name], previews, detections) for pick in selected],
-        strips=[_make_strip(pool, score, rows, detections) for score, rows in struggles],
+        cards=[_make_card(pool, *pick, previews, detections) for pick in zip(selected, picks, strict=True)],
+        strips=[_make_strip(pool, score, rows, detections, thumbnails) for score, rows in struggles],
         classes=_make_class_rows(pool, run),
-        map=None if projection is None else _make_map(pool, projection, labelled_rows, picks),
+        map=None if projection is None else _make_map(pool, projection, on_map, thumbnails),
         histograms=[_make_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
         distributions=metadata.make_distributions(pool.metadata, picks),
-        duplicates=("", []) if embeddings is None else _find_duplicates(pool, embeddings),
+        duplicates=("", []) if repeated is None else _show_duplicates(pool, repeated, thumbnails),
         failures=_group_failures(pool.failures),
         tables=_make_tables(run),
     )
@@ -96,10 +103,16 @@ def _find_struggles(pool: Pool) -> list[tuple[scores.Score | None, list[int]]]:
     return [(score, rows) for score, rows in struggles if rows]
 
 
-def _make_strip(pool: Pool, score: scores.Score | None, rows: list[int], detections: Mapping[str, Detections]) -> Strip:
+def _make_strip(
+    pool: Pool,
+    score: scores.Score | None,
+    rows: list[int],
+    detections: Mapping[str, Detections],
+    thumbnails: Mapping[int, bytes],
+) -> Strip:
     names = [pool.file_names[row] for row in rows]
     images = [
-        pictures.make_picture(pool, row, pool.thumbnails[row], detections.get(name))
+        pictures.make_picture(pool, row, thumbnails[row], detections.get(name))
         for row, name in zip(rows, names, strict=True)
     ]
     if score is None:
@@ -159,20 +172,26 @@ def _make_class_rows(pool: Pool, run: Mapping[str, Any]) -> list[ClassRow]:
     ]
 
 
-def _make_map(pool: Pool, projection: Projection, labelled: list[int], picks: list[int]) -> Map:
-    """Chooses the images to show on the map: all picks, labelled images, and a sample of the others."""
-    total = len(projection.points)
+def _choose_for_map(total: int, labelled: list[int], picks: list[int]) -> dict[int, str]:
+    """Chooses the images to show on the map: all picks, labelled images, and a sample of the others.
+
+    Returns:
+        Row to kind, sorted.
+    """
     special = {**dict.fromkeys(labelled[:_MAX_MAP_POINTS], "labelled"), **dict.fromkeys(picks, "pick")}
     free = max(0, _MAX_MAP_POINTS - len(special))
     sample = range(0, total, max(1, -(-total // max(1, free)))) if free else ()
-    rows = sorted({*special, *sample})
+    return {row: special.get(row, "pool") for row in sorted({*special, *sample})}
+
+
+def _make_map(pool: Pool, projection: Projection, shown: Mapping[int, str], thumbnails: Mapping[int, bytes]) -> Map:
     return Map(
-        points=projection.points[rows],
-        kinds=[special.get(row, "pool") for row in rows],
-        file_names=[pool.file_names[row] for row in rows],
-        thumbnails=[pictures.make_hover(pool.thumbnails[row]) for row in rows],
+        points=projection.points[list(shown)],
+        kinds=list(shown.values()),
+        file_names=[pool.file_names[row] for row in shown],
+        thumbnails=[pictures.make_hover(thumbnails[row]) for row in shown],
         explained=projection.explained,
-        total=total,
+        total=len(projection.points),
     )
 
 
@@ -185,15 +204,17 @@ def _make_histogram(name: str, values: npt.NDArray[np.float64], picks: list[int]
     return Histogram(name, edges.round(6).tolist(), *shares)
 
 
-def _find_duplicates(pool: Pool, embeddings: npt.NDArray[np.float32]) -> tuple[str, list[tuple[Picture, int]]]:
-    result = duplicates.find(embeddings)
-    sample = "" if result.examined == len(embeddings) else f" (evenly spaced, of {len(embeddings):,})"
+def _show_duplicates(
+    pool: Pool, found: duplicates.Duplicates, thumbnails: Mapping[int, bytes]
+) -> tuple[str, list[tuple[Picture, int]]]:
+    total = len(pool.file_names)
+    sample = "" if found.examined == total else f" (evenly spaced, of {total:,})"
     note = (
-        f"{result.with_duplicate:,} of {result.examined:,} images{sample} are within {duplicates.MAX_DISTANCE} "
+        f"{found.with_duplicate:,} of {found.examined:,} images{sample} are within {duplicates.MAX_DISTANCE} "
         "of another image."
     )
-    groups = result.groups[:_MAX_DUPLICATE_GROUPS]
-    return note, [(pictures.make_picture(pool, row, pool.thumbnails[row], None), count) for row, count in groups]
+    groups = found.groups[:_MAX_DUPLICATE_GROUPS]
+    return note, [(pictures.make_picture(pool, row, thumbnails[row], None), count) for row, count in groups]
 
 
 def _group_failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:
@@ -213,6 +234,6 @@ def _make_tables(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]
         ("Settings", list(settings.items())),
         ("Detector", list(detector.items())),
         ("Embedding", list(run["embedding"].items())),
-        ("Seconds by stage", list(run["seconds"].items())),
+        ("Seconds by stage, before this page", list(run["seconds"].items())),
         ("Versions", [("coralpick", run["coralpick"]), *run["versions"].items()]),
     ]

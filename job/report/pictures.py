@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -27,15 +27,18 @@ _HOVER_SIDE, _HOVER_QUALITY = 72, 60
 _MAX_FAILURES = 3
 
 
-def read_previews(pool: Pool, rows: Sequence[int], source: Source | None) -> dict[int, bytes]:
+def read_previews(
+    pool: Pool, rows: Sequence[int], source: Source | None, thumbnails: Mapping[int, bytes]
+) -> dict[int, bytes]:
     """Reads images as JPEG files, smaller if there are many; uses the thumbnails of those that cannot be read.
 
     Args:
         pool: The pool.
         rows: Rows of the images.
         source: Where the images are; None if they cannot be read.
+        thumbnails: Thumbnails of these and other images, by their rows.
     """
-    previews = {row: pool.thumbnails[row] for row in rows}
+    previews = {row: thumbnails[row] for row in rows}
     side = int(np.clip((_TOTAL_PIXELS / max(1, len(rows)) * 4 / 3) ** 0.5, _MIN_SIDE, _MAX_SIDE))
     failures: list[str] = []
 

@@ -1,15 +1,19 @@
 """The map of the embeddings: their projection on the two directions of the largest variance."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from job.select.engine import as_points
 from job.select.points import to_unit_length
+
+if TYPE_CHECKING:
+    from job.select.points import Embeddings
 
 _MAX_FITTED_POINTS = 20_000
 _MAX_FITTED_VALUES = 1 << 26  # 0.5 GB; all of the points up to 3,355 dimensions
-_MAX_BLOCK_VALUES = 1 << 24
 _MAX_EXACT_SIDE = 1024  # of a matrix whose eigenvectors are computed; the time grows with its cube
 _MAX_ITERATIONS = 50
 _DECIMALS = 6  # the last digits differ with the number of threads
@@ -28,26 +32,25 @@ class Projection:
     explained: float
 
 
-def project(embeddings: npt.NDArray[np.float32]) -> Projection:
+def project(embeddings: "Embeddings") -> Projection:
     """Projects embeddings of unit length, with directions from at most 20,000 of them, evenly spaced.
 
     Args:
         embeddings: (n, d), at least one.
     """
-    count, width = embeddings.shape
+    points = as_points(embeddings)
+    count, width = points.shape
     max_points = max(2, min(_MAX_FITTED_POINTS, _MAX_FITTED_VALUES // width))
-    fitted = to_unit_length(embeddings[:: max(1, -(-count // max_points))]).astype(np.float64)
+    fitted = to_unit_length(points.rows(range(0, count, max(1, -(-count // max_points))))).astype(np.float64)
     center = fitted.mean(axis=0)
     fitted -= center
     values, axes = _find_axes(fitted)
     axes *= np.sign(axes.sum(axis=0) + 1e-300)
-    block_rows = max(1, _MAX_BLOCK_VALUES // width)
-    blocks = [
-        (to_unit_length(embeddings[start : start + block_rows]).astype(np.float64) - center) @ axes
-        for start in range(0, count, block_rows)
-    ]
+    projected = np.empty((count, 2))
+    for start, block in points.blocks():
+        projected[start : start + len(block)] = (to_unit_length(block).astype(np.float64) - center) @ axes
     explained = float(values.sum() / total) if (total := np.square(fitted).sum()) > 0 else 1.0
-    return Projection(np.concatenate(blocks).round(_DECIMALS), explained)
+    return Projection(projected.round(_DECIMALS, out=projected), explained)
 
 
 def _find_axes(centered: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """Selection on arrays: the greedy picks the largest product of factors, distance and balances."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,51 +9,24 @@ import numpy.typing as npt
 
 from job.select.balance import Balance, select_balanced
 from job.select.checks import Rows, check_count, check_elsewhere, check_names, check_rows, check_values
-from job.select.greedy import Pick, select_greedily
+from job.select.greedy import select_greedily
+from job.select.objects import Objects, check_objects, select_by_objects
 from job.select.passes import ArrayPass
-from job.select.points import Array, ArrayPoints, ParquetPoints, Points
+from job.select.points import Array, ArrayPoints, Points
+from job.select.selection import Factor, Selection
 from job.select.shortlist import Pass, Worth
 from job.select.typicality import typicality
 
 if TYPE_CHECKING:
-    import torch
-
-    Embeddings = npt.NDArray[np.floating] | ParquetPoints | torch.Tensor
+    from job.select.points import Embeddings
 
 STRATEGIES = ("coral", "coreset", "active_learning", "two_stage", "typicality", "random")
 _WITHOUT_SCORES = ("coreset", "typicality", "random")
 # With a score of 0 a product is 0: with the floor, images without detections can still be picked.
 SCORE_FLOOR = 0.05
+SCALE_QUANTILE = 0.99
 # From PPAL's code (Yang et al., CVPR 2024), where the budget is expanded by this ratio.
 TWO_STAGE_FACTOR = 4
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A value of each image that does not depend on the other picks.
-
-    Attributes:
-        name: Name of the factor, for people.
-        values: (n,) finite and not negative.
-        strength: Exponent of the values.
-    """
-
-    name: str
-    values: Array
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The result of a selection.
-
-    Attributes:
-        picks: The picks, best first.
-        factors: The factors in their values, besides distances and balances.
-    """
-
-    picks: list[Pick]
-    factors: list[Factor] = field(default_factory=list)
 
 
 def select(
@@ -89,10 +62,11 @@ def select(
     that comes first.
 
     Args:
-        embeddings: (n, d) finite, of any length: an array, a torch tensor, or `ParquetPoints` for a file that is larger
-            than memory. The passes over a tensor run on its device.
-        scores: (n,) finite and not negative; higher scores are more worth labelling. If one is above 1, all are divided
-            by the largest. coreset, typicality and random need none (None); coreset then begins with the first image.
+        embeddings: (n, d) finite, of any length: an array, a torch tensor, or any `Points`, such as `ParquetPoints` for
+            a file that is larger than memory. The passes over a tensor run on its device.
+        scores: (n,) finite and not negative; higher scores are more worth labelling. If more than 1 % are above 1, all
+            are divided by their 99th percentile. coreset, typicality and random need none (None); coreset then begins
+            with the first image.
         count: Number of images to pick, besides the labelled ones.
         strategy: One of the strategies above.
         labelled: The labelled images, which are never picked: rows from 0 to n - 1, or a boolean mask of n.
@@ -154,6 +128,7 @@ def choose(
     diversity_strength: float,
     *,
     balances: Sequence[Balance] = (),
+    objects: Objects | None = None,
     labelled: Rows = (),
     labelled_elsewhere: npt.NDArray[np.floating] | None = None,
     candidates: Rows | None = None,
@@ -169,6 +144,8 @@ def choose(
         factors: Values that do not depend on the other picks.
         diversity_strength: Exponent of the distance.
         balances: Factors that depend on the labelled and picked images.
+        objects: The boxes of the images, if these should differ, too; their weights are scaled as `scale_scores` scales
+            their sums per image. They cannot be combined with balances.
         labelled: As for `select`.
         labelled_elsewhere: As for `select`.
         candidates: As for `select`.
@@ -180,7 +157,8 @@ def choose(
         The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: If an embedding is not finite, or a row does not exist.
+        ValueError: If an embedding is not finite, a row does not exist, an image has boxes without features, or there
+            are both objects and balances.
     """
     points = as_points(embeddings)
     labelled = check_rows("labelled", labelled, points.shape[0])
@@ -197,7 +175,13 @@ def choose(
     worth = Worth(weight, diversity_strength, min_distance, allowed, rank)
     first = weight if first is None else first
     options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "first": first}
-    if balances:
+    if objects is not None:
+        check_objects(objects, points.shape[0])
+        if balances:
+            raise ValueError("objects and balances cannot be combined: leave out one of them")
+        scale = find_scale(objects.sum_per_image(objects.weights))
+        picks = select_by_objects(points, worth, replace(objects, weights=objects.weights / scale), count, **options)
+    elif balances:
         picks = select_balanced(points, worth, balances, count, **options)
     else:
         picks = select_greedily(points, _make_pass(embeddings, points), worth, count, **options)
@@ -210,7 +194,7 @@ def as_points(embeddings: "Embeddings") -> Points:
     Raises:
         ValueError: If an array does not have two dimensions.
     """
-    if isinstance(embeddings, ParquetPoints):
+    if isinstance(embeddings, Points):
         return embeddings
     if not isinstance(embeddings, np.ndarray):
         from job.select.tensors import TensorPoints  # a tensor means that torch is installed
@@ -222,7 +206,7 @@ def as_points(embeddings: "Embeddings") -> Points:
 
 
 def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
-    if isinstance(embeddings, np.ndarray | ParquetPoints):
+    if isinstance(embeddings, np.ndarray | Points):
         return ArrayPass(points)
     from job.select.tensors import TensorPass
 
@@ -230,8 +214,17 @@ def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
 
 
 def scale_scores(scores: Array) -> Array:
-    """Scales scores to [0, 1]: divides them by the largest if that is above 1."""
-    return scores / scores.max() if len(scores) and scores.max() > 1 else scores
+    """Scales scores so that at most 1 % are above 1: divides them by their 99th percentile if that is above 1.
+
+    The largest would make the scale hang on one image: a crowd with a hundred faint boxes would bring all others close
+    to the floor. The percentile is a score of the pool, the largest of up to 100.
+    """
+    return scores / find_scale(scores)
+
+
+def find_scale(scores: Array) -> float:
+    """What `scale_scores` divides by."""
+    return max(1.0, float(np.quantile(scores, SCALE_QUANTILE, method="higher"))) if len(scores) else 1.0
 
 
 def rank_names(names: Sequence[str] | None) -> npt.NDArray[np.int64] | None:

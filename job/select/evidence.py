@@ -12,7 +12,7 @@ from job.select.points import Array, Vectors, to_unit_length
 from job.select.shortlist import Rows, cosines
 
 if TYPE_CHECKING:
-    from job.select.engine import Embeddings
+    from job.select.points import Embeddings
 
 NUM_RANDOM_DRAWS = 20
 # In a larger pool, the covering radius is taken over every second, third, ... image.

@@ -34,6 +34,7 @@ class Pick:
         nearest: Row of the nearest labelled or earlier picked image; n + i for the i-th of the images that are labelled
             elsewhere; None if there was none.
         balance: Product of the balances in the value; 1 without balances.
+        objects: Value of its objects, before its strength; 1 if objects do not count.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Pick:
     distance: float | None
     nearest: int | None
     balance: float = 1.0
+    objects: float = 1.0
 
 
 def select_greedily(
@@ -68,8 +70,8 @@ def select_greedily(
         The picks; fewer than `count` if no more images may be picked.
     """
     count = min(count, points.shape[0])
-    centers = _Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
-    centers.add(*_gather_centers(points, labelled, elsewhere))
+    centers = Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
+    centers.add(*gather_centers(points, labelled, elsewhere))
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
     if len(centers) == 0:
@@ -112,7 +114,7 @@ def choose_first(worth: Worth, values: Array | None) -> tuple[int, float] | None
     return int(rows[best]), float(allowed_values[best])
 
 
-class _Centers:
+class Centers:
     """The labelled and picked images, in that order, without exact repetitions.
 
     Attributes:
@@ -130,28 +132,31 @@ class _Centers:
 
     @property
     def vectors(self) -> Vectors:
+        """(c, d) embeddings of unit length."""
         return self._vectors[: self._count]
 
     @property
     def rows(self) -> Rows:
+        """(c,) rows of the images."""
         return self._rows[: self._count]
 
     def add(self, vectors: Vectors, rows: Sequence[int] | Rows) -> None:
+        """Adds images that are not yet there."""
         end = self._count + len(rows)
         self._vectors[self._count : end], self._rows[self._count : end] = vectors, rows
         self._count = end
 
 
-def _pick_from(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int) -> list[Pick]:
+def _pick_from(shortlist: Shortlist, worth: Worth, centers: Centers, count: int) -> list[Pick]:
     """Picks from a shortlist as long as the best row is sure to be the best of all images."""
     rows, vectors = shortlist.rows, shortlist.vectors
-    closest = _max_cosines(vectors, centers.vectors)
+    closest = max_cosines(vectors, centers.vectors)
     without_zeros = len(find_zero_rows(vectors)) == 0
     error = slack(vectors.shape[1])
     ranks = worth.get_ranks(rows)
     weight = None if worth.weight is None else worth.weight[rows]
     listed = replace(worth, weight=weight, allowed=worth.allowed[rows])
-    everything, exact = slice(None), _ExactDistances(vectors)
+    everything, exact = slice(None), ExactDistances(vectors)
     picks: list[Pick] = []
     while len(picks) < count and listed.allowed.any():
         square = 2 - 2 * closest.astype(np.float64)
@@ -189,7 +194,7 @@ def _pick_from(shortlist: Shortlist, worth: Worth, centers: _Centers, count: int
     return picks
 
 
-class _ExactDistances:
+class ExactDistances:
     """Exact distances of some vectors to the nearest center; each pair is computed at most once."""
 
     def __init__(self, vectors: Vectors) -> None:
@@ -216,7 +221,7 @@ class _ExactDistances:
         return self._distance[rows], self._nearest[rows]
 
 
-def _max_cosines(vectors: Vectors, centers: Vectors) -> Vectors:
+def max_cosines(vectors: Vectors, centers: Vectors) -> Vectors:
     """(m,) cosine to the nearest center."""
     closest = np.empty(len(vectors), np.float32)
     step = max(1, _MAX_PAIRS // len(centers))
@@ -275,7 +280,7 @@ def _pair_distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Row
     return np.sqrt(result)
 
 
-def _gather_centers(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Vectors, Rows]:
+def gather_centers(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Vectors, Rows]:
     """(c, d) distinct vectors of unit length, of some rows and of images elsewhere, and (c,) their rows."""
     vectors = np.concatenate([to_unit_length(points.rows(centers)), elsewhere])
     rows = np.concatenate([np.asarray(centers, np.int64), points.shape[0] + np.arange(len(elsewhere))])
@@ -295,7 +300,7 @@ def coverage(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tupl
         (n,) distances, and (n,) nearest rows, n + i for the i-th image elsewhere; infinity and -1 without centers.
     """
     distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
-    vectors, rows = _gather_centers(points, centers, elsewhere)
+    vectors, rows = gather_centers(points, centers, elsewhere)
     if len(rows) == 0:
         return distance, nearest
     for start, block in points.blocks():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ _ROWS_PER_READ = 1 << 16
 _BUFFER_BYTES = 1 << 20
 
 
+@runtime_checkable
 class Points(Protocol):
     """Embeddings that are read in blocks, from first to last.
 
@@ -30,6 +31,12 @@ class Points(Protocol):
 
     def rows(self, indices: Sequence[int]) -> npt.NDArray[np.floating]:
         """Returns some rows, in the order of the indices."""
+
+
+if TYPE_CHECKING:
+    import torch
+
+    Embeddings = npt.NDArray[np.floating] | Points | torch.Tensor
 
 
 class ArrayPoints:
@@ -111,9 +118,16 @@ def lengths(vectors: npt.NDArray[np.floating]) -> Array:
 
 def to_unit_length(vectors: npt.NDArray[np.floating]) -> Vectors:
     """Scales rows to Euclidean length 1; a row of zeros stays a row of zeros."""
-    length = lengths(vectors)
-    length[length == 0] = 1
-    return (vectors / length[:, None]).astype(np.float32)
+    result = np.empty(vectors.shape, np.float32)
+    step = max(1, _VALUES_PER_BLOCK // max(1, vectors.shape[1]))
+    for start in range(
+        0, len(vectors), step
+    ):  # all at once, the values in double precision would take twice the memory
+        rows = slice(start, start + step)
+        length = lengths(vectors[rows])
+        length[length == 0] = 1
+        result[rows] = vectors[rows] / length[:, None]
+    return result
 
 
 def find_distinct(vectors: Vectors) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ class Knob:
 
     Attributes:
         env: Name of the environment variable.
-        group: Heading under which `--help` and the README list it.
+        group: Heading under which `--help` and docs/settings.md list it.
         help: What it does, in sentences that can be read alone.
         parse: Turns the text into the value; raises ValueError that says what is accepted.
         metavar: How its value is written in `--help`; empty for a switch.

@@ -4,11 +4,14 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from job.names import shorten_text
 from job.secret import Secret
 from job.settings.choices import TIMM
 from job.uris import LABEL_STUDIO_FILES, Location, is_protected
+
+T = TypeVar("T")
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -81,10 +84,10 @@ def some_of(*allowed: str) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def auto_or(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+def auto_or(parse: Callable[[str], T]) -> Callable[[str], T | None]:
     """A value that another parser accepts, or ``auto``, which becomes None."""
 
-    def parse_auto(text: str) -> int | None:
+    def parse_auto(text: str) -> T | None:
         try:
             return None if text == "auto" else parse(text)
         except ValueError as error:

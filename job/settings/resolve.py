@@ -15,12 +15,14 @@ from job.errors import SettingsError
 from job.secret import Secret
 from job.settings.choices import LIGHTLY_SCORES, NONE, TIMM
 from job.settings.knob import PREFIX
-from job.settings.mix import ScoreMix
+from job.settings.mix import ScoreMix, parse_score
 from job.settings.parse import ReadFile
 from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
 from job.uris import Location, normalize, redact
 
+# The platform's own selection does not know the default score.
+_PLATFORM_SCORE = "uncertainty_entropy"
 # Kubernetes sets such variables in every pod for each Service of the namespace, so also for one that is named coral.
 _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
@@ -69,6 +71,8 @@ def resolve(
             problems.append(f"{source}={shown!r} {error}.")
     if problems:
         raise SettingsError(*problems)
+    if values.get("lightly_select") == "platform":
+        values.setdefault("score", parse_score(_PLATFORM_SCORE))
     settings = Settings(**values)
     problems = list(_contradictions(settings))
     if problems:
@@ -94,7 +98,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 
 def markdown_table() -> str:
-    """The README's table of settings."""
+    """The table of settings in docs/settings.md."""
     lines: list[str] = []
     group = ""
     for _, knob in knobs():
@@ -136,6 +140,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"{sizes}: lower the first or raise the second."
     if settings.require_gpu and settings.device == "cpu":
         yield "CORAL_REQUIRE_GPU=1 and CORAL_DEVICE='cpu' contradict each other: remove one."
+    if settings.engine == "ray" and ":" in settings.device:
+        yield f"CORAL_ENGINE='ray' and CORAL_DEVICE={settings.device!r}, one GPU, contradict each other: remove one."
+    if (settings.workers or 1) > 1 and (settings.engine == "none" or ":" in settings.device):
+        one = "CORAL_ENGINE='none'" if settings.engine == "none" else f"CORAL_DEVICE={settings.device!r}"
+        yield f"CORAL_WORKERS={settings.workers} and {one}, one worker, contradict each other: remove one."
     if _same(settings.input, settings.output):
         yield f"CORAL_INPUT and CORAL_OUTPUT are both {settings.input!r}: set CORAL_OUTPUT to another folder."
     if any(_same(uri, settings.output) for uri in settings.previous):
@@ -153,7 +162,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 def _has_strengths(settings: Settings) -> bool:
-    return (settings.score_strength, settings.diversity_strength) != (1, 1)
+    defaults = Settings(input="-", output="-")
+    strengths = settings.score_strength, settings.diversity_strength
+    return strengths != (defaults.score_strength, defaults.diversity_strength)
 
 
 def _selection_contradictions(settings: Settings) -> Iterator[str]:

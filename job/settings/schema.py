@@ -1,4 +1,4 @@
-"""Every setting of the job in one frozen dataclass: options, checks, `--help` and the README's table come from it."""
+"""Every setting of the job in one frozen dataclass: options, checks, `--help` and docs/settings.md come from it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -36,6 +36,7 @@ from job.shards import MAX_SHARDS
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Engine = Literal["auto", "none", "ray"]
 LogFormat = Literal["auto", "text", "json"]
 
 LightlyImages = Literal["thumbnails", "full", "none"]
@@ -253,6 +254,28 @@ class Settings:
         metavar="",
         shown_default="0",
     )
+    engine: Engine = knob(
+        "CORAL_ENGINE",
+        "auto",
+        "Who detects: auto, none or ray. none is this process alone, on one GPU. ray starts a worker for each GPU of "
+        "the machine, or of the Ray cluster at RAY_ADDRESS. auto is ray if there are several GPUs or RAY_ADDRESS is "
+        "set.",
+        one_of("auto", "none", "ray"),
+        group=_MAP,
+        metavar="NAME",
+        step="predict",
+    )
+    workers: int | None = knob(
+        "CORAL_WORKERS",
+        None,
+        "Most workers of CORAL_ENGINE. auto is one for each GPU. In a cluster that grows on demand, the number to ask "
+        "for.",
+        auto_or(integer(1)),
+        group=_MAP,
+        metavar="N",
+        shown_default="auto",
+        step="predict",
+    )
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,
@@ -275,8 +298,8 @@ class Settings:
     part_size: int | None = knob(
         "CORAL_PART_SIZE",
         None,
-        "Images per part file. auto is 512, or 64 batches if that is more. A crash loses at most the current part and "
-        "the one being written.",
+        "Images per part file. auto is 512, or more: 64 batches, or in a large listing a power of two (at most 16,384) "
+        "that makes 16 to 32 parts. A crash loses at most the current part and the one being written.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",
@@ -322,6 +345,16 @@ class Settings:
         metavar="URI",
         shown_default="the one that timm names",
     )
+    full_features: bool = knob(
+        "CORAL_FULL_FEATURES",
+        False,
+        "Keep all numbers of an image's feature for detector and timm:<model>. Otherwise a feature of more than 256 is "
+        "shortened to 256 by a fixed random projection, which keeps distances up to a few per cent.",
+        boolean,
+        group=_EMBED,
+        metavar="",
+        shown_default="0",
+    )
     ssl_epochs: int = knob(
         "CORAL_SSL_EPOCHS",
         20,
@@ -336,6 +369,25 @@ class Settings:
         64,
         "Images per batch in the self-supervised training.",
         integer(2),
+        group=_EMBED,
+        metavar="N",
+        step="select",
+    )
+    ssl_max_images: int = knob(
+        "CORAL_SSL_MAX_IMAGES",
+        100_000,
+        "Most images that the self-supervised training uses; of a larger pool it uses so many, chosen at random. All "
+        "images are embedded.",
+        integer(2),
+        group=_EMBED,
+        metavar="N",
+        step="select",
+    )
+    ssl_max_steps: int = knob(
+        "CORAL_SSL_MAX_STEPS",
+        20_000,
+        "Most batches of the self-supervised training, which may end it before its last epoch.",
+        integer(1),
         group=_EMBED,
         metavar="N",
         step="select",
@@ -365,7 +417,7 @@ class Settings:
     )
     score: ScoreMix = knob(
         "CORAL_SCORE",
-        parse_score("uncertainty_entropy"),
+        parse_score("entropy_sum"),
         f"Active-learning score for the selection: {', '.join(SCORES)}; or a mix, name=0.7,name=0.3.",
         parse_score,
         group=_SELECT,
@@ -385,7 +437,7 @@ class Settings:
     )
     score_strength: float = knob(
         "CORAL_SCORE_STRENGTH",
-        1.0,
+        0.5,
         "Exponent of the score in coral's product; 0 ignores the score.",
         number(0),
         group=_SELECT,
@@ -518,7 +570,8 @@ class Settings:
     lightly_select: LightlySelect = knob(
         "CORAL_LIGHTLY_SELECT",
         "local",
-        "Which selection to use. local: the job's own. platform: Lightly's own; falls back to local if it is refused.",
+        "Which selection to use. local: the job's own. platform: Lightly's own, by uncertainty_entropy unless "
+        "CORAL_SCORE names another of its scores; falls back to local if it is refused.",
         one_of(*get_args(LightlySelect)),
         group=_LIGHTLY,
         metavar="NAME",
@@ -556,17 +609,28 @@ class Settings:
         secret=True,
         step="select",
     )
-    lightly_predictions: bool = knob(
+    lightly_predictions: bool | None = knob(
         "CORAL_LIGHTLY_PREDICTIONS",
-        True,
-        "Write the detections to .lightly/predictions/ in Lightly's format, one file per image.",
-        boolean,
+        None,
+        "Write the detections to .lightly/predictions/ in Lightly's format, one file per image: 1, 0 or auto. auto "
+        "does so if there is a token of the Lightly platform.",
+        auto_or(boolean),
         group=_LIGHTLY,
-        metavar="0|1",
-        shown_default="1",
+        metavar="auto|0|1",
+        shown_default="auto",
         step="select",
     )
 
+    mlflow: bool = knob(
+        "CORAL_MLFLOW",
+        False,
+        "Log the finished run to the MLflow server at MLFLOW_TRACKING_URI: settings, figures and report.html.",
+        boolean,
+        group=_OTHER,
+        metavar="",
+        shown_default="0",
+        step="select",
+    )
     log_format: LogFormat = knob(
         "CORAL_LOG_FORMAT",
         "auto",
@@ -580,6 +644,11 @@ class Settings:
     def token(self) -> Secret | None:
         """The token of the Lightly platform, from either of its two settings."""
         return self.lightly_token or self.lightly_token_file
+
+    @property
+    def writes_lightly_predictions(self) -> bool:
+        """Whether the detections are also written in Lightly's format."""
+        return self.token is not None if self.lightly_predictions is None else self.lightly_predictions
 
     @property
     def ranking_scores(self) -> Mix:

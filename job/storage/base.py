@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from job.spool import Spool
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -26,6 +28,8 @@ class Entry:
     etag: str
     size: int
 
+
+Content = bytes | Spool  # of a file to write; a large one is in a temporary file
 
 MD5 = re.compile(r"[0-9a-f]{32}")  # the form of an ETag that is an MD5 digest
 
@@ -118,7 +122,7 @@ class Storage(Source, Protocol):
         """
         ...
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file whole or not at all: a reader never gets half of it, not even after a crash.
 
         Raises:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError, first_line
 from job.retry import Attempt, Patience, Requests, TransientError
-from job.storage.base import Entry, keep_all, name_for_keep, refuse_size
+from job.spool import Spool
+from job.storage.base import Content, Entry, keep_all, name_for_keep, refuse_size
 
 try:
     import obstore
@@ -152,12 +153,12 @@ class CloudFolder:
 
         return self._read(get)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes an object. Large ones are uploaded in parts, which become visible together."""
 
         def put(attempt: Attempt) -> None:
             attempt.expect(len(data))
-            obstore.put(self._store, self._prefix + key, data)
+            obstore.put(self._store, self._prefix + key, data.open() if isinstance(data, Spool) else data)
 
         try:
             self._call(put, "write")

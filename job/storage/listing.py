@@ -47,7 +47,7 @@ class Listing:
 
         for entry in entries:
             keys.append(entry.key)
-            etags.append(_pack(entry.etag))
+            etags.append(pack_etag(entry.etag))
             sizes.append(entry.size)
             if len(keys) == _CHUNK:
                 close()
@@ -70,7 +70,13 @@ class Listing:
     def __iter__(self) -> Iterator[Entry]:
         for batch in self.table.to_batches(max_chunksize=_CHUNK):
             columns = (column.to_pylist() for column in batch.columns)
-            yield from (Entry(key, _unpack(etag), size) for key, etag, size in zip(*columns, strict=True))
+            yield from (Entry(key, unpack_etag(etag), size) for key, etag, size in zip(*columns, strict=True))
+
+    def arrays(self) -> tuple[pa.Array, pa.Array]:
+        """The keys, and the packed ETags, each as one array in place of many."""
+        self.table = self.table.combine_chunks(memory_pool=_POOL)
+        keys, etags = (self.table[name] for name in ("key", "etag"))
+        return _single(keys), _single(etags)
 
     def sample(self, count: int) -> list[Entry]:
         """Returns up to `count` entries, evenly spread over the listing."""
@@ -84,12 +90,17 @@ class Listing:
         return [key for key, listed in zip(keys, is_listed.to_pylist(), strict=True) if not listed]
 
 
-def _pack(etag: str) -> bytes:
-    """Stores an ETag that is an MD5, as most are, in half the bytes."""
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def pack_etag(etag: str) -> bytes:
+    """Packs an ETag as a listing holds it: one that is an MD5, as most are, takes half the bytes."""
     return b"x" + bytes.fromhex(etag) if MD5.fullmatch(etag) else b"=" + etag.encode()
 
 
-def _unpack(etag: bytes) -> str:
+def unpack_etag(etag: bytes) -> str:
+    """Returns the ETag that `pack_etag` has packed."""
     return etag[1:].hex() if etag.startswith(b"x") else etag[1:].decode()
 
 

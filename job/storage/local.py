@@ -16,7 +16,8 @@ from typing import TypeVar
 from job.errors import AccessDenied, LinkError, ServiceUnavailable, SettingsError
 from job.names import quantify
 from job.retry import Patience
-from job.storage.base import Entry, keep_all, refuse_size
+from job.spool import Spool
+from job.storage.base import Content, Entry, keep_all, refuse_size
 from job.storage.clutter import is_clutter_folder
 from job.storage.local_faults import Faults, explain, is_absent, may_pass
 
@@ -220,7 +221,7 @@ class LocalFolder:
                 self._wait_for(self._root)
             raise
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes a file whole or not at all."""
         path = self._root / key
         self._refuse_links(path)
@@ -232,7 +233,7 @@ class LocalFolder:
         except OSError as error:
             raise explain(error, "write", path) from error
 
-    def _write(self, path: Path, data: bytes, attempts: int = 3) -> None:
+    def _write(self, path: Path, data: Content, attempts: int = 3) -> None:
         # Another process may write the same file at the same time: each has its own temporary file.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
@@ -241,7 +242,8 @@ class LocalFolder:
                 _remove_abandoned(path.parent)
             with temporary.open("wb") as file:
                 _lock(file.fileno())
-                file.write(data)
+                for block in data.blocks() if isinstance(data, Spool) else (data,):
+                    file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
                 temporary.replace(path)

@@ -23,7 +23,8 @@ from botocore.config import Config
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Attempt, CorruptError, Patience, Requests, TransientError
-from job.storage.base import MD5, Entry, keep_all, name_for_keep, refuse_size
+from job.spool import Spool
+from job.storage.base import MD5, Content, Entry, keep_all, name_for_keep, refuse_size
 from job.storage.s3_errors import CredentialsError, deny_credentials, translate
 from job.storage.s3_fast import FastError, FastReader
 from job.uris import redact
@@ -73,10 +74,13 @@ class S3Folder:
 
     def list(self, prefix: str = "", keep: Callable[[str], bool] = keep_all) -> Iterator[Entry]:
         """Yields the objects below the folder; some of them twice if obstore gives up halfway."""
-        self._list_page(MaxKeys=1, Prefix=self._prefix + prefix)  # obstore takes an answer of any kind for a listing
-        num_empty = 0
+        self._list_page(
+            MaxKeys=1, Prefix=self._prefix + prefix
+        )  # an error of the store is told before anything is listed
+        num_empty, last = 0, ""
         with contextlib.suppress(FastError):
             for page in self._fast.list(self._prefix + prefix):
+                last = page[-1].key if page else last
                 entries: list[Entry] = []
                 for entry in page:
                     key = entry.key.removeprefix(self._prefix)
@@ -90,8 +94,15 @@ class S3Folder:
                         raise FastError
                     entries += self._find_empty(entry.key, self._prefix + prefix, keep)
                 yield from entries
-            return
+            if self._ends_at(last, self._prefix + prefix):
+                return
         yield from self._list_by_boto3(prefix, keep)
+
+    def _ends_at(self, last: str, prefix: str) -> bool:
+        """Returns whether a listing has nothing after a key: obstore takes any answer for the end of a listing."""
+        after = {"StartAfter": last} if last else {}
+        items = self._list_page(MaxKeys=2, Prefix=prefix, **after).get("Contents", ())
+        return all(item["Key"] == last + "/" for item in items)  # the marker of a folder, whose slash obstore drops
 
     def _find_empty(self, path: str, prefix: str, keep: Callable[[str], bool]) -> Iterator[Entry]:
         """Yields the empty objects behind a path of obstore, which drops the slash at the end of a folder's marker."""
@@ -167,18 +178,28 @@ class S3Folder:
         """Reads a part of an object."""
         return self._read_by_boto3(key, None, Range=f"bytes={start}-{start + length - 1}")
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         """Writes an object."""
         name = self._prefix + key
         if len(data) <= _MAX_REQUEST:
-            digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-            self._call("put_object", len(data), Key=name, Body=data, ContentMD5=digest)
+            md5 = hashlib.md5(usedforsecurity=False)
+            for block in data.blocks() if isinstance(data, Spool) else (data,):
+                md5.update(block)
+            digest = base64.b64encode(md5.digest()).decode()
+
+            def put(attempt: Attempt) -> None:
+                attempt.expect(len(data))
+                body = data.open() if isinstance(data, Spool) else data
+                self._client.put_object(Bucket=self._bucket, Key=name, Body=body, ContentMD5=digest, **self._payer)
+
+            self._send_or_end("put_object", put)
             return
         config = TransferConfig(multipart_threshold=_MAX_REQUEST, multipart_chunksize=1 << 26)
 
         def upload(attempt: Attempt) -> None:
             attempt.expect(len(data))
-            self._client.upload_fileobj(io.BytesIO(data), self._bucket, name, ExtraArgs=self._payer, Config=config)
+            body = data.open() if isinstance(data, Spool) else io.BytesIO(data)
+            self._client.upload_fileobj(body, self._bucket, name, ExtraArgs=self._payer, Config=config)
 
         self._send_or_end("put_object", upload)
 
@@ -187,11 +208,10 @@ class S3Folder:
         with contextlib.suppress(FileNotFoundError):  # from stores other than Amazon's
             self._call("delete_object", Key=self._prefix + key)
 
-    def _call(self, method: str, size: int = 0, **arguments: Any) -> Any:
-        """Calls a method of the client that transfers `size` bytes; failures end the job."""
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """Calls a method of the client; failures end the job."""
 
         def call(attempt: Attempt) -> Any:
-            attempt.expect(size)
             return getattr(self._client, method)(Bucket=self._bucket, **self._payer, **arguments)
 
         return self._send_or_end(method, call)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.exceptions
@@ -21,7 +21,11 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from job.secret import hide
 from job.storage.base import MD5, Entry
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential  # exists for type checkers alone
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,17 @@ _PAUSE_SECONDS = 30.0
 
 class FastError(Exception):
     """Asks the caller to use boto3."""
+
+
+class _Credentials(Boto3CredentialProvider):
+    """The credentials of boto3, from files and roles, too; no log line shows them."""
+
+    def __call__(self) -> "S3Credential":
+        """Returns the present credentials."""
+        found = super().__call__()
+        for secret in (found["secret_access_key"], found.get("token")):
+            hide(secret or "")
+        return found
 
 
 class FastReader:
@@ -137,7 +152,7 @@ class FastReader:
             options["root_certificate"] = Path(bundle).read_bytes()
         if not self._unsigned:
             # botocore renews credentials well before they expire: every five minutes, the new ones are seen in time.
-            arguments["credential_provider"] = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
+            arguments["credential_provider"] = _Credentials(session, ttl=timedelta(minutes=5))
         return S3Store(bucket, client_options=options, retry_config={"max_retries": 0}, **arguments)
 
 

@@ -210,6 +210,25 @@ def test_more_shards_are_an_array_and_a_job_that_waits_for_it(batch: Any, monkey
     assert aws.wait(batch, [array, last]) == ""
 
 
+def test_several_gpus_are_one_option(batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def submit_job(**request: Any) -> dict[str, str]:
+        sent.append(request)
+        return {"jobId": str(len(sent))}
+
+    monkeypatch.setattr(boto3, "client", lambda name: batch)
+    monkeypatch.setattr(batch, "submit_job", submit_job)
+    assert settings.run(aws.command, [*OPTIONS, "--shards", "2", "--gpus", "4", *PAIRS]) == 0
+    predict, select = (request["containerOverrides"] for request in sent)
+    definition = Template().properties("Definition")["ContainerProperties"]["ResourceRequirements"]
+    one = {each["Type"]: int(each["Value"]) for each in definition}
+    assert {each["type"]: int(each["value"]) for each in predict["resourceRequirements"]} == {
+        kind: 4 * value for kind, value in one.items()
+    }
+    assert "resourceRequirements" not in select  # it has the one of the definition
+
+
 def test_waiting_tells_which_job_has_failed_and_why(
     batch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,6 +153,18 @@ def test_google_runs_a_single_shard(gcloud: Path) -> None:
     assert [name.name.split("-")[1] for name in gcloud.glob("coralpick-*.json")] == ["run"]
 
 
+@pytest.mark.parametrize(("gpus", "machine", "cores"), [(2, "g2-standard-24", 24), (8, "g2-standard-96", 96)])
+def test_several_gpus_are_one_option(gcloud: Path, gpus: int, machine: str, cores: int) -> None:
+    (gcloud / "answers").write_text(json.dumps([SUCCEEDED, SUCCEEDED]))
+    assert settings.run(google.command, [*GOOGLE_OPTIONS, "--shards", "2", "--gpus", str(gpus), *PAIRS]) == 0
+    (predict,), (select,) = (list(gcloud.glob(f"coralpick-{step}-*.json")) for step in ("predict", "select"))
+    parsed = message(predict.read_text())
+    assert parsed.allocation_policy.instances[0].policy.machine_type == machine
+    needed = parsed.task_groups[0].task_spec.compute_resource
+    assert needed.cpu_milli == 1000 * cores and needed.memory_mib <= 4 * 1024 * cores
+    assert message(select.read_text()).allocation_policy.instances[0].policy.machine_type == "g2-standard-8"
+
+
 def test_google_says_why_a_job_failed(gcloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = [{"description": "Job state is set from RUNNING to FAILED."}, {}]
     (gcloud / "answers").write_text(json.dumps([RUNNING, {"state": "FAILED", "statusEvents": events}]))

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,9 +228,9 @@ def test_a_part_is_written_when_its_last_batch_is_there(
         started.append(len(images))
         return start(forward, images, batch)
 
-    def count_part(writer: PartWriter, rows: list[parts.Row]) -> None:
+    def count_part(writer: PartWriter, rows: list[parts.Row], told: Callable[[], None]) -> None:
         written.append(len(started))
-        write_part(writer, rows)
+        write_part(writer, rows, told)
 
     monkeypatch.setattr(Forward, "start", count_start)
     monkeypatch.setattr(PartWriter, "_write", count_part)

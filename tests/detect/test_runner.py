@@ -14,6 +14,7 @@ from job.detect import model, runner
 from job.detect.model import Detector
 from job.errors import ServiceUnavailable
 from job.storage import Listing
+from job.storage.base import Content
 from job.storage.local import LocalFolder
 from tests.conftest import picture, settings
 
@@ -62,7 +63,7 @@ class Failing(LocalFolder):
 
     writes = 0
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         type(self).writes += 1
         if self.writes == 1:
             raise ServiceUnavailable("the store is gone for a moment")

@@ -39,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(checkpoint: Path | None, name: str = NAME, **more: Any) -> Detector:
-    given = {"predictions": "a.json", "device": "cpu", "embedding": f"timm:{name}"} | more
+    given = {"predictions": "a.json", "device": "cpu", "embedding": f"timm:{name}", "full_features": True} | more
     return embedder.build(settings(**given, embedding_weights=checkpoint and str(checkpoint)))
 
 

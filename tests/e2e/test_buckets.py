@@ -100,7 +100,7 @@ def out(request: pytest.FixtureRequest) -> str:
 
 def test_in_a_bucket_as_on_a_disk(bucket: Bucket, pool: dict[str, Any], local: dict[str, Any], job: Job) -> None:
     out = f"{POOL}/results"  # it lies under the input, and is not taken for images
-    variables = pool | {"CORAL_OUTPUT": bucket.uri(out)}
+    variables = pool | {"CORAL_OUTPUT": bucket.uri(out), "CORAL_LIGHTLY_PREDICTIONS": 1}
     try:
         ran = job(**variables)
         assert ran.returncode == 0, ran.stderr

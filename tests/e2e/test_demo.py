@@ -2,16 +2,53 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from tests.conftest import ROOT, clean_environment
 
 # The demo, but for its output, which is that of the user.
 SCRIPT = "import sys, pathlib, demo.run as run; run.OUTPUT = pathlib.Path(sys.argv[1]); sys.exit(run.main())"
+
+
+def test_the_demo_ends_with_its_worth_and_a_second_round(frames: list[Path], tmp_path: Path) -> None:
+    assert frames
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tmp_path / "out"], cwd=ROOT, env=clean_environment(), capture_output=True,
+        text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    boxes = round(run["selection"]["expected_boxes"])
+    nearer = 100 * (1 - run["selection"]["covering_radius"] / run["selection"]["covering_radius_random"])
+    pattern = (
+        rf"20 picks of 250 images\. The image that is farthest from all picks is {nearer:.0f} % nearer than with "
+        rf"20 random picks\. (\d+) near-duplicates of the picks avoided\. {boxes} boxes to label\. \d+ s\."
+    )
+    found = re.search(pattern, done.stdout)
+    assert found, done.stdout
+    # Counted from the embeddings themselves.
+    table = pq.read_table(tmp_path / "out" / "embeddings.parquet")
+    points = np.stack(table["embedding"].to_numpy(zero_copy_only=False)).astype(float)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    first = (tmp_path / "out" / "selected.txt").read_text().splitlines()
+    picked = np.isin(table["file_name"].to_pylist(), first)
+    nearest = np.linalg.norm(points[~picked][:, None] - points[picked][None], axis=2).min(axis=1)
+    assert int(found[1]) == int((nearest < run["selection"]["near_duplicates_within"]).sum())
+
+    command = re.search(r"(  CORAL_LABELLED=(?:.*\\\n)+.*)\nYour own", done.stdout)
+    assert command, done.stdout
+    again = subprocess.run(["bash", "-c", command[1]], cwd=ROOT, env=clean_environment(), check=False, timeout=300)
+    assert again.returncode == 0
+    second = (tmp_path / "out-2" / "selected.txt").read_text().splitlines()
+    assert len(second) == 20 and not set(first) & set(second)
 
 
 def test_ctrl_c_saves_the_work_of_the_demo(frames: list[Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from job.settings import knobs
 from job.stopping import Stop
 from job.storage.local import LocalFolder
 from tests.conftest import Job, demo_variables, picture, random_checkpoint, settings, start_job
+from tests.exports.test_paths import tree
 from tests.publish.test_files import check_output
 
 FILES = {
@@ -35,7 +36,7 @@ FILES = {
     "embeddings.parquet",
     "failures.jsonl",
 }
-FOLDERS = {"parts", ".lightly", ".coralpick", "exports", "predictions"}
+FOLDERS = {"parts", ".coralpick", "exports", "predictions"}
 RESULTS = FILES | FOLDERS | {"run.json", "status.json", "report.html", "_SUCCESS"}
 
 
@@ -78,6 +79,7 @@ def test_the_outputs_are_there_and_agree(done: dict[str, Any]) -> None:
     output = done["output"]
     assert {each.name for each in output.iterdir()} == RESULTS
     absent = [publish.SELECTED, publish.COPIES, publish.LIGHTLY, publish.STATUS_OF_SHARD, publish.EDITED]
+    absent.append(publish.LIGHTLY_PREDICTIONS)  # for the platform, and this run has no token
     check_output(output, missing=absent)
     selected = names.parse((output / "selected.txt").read_text())
     assert len(selected) == 5 and all((done["source"] / name).is_file() for name in selected)
@@ -94,13 +96,13 @@ def test_the_outputs_are_there_and_agree(done: dict[str, Any]) -> None:
     for line in lines:
         row = by_name[line["file_name"]]
         assert row["rank"] == line["rank"]
-        assert row["uncertainty_entropy"] == pytest.approx(line["score"], abs=1e-6)
+        assert row["entropy_sum"] == pytest.approx(line["score"], abs=1e-6)
         assert row["nearest"] == line["nearest"]
     assert all((row["width"], row["height"], row["status"]) == (640, 272, "ok") for row in rows)
     embeddings = pq.read_table(output / "embeddings.parquet")
     assert embeddings["file_name"].to_pylist() == [row["file_name"] for row in rows]
     # The first pick has the highest score; the second is far from it.
-    assert lines[0]["score"] == pytest.approx(max(row["uncertainty_entropy"] for row in rows), abs=1e-6)
+    assert lines[0]["score"] == pytest.approx(max(row["entropy_sum"] for row in rows), abs=1e-6)
     assert lines[1]["distance"] > 0.3
 
 
@@ -108,11 +110,12 @@ def test_run_json_lets_someone_repeat_the_run(done: dict[str, Any]) -> None:
     run = json.loads((done["output"] / "run.json").read_text())
     assert run["settings"]["CORAL_PART_SIZE"] == 5 and run["settings"]["CORAL_SEED"] == 0
     assert run["detector"]["weights_sha256"].startswith("dccea06f") and run["detector"]["probabilities"] == "native"
-    assert run["versions"]["torch"] and run["embedding"].items() >= {"method": "detector", "dimension": 1024}.items()
+    assert run["versions"]["torch"] and run["embedding"].items() >= {"method": "detector", "dimension": 256}.items()
     assert run["counts"]["images"] == run["counts"]["usable"] == 23 and run["counts"]["selected"] == 5
     assert set(run["seconds"]) == {
         *("list", "load the detector", "find what is done", "detect", "score", "embed", "select"),
-        "write predictions",
+        *("read the lists", "explain", "measure distances", "draw the map", "write tables"),
+        *("report", "export", "start", "other"),
     }
 
 
@@ -327,7 +330,7 @@ def test_a_model_of_the_zoo_with_random_weights(job: Job, tmp_path: Path) -> Non
     assert len((tmp_path / "out" / "selected.txt").read_text().splitlines()) == 4
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["detector"]["probabilities"] == "softmax" and len(run["detector"]["class_names"]) == 80
-    assert run["embedding"]["dimension"] == 2048 and run["counts"]["boxes"] > 0
+    assert run["embedding"]["dimension"] == 256 and run["counts"]["boxes"] > 0
 
 
 BROKEN = {
@@ -401,12 +404,17 @@ def test_without_a_token_one_line_says_that_nothing_is_uploaded(done: dict[str, 
     ]
 
 
-def test_the_prediction_format_can_be_left_out(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
+def test_the_prediction_format_can_be_asked_for(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
     output = tmp_path / "out"
     shutil.copytree(done["output"] / "parts", output / "parts")
-    ran = job("select", **done["variables"] | {"CORAL_OUTPUT": output, "CORAL_LIGHTLY_PREDICTIONS": 0})
+    variables = done["variables"] | {"CORAL_OUTPUT": output}
+    ran = job("select", **variables | {"CORAL_LIGHTLY_PREDICTIONS": 1})
     assert ran.returncode == 0, ran.stderr
-    assert not (output / ".lightly").exists() and content(output) == content(done["output"])
+    assert len(list((output / ".lightly").rglob("*.json"))) == 23 + 2 and content(output) == content(done["output"])
+    before = tree(output / ".lightly")
+    ran = job("select", **variables)
+    assert ran.returncode == 0 and "is of an earlier run and is not updated" in ran.stderr
+    assert tree(output / ".lightly") == before
 
 
 def test_json_logs_are_one_object_a_line(small_rcnn: tuple[Path, Path], few_frames: Path, job: Job) -> None:

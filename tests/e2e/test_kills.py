@@ -25,13 +25,13 @@ CHANGED = (
     r"selected\.jsonl",
     r"selected\.csv",
     r"selected\.txt",
-    r"run\.json",
     r"report\.html",
     r"exports/coco\.json",
     r"exports/voc/",
     r"exports/yolo/labels/",
     r"exports/copies\.jsonl",
     r"selected/frame",
+    r"run\.json",
     r"\.coralpick/files\.json",
 )
 UNCHANGED = (
@@ -63,6 +63,7 @@ def source(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def variables(source: Any, output: Any, **more: Any) -> dict[str, Any]:
     given = {"CORAL_N_SAMPLES": 4, "CORAL_COPY_SELECTED": 1, "CORAL_PART_SIZE": 3, "CORAL_LOG_FORMAT": "text"}
+    given |= {"CORAL_LIGHTLY_PREDICTIONS": 1}
     return demo_variables(source, output, **given | more)
 
 

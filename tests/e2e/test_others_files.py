@@ -19,6 +19,7 @@ def variables(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> d
     for frame in frames[::40]:
         shutil.copyfile(frame, folder / "in" / frame.name)
     settings = demo_variables(folder / "in", folder / "out", CORAL_N_SAMPLES=4, CORAL_COPY_SELECTED=1)
+    settings["CORAL_LIGHTLY_PREDICTIONS"] = 1
     process = start_job(**settings)
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text

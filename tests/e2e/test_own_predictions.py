@@ -196,10 +196,10 @@ def test_a_model_of_timm_with_own_predictions_and_beside_the_detector(
         done = job(**variables)
         assert done.returncode == 0, done.stderr
         run = json.loads((tmp_path / name / "run.json").read_text())
-        expected = {"method": "timm", "model": "resnet10t", "dimension": 512}
+        expected = {"method": "timm", "model": "resnet10t", "dimension": 256}
         assert expected.items() <= run["embedding"].items() and run["detector"]["embedder"] == "timm:resnet10t"
         table = pq.read_table(tmp_path / name / "embeddings.parquet")["embedding"].combine_chunks()
-        array = table.flatten().to_numpy().reshape(17, 512)
+        array = table.flatten().to_numpy().reshape(17, 256)
         vectors.append(array / np.linalg.norm(array, axis=1, keepdims=True))
         done = job("select", **variables | {"CORAL_EMBEDDING": "detector", "CORAL_EMBEDDING_WEIGHTS": ""})
         assert done.returncode == 64 and "(different model of the embeddings" in done.stderr

@@ -77,11 +77,41 @@ def test_small_pools(detector: Detector, images: list[Any], count: int) -> None:
 
 
 def test_batches_contain_every_image_once_per_epoch() -> None:
-    batches = list(simclr._draw_batches(10, 5, epochs=3, seed=1))
+    batches = list(simclr._draw_batches(np.arange(10), 5, epochs=3, seed=1))
     assert len(batches) == 6
     for epoch in range(3):
         assert sorted(batches[2 * epoch] + batches[2 * epoch + 1]) == list(range(10))
     assert batches[0] != batches[2]
+
+
+def test_of_a_large_pool_a_sample_is_trained_on_for_a_limited_number_of_steps(
+    detector: Detector, images: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert simclr.choose_rows(10, 10, seed=1).tolist() == list(range(10))
+    rows = simclr.choose_rows(10, 6, seed=1).tolist()
+    assert len(set(rows)) == 6 and rows == sorted(rows) and rows != simclr.choose_rows(10, 6, seed=2).tolist()
+
+    seen: list[list[int]] = []
+    make_views = simclr.make_views
+
+    def recorded(images: list[Any], rows: list[int], augmentation: Any) -> torch.Tensor:
+        seen.append(list(rows))
+        return make_views(images, rows, augmentation)
+
+    monkeypatch.setattr(simclr, "make_views", recorded)
+    monkeypatch.setattr(simclr, "_STEPS_UNTIL_FORECAST", 4)
+    caplog.set_level("INFO")
+    encoder = simclr.build_encoder(detector)
+    losses = simclr.train(encoder, images, epochs=9, batch_size=2, seed=1, max_images=6, max_steps=8)
+    assert len(seen) == 8 and len(losses) == 3  # two epochs of three steps, and two steps of the third
+    assert {row for batch in seen for row in batch} == set(rows)
+    assert caplog.text.count("Training the embedding will take about 0 minutes: 8 steps of 2 images.") == 1
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(61, "1 minute"), (5400, "90 minutes"), (9000, "2.5 hours")])
+def test_the_expected_duration_in_words(seconds: float, words: str) -> None:
+    text = simclr.describe_duration(20_000, 64, seconds)
+    assert text.startswith(f"Training the embedding will take about {words}: 20,000 steps of 64 images.")
 
 
 def test_a_detector_without_a_backbone_starts_from_random_weights(detector: Detector, images: list[Any]) -> None:

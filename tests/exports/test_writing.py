@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 import weakref
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -144,6 +145,44 @@ def test_pycocotools_reads_all_images_by_the_same_ids(exported: tuple[Path, dict
     check(back, found, NAMES, scores=True)
     picks, _ = by_pycocotools(folder / "coco.json")
     assert picks.imgs == everything.imgs
+
+
+def test_all_images_give_the_same_bytes_however_the_parts_are_cut(tmp_path: Path) -> None:
+    contents = []
+    for per_part in (1, 7, len(NAMES)):
+        output, pool, found = filled(tmp_path / str(per_part), NAMES, per_part)
+        exports.write_all_images(output, pool, uri_of)
+        contents.append(output.read(exports.ALL_IMAGES))
+    assert len(set(contents)) == 1
+    # As one piece, in memory.
+    sizes = pool.size.tolist()
+    images = [
+        make_detected_image(pool, row, "", found[name], with_probabilities=True)
+        for row, name in enumerate(pool.file_names)
+    ]
+    entries = [coco.make_entry(row + 1, name, uri_of(name), *sizes[row]) for row, name in enumerate(pool.file_names)]
+    assert contents[0] == coco.render(CLASSES, task_name(pool.provenance), entries, images)
+    ids = [annotation["id"] for annotation in json.loads(contents[0])["annotations"]]
+    assert ids == list(range(1, len(ids) + 1)) and len(ids) == sum(len(image.boxes) for image in images)
+
+
+def test_the_boxes_of_all_images_are_not_held_in_memory(tmp_path: Path) -> None:
+    made_with, peaks, sizes = replace(MADE_WITH, class_names=CLASSES), [], []
+    for count in (240, 960):
+        output = OwnedOutput(LocalFolder(str(tmp_path / str(count))))
+        rows = [row(f"{number:04}.jpg", boxes=150, seed=number % 7) for number in range(count)]
+        for start in range(0, count, 10):
+            parts.write(output, rows[start : start + 10], made_with)
+        pool = pools.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
+        exports.write_all_images(output, pool, uri_of)  # imports, and fills what is kept for all runs
+        output.delete(exports.ALL_IMAGES)  # up to 64 MB of an earlier file are read at once
+        tracemalloc.start()
+        exports.write_all_images(output, pool, uri_of)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append((tmp_path / str(count) / exports.ALL_IMAGES).stat().st_size)
+    assert sizes[1] - sizes[0] > 4_000_000
+    assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 5, (sizes, peaks)
 
 
 def test_labelformat_reads_coco(tmp_path: Path) -> None:

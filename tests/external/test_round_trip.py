@@ -25,7 +25,7 @@ SCORES = ("uncertainty_entropy", "uncertainty_margin", "entropy_sum")
 def own_run(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run on the frames of the demo."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    process = start_job(**demo_variables(frames[0].parent, folder, CORAL_N_SAMPLES=COUNT))
+    process = start_job(**demo_variables(frames[0].parent, folder, CORAL_N_SAMPLES=COUNT, CORAL_LIGHTLY_PREDICTIONS=1))
     text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     return folder
@@ -64,7 +64,6 @@ def select_again(own_run: Path, frames: list[Path], written: tuple[Any, Any], fo
         embedding=str(own_run / "embeddings.parquet"),
         n_samples=COUNT,
         exports=("coco",),
-        lightly_predictions=False,
     )
     pipeline.select(ours, Stop())
 

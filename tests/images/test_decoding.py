@@ -471,7 +471,7 @@ def test_a_png_with_a_wrong_checksum(where: str) -> None:
 
 
 def test_a_damaged_middle_is_not_printed() -> None:
-    # The limit in the README: nothing says where in the data a JPEG went wrong.
+    # The limit in docs/limits.md: nothing says where in the data a JPEG went wrong.
     data = FILES["jpeg restart"]
     middle = len(data) // 2
     for broken in (data[:middle] + bytes(60) + data[middle + 60 :], data[:middle] + data[middle + 100 :]):

@@ -26,6 +26,7 @@ from job.storage import Entry, Listing
 from job.storage.local import LocalFolder
 from tests.conftest import Job, settings
 from tests.external import read_picks, write_own_data
+from tests.publish.test_boxes import selected_from
 from tests.settings.test_strategy import entry
 
 WHEN = datetime.datetime(2024, 5, 17, 12, 30)
@@ -242,7 +243,7 @@ def test_as_many_images_may_lack_a_number_as_may_be_unusable(tmp_path: Path) -> 
 def test_own_columns_are_those_of_images_parquet(small: tuple[LocalFolder, Pool]) -> None:
     output, pool = small
     count = len(pool.file_names)
-    tables.write_images(output, pool, [], np.zeros(count), [None] * count, labelled=[], points=None)
+    tables.write_images(output, selected_from(pool, []), [], np.zeros(count), np.full(count, -1), None)
     written = pq.read_table(f"{output.uri}/images.parquet").column_names
     assert set(written) <= set(metadata.OWN_COLUMNS)
 

@@ -167,8 +167,46 @@ def test_it_has_no_rights(rendered: dict[str, list[Object]]) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }, name
-        assert [each["mountPath"] for each in container(job)["volumeMounts"]] == ["/tmp"], name
-        assert [set(each) for each in pod["volumes"]] == [{"name", "emptyDir"}], name
+        assert [each["mountPath"] for each in container(job)["volumeMounts"]] == ["/tmp", "/etc/coralpick"], name
+        assert [set(each) for each in pod["volumes"]] == [{"name", "emptyDir"}, {"name", "secret"}], name
+
+
+def test_secrets_are_also_files_that_only_the_job_reads(rendered: dict[str, list[Object]]) -> None:
+    """In octal, 0440: the user is root's, the group is that of fsGroup."""
+    for name, job in all_jobs(rendered):
+        pod = job["spec"]["template"]["spec"]
+        _, volume = pod["volumes"]
+        assert volume["secret"] == {"secretName": "coralpick-files", "optional": True, "defaultMode": 0o440}, name
+        assert pod["securityContext"]["fsGroup"] == 10001, name
+        assert container(job)["volumeMounts"][1]["readOnly"] is True, name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_policy_is_of_all_pods_and_closes_all_but_three_ports(tmp_path: Path, overlay: str) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    own = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "curation",
+        "resources": [os.path.relpath(ROOT / "k8s" / overlay, folder)],
+        "components": [os.path.relpath(ROOT / "k8s" / "network-policy", folder)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    objects = render(folder)
+    (policy,) = (each for each in objects if each["kind"] == "NetworkPolicy")
+    for version in VERSIONS:
+        kubernetes_validate.validate(policy, version, strict=True)
+    assert policy["metadata"]["namespace"] == "curation"
+    spec = policy["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in spec
+    (rule,) = spec["egress"]
+    assert set(rule) == {"ports"}
+    assert {(port["port"], port["protocol"]) for port in rule["ports"]} == {(53, "UDP"), (53, "TCP"), (443, "TCP")}
+    for name, job in jobs(objects).items():
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        assert spec["podSelector"]["matchLabels"].items() <= labels.items(), name
 
 
 def test_secrets_are_only_referred_to(rendered: dict[str, list[Object]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from job import secret
 from job.errors import SettingsError, TryAgain
 from job.lightly import datasource
+from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.secret import Secret
 from job.settings import Settings
@@ -172,7 +173,8 @@ def test_the_other_calls_are_made_again_as_well(kind: str | int, server: Lightly
     assert set(LATER_CALLS) - server.calls.keys() <= rarely
     held = state(made)
     assert [each[0] for each in held["samples"]] == sorted(NAMES)
+    thumbnails = pools.thumbnails(both, second, range(len(NAMES)))
     for each in made.samples:
-        assert each.files == {"thumb": second.thumbnails[second.file_names.index(each.body["fileName"])]}
+        assert each.files == {"thumb": thumbnails[second.file_names.index(each.body["fileName"])]}
     assert held["tags"]["coral-3-00000002"] == (sorted(answer), 8)
     assert len([name for name in held["tags"] if name.startswith("coral-3")]) == 3

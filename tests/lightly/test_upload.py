@@ -54,9 +54,10 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
     from job.parts import pool as pools
 
     found = pools.detections(output, pool, range(len(pool.file_names)))
+    thumbnails = pools.thumbnails(output, pool, range(len(pool.file_names)))
     for number, name in enumerate(pool.file_names):
         (sample,) = [each for each in dataset.samples if each.body["fileName"] == name]
-        assert sample.files == {"thumb": pool.thumbnails[number]}
+        assert sample.files == {"thumb": thumbnails[number]}
         assert sample.body["metaData"] == {"sizeInBytes": 10, "shape": [48, 64, 3]}
         expected = predictions(found[name])
         assert sample.predictions is not None

@@ -14,11 +14,13 @@ import pytest
 from job import parts
 from job.embed import table as embeddings
 from job.errors import DamagedFileError, JobError, SettingsError
-from job.parts import checked, listings, pool
+from job.parts import checked, listings
 from job.parts.part import _PROVENANCE
+from job.select.points import ArrayPoints
 from job.shards import Shard
 from job.storage import Listing
 from job.storage.local import LocalFolder
+from job.texts import Texts
 from tests.parts.test_part import MADE_WITH, entries, failed, row
 
 ROWS = [*(row(f"{number}.jpg", boxes=number % 9, seed=number) for number in range(30)), failed("x.jpg")]
@@ -30,7 +32,7 @@ def output(tmp_path: Path) -> LocalFolder:
     folder = LocalFolder(str(tmp_path))
     parts.write(folder, ROWS, MADE_WITH)
     listings.finish(folder, Shard(), Listing.from_entries(entries(ROWS)))
-    embeddings.write(folder, ["a", "b"], np.eye(2, 7, dtype=np.float32), "digest")
+    embeddings.write(folder, Texts.of(["a", "b"]), ArrayPoints(np.eye(2, 7, dtype=np.float32)), "digest")
     return folder
 
 
@@ -126,10 +128,17 @@ def change(column: str, values: Any) -> Callable[[pa.Table], pa.Table]:
         (change("classes", [[-1, 0]]), "a class does not exist"),
         (change("classes", [[0]]), "different numbers of boxes, scores and classes"),
         (change("classes", [None]), "different numbers of boxes, scores and classes"),
-        (change("scores", [[float("nan"), 0.5]]), "a score is not a number from 0 to 1"),
-        (change("scores", [[1.5, 0.5]]), "a score is not a number from 0 to 1"),
+        (change("scores", [[float("nan"), 0.5]]), "scores has a value that is negative or not finite"),
+        (change("scores", [[1.5, 0.5]]), "scores has a value above 1"),
         (change("boxes", [[[0, 0, float("inf"), 1], [0, 0, 1, 1]]]), "a box is not finite"),
-        (change("class_probabilities", [[[0, 0, 0, 2], [0, 0, 0, 1]]]), "a probability is not a number from 0 to 1"),
+        (change("class_probabilities", [[[0, 0, 0, 2], [0, 0, 0, 1]]]), "class_probabilities has a value above 1"),
+        (change("num_boxes", [-1]), "num_boxes has a value that is negative or not finite"),
+        (change("num_boxes", [None]), "a usable image has no num_boxes"),
+        (change("score_entropy_sum", [float("inf")]), "score_entropy_sum has a value that is negative or not finite"),
+        (change("score_entropy_sum", [None]), "a usable image has no score_entropy_sum"),
+        (change("class_counts", [[[0, 1, 0], [3, 1, 0]]]), "a class does not exist"),
+        (change("class_counts", [[]]), "different numbers of counts and sums of classes"),
+        (change("class_sums", [[[float("nan"), 0]] * 2]), "class_sums has a value that is negative or not finite"),
         (change("feature", [[float("nan")] * 6]), "a feature is not finite"),
         (change("thumbnail", [b"<script>"]), "a thumbnail is not a JPEG file"),
         (lambda table: table.drop_columns(["scores"]), "its columns are not those of a part"),
@@ -143,7 +152,7 @@ def test_impossible_values_are_refused(tmp_path: Path, hostile: Callable[[pa.Tab
     table = hostile(checked.load(pa.BufferReader(path.read_bytes())))
     path.write_bytes(checked.dump(table, {_PROVENANCE: MADE_WITH.to_json()}))
     with pytest.raises(DamagedFileError, match=reason):
-        pool.load(output, entries([row("a.jpg")]))
+        list(parts.read(output))
 
 
 def test_missing_memory_is_no_damage(output: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from job import parts
 from job.errors import LinkError
 from job.parts.owned import EDITED, LEDGER, LEDGER_FOLDER, OwnedOutput
+from job.spool import Spool
+from job.storage.base import Content
 from job.storage.local import LocalFolder
 from tests.exports.test_paths import tree
 
@@ -140,7 +143,7 @@ class KilledFolder(LocalFolder):
             raise Killed
         self.remaining -= 1
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: Content) -> None:
         self._count()
         super().write(key, data)
 
@@ -170,3 +173,24 @@ def test_after_any_kills_the_next_run_leaves_exactly_its_own_files(
     run(folder, {f"exports/{name}": data for name, data in last.items()})
     assert tree(folder / "exports") == {"mine": b"mine"} | last
     assert not (folder / EDITED).exists()
+
+
+def test_a_large_file_is_compared_block_by_block(tmp_path: Path) -> None:
+    """`read` would hold the whole file in memory."""
+
+    class RangesOnly(LocalFolder):
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            assert key == LEDGER, key
+            return super().read(key, etag)
+
+    content = np.random.default_rng(0).bytes((1 << 24) + 5)
+    for _ in range(2):
+        output = OwnedOutput(RangesOnly(str(tmp_path)))
+        made = Spool()
+        made.file.write(content)
+        output.write("embeddings.parquet", made)
+        output.finish()
+    assert (tmp_path / "embeddings.parquet").read_bytes() == content
+    output = OwnedOutput(RangesOnly(str(tmp_path)))
+    output.write("embeddings.parquet", b"1")
+    assert tree(tmp_path)["embeddings.parquet"] == b"1" and not (tmp_path / "edited").exists()

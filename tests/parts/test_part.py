@@ -1,5 +1,6 @@
 """Parts, the folder they lie in, and the pool made of them."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
     assert loaded.file_names == sorted(NAMES, key=str.encode)
     assert loaded.failures == [("broken.jpg", "not an image")]
     by_name = {each.file_name: each for each in rows}
+    thumbnails = pool.thumbnails(output, loaded, range(len(rows)))
     assert loaded.features is not None
     for index, key in enumerate(loaded.file_names):
-        np.testing.assert_array_equal(loaded.features[index], by_name[key].feature)
-        assert loaded.thumbnails[index] == by_name[key].thumbnail
+        np.testing.assert_array_equal(loaded.features.rows([index])[0], by_name[key].feature)
+        assert thumbnails[index] == by_name[key].thumbnail
         assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
         assert loaded.size[index].tolist() == [64, 48]
     found = pool.detections(output, loaded, range(len(loaded.file_names)))
@@ -89,20 +91,66 @@ def test_scores_of_the_pool_are_those_of_each_image_alone(tmp_path: Path) -> Non
         np.testing.assert_allclose(loaded.scores[score.name], expected, rtol=0, atol=1e-12)
 
 
+def test_what_the_map_step_scores_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = LocalFolder(str(tmp_path))
+    certain, even = [1, 0, 0, 0], [0.25] * 4
+    two_of_b = Row(
+        *("b.jpg", "e", 10, "ok", None, 64, 48),
+        boxes=np.array([[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 4, 4]], np.float32),
+        scores=np.array([0.75, 0.5, 0.125], np.float32),
+        classes=np.array([1, 2, 1], np.int32),
+        class_probabilities=np.array([certain, even, even], np.float16),
+        thumbnail=b"",
+    )
+    parts.write(output, [two_of_b, Row.undetected("a.jpg"), failed("c.jpg")], MADE_WITH)
+    (part,) = parts.read(output)
+    columns = part.table.to_pydict()
+    assert columns["num_boxes"] == [0, 3, None] and columns["expected_boxes"] == [0, 1.375, None]
+    assert columns["score_object_frequency"] == [0, 2.25, None]  # two classes, one of them a second time
+    assert columns["score_objectness_least_confidence"] == [0, 1.625 / 3, None]
+    assert columns["score_entropy_sum"] == [0, 2, None] and columns["score_entropy_mean"] == [0, 2 / 3, None]
+    assert columns["score_uncertainty_margin"] == [0, 1, None]
+    assert columns["class_counts"] == [[], [[1, 2, 1], [2, 1, 0]], None]  # class, boxes, boxes below 0.2
+    assert columns["class_sums"] == [[], [[0.875, 1], [0.5, 1]], None]  # confidences, entropies
+
+    asked: list[list[str] | None] = []
+    read = parts.read
+
+    def recorded(output: LocalFolder, columns: list[str] | None = None) -> Iterator[parts.Part]:
+        asked.append(columns)
+        return read(output, columns)
+
+    monkeypatch.setattr(parts, "read", recorded)
+    listing = entries([two_of_b, Row.undetected("a.jpg"), failed("c.jpg")])
+    listing = [Entry(each.key, "" if each.key == "a.jpg" else each.etag, each.size) for each in listing]
+    loaded = pool.load(output, listing)
+    weighted = pool.load(output, listing, {"*": 1, "b": 0.5})
+    boxes = {"boxes", "scores", "classes", "class_probabilities"}
+    assert [boxes & set(columns or []) for columns in asked] == [set(), boxes]
+    assert loaded.class_counts.tolist() == [0, 2, 1] and loaded.class_low_confidence.tolist() == [0, 1, 0]
+    assert loaded.class_scores.tolist() == [0, 0.875, 0.5] and loaded.class_entropies.tolist() == [0, 1, 1]
+    assert weighted.scores["entropy_sum"].tolist() == loaded.scores["entropy_sum"].tolist() == [0, 2]
+    assert weighted.scores["entropy_sum_weighted"].tolist() == [0, 1.5]
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(1, 4))
 def test_how_rows_are_cut_into_parts_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, boxes: list[int], size: int
 ) -> None:
     rows = [row(f"{seed}.jpg", count, seed) for seed, count in enumerate(boxes)]
-    pools = []
+    pools: list[pool.Pool] = []
+    thumbnails = []
     for each in (size, len(rows)):
         output = LocalFolder(str(tmp_path_factory.mktemp("cut")))
         for start in range(0, len(rows), each):
             parts.write(output, rows[start : start + each], MADE_WITH)
         pools.append(pool.load(output, entries(rows)))
+        thumbnails.append(pool.thumbnails(output, pools[-1], range(len(rows))))
     first, second = pools
-    assert first.file_names == second.file_names and first.thumbnails == second.thumbnails
+    assert first.file_names == second.file_names and thumbnails[0] == thumbnails[1]
+    assert first.features is not None and second.features is not None
+    np.testing.assert_array_equal(first.features.read(0, 9), second.features.read(0, 9))
     for name in first.scores:
         np.testing.assert_array_equal(first.scores[name], second.scores[name])
 
@@ -123,7 +171,7 @@ def test_rows_done_twice_or_changed_or_gone(tmp_path: Path) -> None:
     loaded = pool.load(output, [Entry("a.jpg", "e", 10), Entry("b.jpg", "new", 10)])
     assert loaded.file_names == ["a.jpg", "b.jpg"]
     assert loaded.features is not None
-    np.testing.assert_array_equal(loaded.features[1], row("b.jpg", seed=3).feature)
+    np.testing.assert_array_equal(loaded.features.rows([1])[0], row("b.jpg", seed=3).feature)
     with pytest.raises(TryAgain, match="1 image has no detections yet"):
         pool.load(output, [Entry("a.jpg", "e", 10), Entry("c.jpg", "e", 10)])
 

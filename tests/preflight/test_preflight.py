@@ -82,7 +82,7 @@ def test_check_tries_everything_and_leaves_nothing(few_frames: Path, tmp_path: P
         "disk: ok, ",
         "lightly: ok, no token is set, so nothing is uploaded.",
         "run: ok, it would use 12 images (",
-        f"kB), pick 5 by coral with uncertainty_entropy, and write to {tmp_path}/new/out.",
+        f"kB), pick 5 by coral with entropy_sum, and write to {tmp_path}/new/out.",
     ):
         assert line in done.stderr, line
     assert "warning" not in done.stderr and "trial" not in done.stderr
@@ -601,7 +601,7 @@ def test_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_would_be_done(tmp_path: Path) -> None:
     given = settings(output="/out", n_samples=20)
     assert only(plan.run, known(given, listing=listing())) == (
-        "it would use 30 images (30 kB), pick 20 by coral with uncertainty_entropy, and write to /out"
+        "it would use 30 images (30 kB), pick 20 by coral with entropy_sum, and write to /out"
     )
     entries = '[{"input": {"type": "EMBEDDINGS"}, "strategy": {"type": "DIVERSITY"}}]'
     for strategy, by in (("coreset", "coreset"), (entries, "a list of strategies"), ("random", "random")):

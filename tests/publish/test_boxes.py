@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from job import parts
+from job.context import SelectionInputs
 from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.publish import boxes, tables
 from job.report.gather import gather
 from job.report.projection import project
+from job.select.points import ArrayPoints
 from job.storage import Entry
 from job.storage.local import LocalFolder
+from tests.conftest import nothing_elsewhere
 from tests.parts.test_part import MADE_WITH, row
 
 NAMES = ["b.jpg", "a.jpg", "sub/ä.jpg", "c.jpg"]
@@ -28,7 +31,7 @@ COLUMNS = ["file_name", "class", "class_index", "score", "left", "top", "right",
 def filled(folder: Path, per_part: int) -> tuple[LocalFolder, Pool]:
     """Four images with 0 to 3 boxes; no box in the second one by name."""
     output = LocalFolder(str(folder))
-    rows = [row(name, boxes=number, seed=number) for number, name in enumerate(NAMES)]
+    rows = [replace(row(name, boxes=number, seed=number), thumbnail=b"") for number, name in enumerate(NAMES)]
     for start in range(0, len(rows), per_part):
         parts.write(output, rows[start : start + per_part], MADE_WITH)
     return output, pools.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
@@ -86,14 +89,19 @@ def test_without_boxes_there_are_columns(tmp_path: Path) -> None:
     assert (table.num_rows, table.column_names) == (0, COLUMNS)
 
 
+def selected_from(pool: Pool, labelled: list[str]) -> SelectionInputs:
+    points = ArrayPoints(np.zeros((len(pool.file_names), 3), np.float32))
+    return SelectionInputs(pool, points, {"method": "own"}, labelled, nothing_elsewhere(3), {}, "0")
+
+
 def test_images_say_whether_they_are_labelled_and_where_they_are_on_the_map(tmp_path: Path) -> None:
     output, pool = filled(tmp_path, 2)
     pool = replace(pool, failures=[("broken.jpg", "it is empty"), ("labelled.jpg", "it is empty")])
-    infinite, none = np.full(4, np.inf), [None] * 4
+    infinite, none = np.full(4, np.inf), np.full(4, -1)
     labelled = ["c.jpg", "labelled.jpg", "not in the pool.jpg"]
     embeddings = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     projection = project(embeddings)
-    tables.write_images(output, pool, [], infinite, none, labelled, projection.points)
+    tables.write_images(output, selected_from(pool, labelled), [], infinite, none, projection.points)
     table = pq.read_table(tmp_path / "images.parquet")
     assert table["file_name"].to_pylist() == ["a.jpg", "b.jpg", "c.jpg", "sub/ä.jpg", "broken.jpg", "labelled.jpg"]
     assert table["labelled"].to_pylist() == [False, False, True, False, False, True]
@@ -101,7 +109,7 @@ def test_images_say_whether_they_are_labelled_and_where_they_are_on_the_map(tmp_
     assert places[4:] == [(None, None)] * 2
     np.testing.assert_array_equal(places[:4], projection.points)
 
-    tables.write_images(output, pool, [], infinite, none, [], None)
+    tables.write_images(output, selected_from(pool, []), [], infinite, none, None)
     table = pq.read_table(tmp_path / "images.parquet")
     assert (table["map_x"].null_count, table["map_y"].null_count) == (6, 6)
     assert [str(table.schema.field(name).type) for name in ("labelled", "map_x", "map_y")] == [
@@ -113,7 +121,6 @@ def test_images_say_whether_they_are_labelled_and_where_they_are_on_the_map(tmp_
 
 def test_the_report_shows_the_same_map(tmp_path: Path) -> None:
     output, pool = filled(tmp_path, 2)
-    pool = replace(pool, thumbnails=[b""] * 4)
     embeddings = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     projection = project(embeddings)
     run: dict[str, Any] = {

@@ -24,8 +24,11 @@ from job.publish.summary import gather as evidence
 from job.report import duplicates
 from job.report.gather import gather
 from job.report.projection import project
+from job.select.points import ArrayPoints
+from job.spool import SpooledRows
 from job.storage import Entry
 from job.storage.local import LocalFolder
+from job.texts import Texts
 from tests.conftest import Job, demo_variables, nothing_elsewhere, picture, settings, start_job
 from tests.parts.test_part import MADE_WITH, failed
 from tests.parts.test_part import row as made_row
@@ -76,7 +79,8 @@ def reported(folder: Path, rows: list[Row], count: int, **options: Any) -> str:
 
 
 def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder | None = None, **values: Any) -> str:
-    embeddings = found.features if found.features is not None else np.zeros((len(found.file_names), 6), np.float32)
+    zeros = ArrayPoints(np.zeros((len(found.file_names), 6), np.float32))
+    embeddings = found.features if found.features is not None else zeros
     chosen = settings(n_samples=count, **values)
     selection = choose_among(chosen, output, found, embeddings, [])
     elsewhere = nothing_elsewhere(embeddings.shape[1])
@@ -293,18 +297,22 @@ def test_two_hundred_thousand_images(tmp_path: Path) -> None:
     small = pool.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
     many, rng = 4000, np.random.default_rng(0)
     assert small.features is not None
+    features = SpooledRows((50 * many, 6))
+    features.write(0, small.features.read(0, 50).repeat(many, axis=0) + rng.normal(0, 0.3, (50 * many, 6)))
     large = replace(
         small,
-        file_names=[f"{key}~{number:04d}" if number else key for key in small.file_names for number in range(many)],
+        file_names=Texts.of(
+            f"{key}~{number:04d}" if number else key for key in small.file_names for number in range(many)
+        ),
         size=small.size.repeat(many, axis=0),
         etag=[each for each in small.etag for _ in range(many)],
         byte_size=small.byte_size.repeat(many),
         num_boxes=small.num_boxes.repeat(many),
         expected_boxes=small.expected_boxes.repeat(many),
         scores={name: values.repeat(many) * rng.random(50 * many) for name, values in small.scores.items()},
-        features=small.features.repeat(many, axis=0) + rng.normal(0, 0.3, (50 * many, 6)).astype(np.float32),
-        thumbnails=[each for each in small.thumbnails for _ in range(many)],
-        part=[each for each in small.part for _ in range(many)],
+        features=features,
+        part=small.part.repeat(many),
+        part_row=small.part_row.repeat(many),
     )
     picks = [Selected(1, small.file_names[0], 0.5, 0.5, None, None, "first", {"utility": 0.5}, [])]
     run: dict[str, Any] = {

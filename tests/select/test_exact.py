@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.select import ParquetPoints, Selection, greedy, select
-from job.select.engine import SCORE_FLOOR
+from job.select.engine import SCORE_FLOOR, scale_scores
 from job.select.points import ArrayPoints, to_unit_length
 from job.select.tensors import TensorPass
 from job.select.typicality import typicality
@@ -227,9 +227,21 @@ def test_typicality_begins_in_the_densest_place_and_leaves_outliers() -> None:
     assert sum(row >= 90 for row in spread) > sum(row >= 90 for row in typical[:2])
 
 
-def test_scores_above_one_are_divided_by_the_largest() -> None:
-    embeddings, scores = clusters(7, 200, 8), np.random.default_rng(7).random(200) * 9
-    assert select(embeddings, scores, 40).picks == select(embeddings, scores / scores.max(), 40).picks
+def test_scores_are_divided_by_their_99th_percentile() -> None:
+    embeddings, scores = clusters(7, 300, 8), np.random.default_rng(7).random(300) * 9
+    utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores / np.sort(scores)[-3]  # the rank of 0.99 among 0 ... 299 is 297
+    assert rows(select(embeddings, scores, 40)) == naive(embeddings, utility, 40, 1, [])
+    few = np.arange(100.0)
+    assert scale_scores(few).max() == 1  # of up to 100 images, the 99th percentile is the largest
+    assert (scale_scores(few / 99) == few / 99).all()
+    assert scale_scores(np.zeros(0)).shape == (0,)
+
+
+def test_one_crowd_does_not_change_how_all_others_compare() -> None:
+    embeddings, scores = clusters(8, 300, 8), np.random.default_rng(8).random(300) * 2
+    crowded = scores.copy()
+    crowded[scores.argmax()] = 500
+    assert rows(select(embeddings, scores, 40)) == rows(select(embeddings, crowded, 40))
 
 
 def test_invalid_scores_are_named() -> None:

@@ -267,6 +267,16 @@ def test_a_token_may_lie_in_a_file(tmp_path: Path) -> None:
     assert "No such file" in problems(**given | {"LIGHTLY_TOKEN_FILE": str(tmp_path / "none")})[0]
 
 
+def test_defaults_contradict_no_other_setting() -> None:
+    given = {"CORAL_INPUT": "in", "CORAL_OUTPUT": "out"}
+    for strategy in ("coreset", "active_learning", "two_stage", "typicality", "random"):
+        assert resolve({}, given | {"CORAL_STRATEGY": strategy}).score_strength == 0.5
+    platform = {"LIGHTLY_TOKEN": "t", "CORAL_LIGHTLY_DATASET": "set", "CORAL_LIGHTLY_SELECT": "platform"}
+    assert str(resolve({}, given | platform).score) == "uncertainty_entropy"  # the platform does not know the default
+    assert str(resolve({}, given | platform | {"CORAL_SCORE": "uncertainty_margin"}).score) == "uncertainty_margin"
+    assert "supports object_frequency" in problems(**platform, CORAL_SCORE="entropy_sum")[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -12,7 +12,9 @@ from job.lightly.upload import Outcome, upload
 from job.parts.pool import Pool
 from job.retry import Patience
 from job.secret import Secret
+from job.select.points import ArrayPoints
 from job.settings import Settings
+from job.settings.mix import parse_score
 from job.stopping import Stop
 from job.storage import Storage
 from tests.standins.lightly_platform import Dataset
@@ -29,9 +31,9 @@ def connect(server: LightlyServer, token: str = TOKEN) -> Platform:
     return Platform(Transport(Secret(token), server.url, threading.Event(), IMPATIENT))
 
 
-def embeddings(pool: Pool) -> np.ndarray[Any, np.dtype[np.float32]]:
+def embeddings(pool: Pool) -> np.ndarray[Any, np.dtype[np.floating]]:
     assert pool.features is not None
-    return pool.features
+    return pool.features.read(0, len(pool.file_names))
 
 
 def send(
@@ -45,9 +47,10 @@ def send(
         "output": "out",
         "lightly_token": Secret(TOKEN),
         "lightly_dataset": "the set",
+        "score": parse_score("uncertainty_entropy"),  # as `resolve` sets it for the platform's own selection
     }
     settings = Settings(**values | more)
-    outcome = Outcome(pool, embeddings(pool), space, labelled, picks, run_id)
+    outcome = Outcome(pool, ArrayPoints(embeddings(pool)), space, labelled, picks, run_id)
     return upload(connect(server), settings, Stop(), folder, source, outcome)
 
 

@@ -18,7 +18,8 @@ class OddS3:
 
     Attributes:
         mode: How it is odd: ``repeated token``, ``no token``, ``no length``, ``no etag``, ``cut``, a key of `PAGES`, or
-            empty for an ordinary server.
+            empty for an ordinary server. After ``late `` or ``once late ``, a key of `PAGES` is the answer to requests
+            for what follows x/a.jpg, or to the first of them alone; x/b.jpg follows it.
         requests: The paths that were requested.
         endpoint: Its address.
     """
@@ -64,16 +65,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def _send_listing(self) -> None:
-        mode = self.odd.mode
-        is_truncated = mode in ("repeated token", "no token")
-        token = "<NextContinuationToken>T</NextContinuationToken>" if mode == "repeated token" else ""
+        query = parse_qs(urlsplit(self.path).query)
+        mode, is_late = self.odd.mode, False
+        if mode.startswith(("late ", "once late ")):
+            is_late = "continuation-token" in query or "start-after" in query
+            if is_late and mode.startswith("once "):
+                self.odd.mode = "late -"
+            mode = mode.rpartition(" ")[2] if is_late else "more"
+        is_truncated = mode in ("repeated token", "no token", "more")
+        has_token = mode in ("repeated token", "more")
+        token = "<NextContinuationToken>T</NextContinuationToken>" if has_token else ""
+        is_end = "start-after" in query and not is_late
+        contents = (
+            f"<Contents><Key>x/{'b' if is_late else 'a'}.jpg</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>&quot;{ETAG}&quot;</ETag><Size>{len(DATA)}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        )
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>'
             '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix></Prefix>'
             f"<KeyCount>1</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>{str(is_truncated).lower()}</IsTruncated>{token}"
-            "<Contents><Key>x/a.jpg</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-            f"<ETag>&quot;{ETAG}&quot;</ETag><Size>{len(DATA)}</Size><StorageClass>STANDARD</StorageClass></Contents>"
-            "</ListBucketResult>"
+            f"{'' if is_end else contents}</ListBucketResult>"
         )
         self._send(PAGES.get(mode, body.encode()))
 

@@ -54,15 +54,26 @@ def test_an_object_without_length_is_limited_and_complete(odd: OddS3) -> None:
         ("repeated token", "the listing of the store has no end, since it repeats a continuation token"),
         ("no token", "the store says that its listing goes on, but gives no continuation token"),
         # What is no XML is an error of the server for boto3.
-        *((name, r"s3://b/x cannot be reached \((its answer is not a listing|500 500)\)") for name in PAGES),
+        *(
+            (mode + name, r"s3://b/x cannot be reached \((its answer is not a listing|500 500)\)")
+            for mode in ("", "late ")
+            for name in PAGES
+        ),
     ],
 )
 def test_a_listing_that_is_none_ends_the_job(odd: OddS3, folder: Storage, mode: str, says: str) -> None:
     assert [entry.key for entry in folder.list()] == ["a.jpg"]
+    odd.requests.clear()
     odd.mode = mode
     with pytest.raises(ServiceUnavailable, match=says):
         list(folder.list())
     assert len(odd.requests) < 5000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_that_is_no_listing_once_costs_nothing(odd: OddS3, folder: Storage, page: str) -> None:
+    odd.mode = f"once late {page}"
+    assert {entry.key for entry in folder.list()} == {"a.jpg", "b.jpg"}
 
 
 def test_a_store_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

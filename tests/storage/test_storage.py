@@ -18,6 +18,7 @@ from obstore.store import MemoryStore
 from job import images, logs, retry
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
+from job.spool import Spool
 from job.storage import Entry, Listing, Storage, open_folder, open_source, read_file
 from job.storage.base import keep_all
 from job.storage.gcs_azure import CloudFolder
@@ -114,6 +115,14 @@ def test_what_is_written_is_read_listed_and_removed(store: Storage, request: pyt
         store.delete(name)
         assert store.stat(name) is None
     assert not listed(store)
+
+
+def test_a_temporary_file_is_written_whole(store: Storage) -> None:
+    data = os.urandom(6_000_000)
+    made = Spool()
+    made.file.write(data)
+    store.write("large", made)
+    assert store.read("large") == data
 
 
 def test_folders_do_not_reach_into_others(store: Storage) -> None:
@@ -300,7 +309,8 @@ def headers_of_all_reads(endpoint: str, name: str, monkeypatch: pytest.MonkeyPat
     assert listed(folder).keys() == {each.key for each in folder._list_by_boto3("", keep_all)} == {"a"}
     proxy.close()
     agents = [headers["user-agent"].partition("/")[0] for headers in proxy.headers]
-    assert agents == ["object_store", "Boto3", "Boto3", "object_store", "Boto3"]  # a listing begins with one of boto3
+    listing = ["Boto3", "object_store", "Boto3"]  # it begins and ends with a request of boto3
+    assert agents == ["object_store", "Boto3", *listing, "Boto3"]
     return proxy.headers
 
 
@@ -398,8 +408,9 @@ def test_empty_objects_do_not_send_the_listing_to_boto3(
     assert sorted(seen) == sorted({*names, *empty})
     agents = [headers["user-agent"].partition("/")[0] for headers in proxy.headers]
     assert agents.count("object_store") == 2  # both pages
-    # The first is about the whole listing. Then: an object, or the marker of a folder? One is surely a marker.
-    assert agents.count("Boto3") == 1 + 1 + 2 * 3
+    # The first and the last are about the whole listing. Others: an object, or the marker of a folder? One is surely a
+    # marker.
+    assert agents.count("Boto3") == 2 + 1 + 2 * 3
 
 
 def test_many_empty_objects_are_listed_by_boto3(moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +436,10 @@ def test_a_write_larger_than_one_request(moto: S3, tmp_path: Path, monkeypatch: 
     folder, data = open_folder(moto.uri(tmp_path.name), patience=BRISK), os.urandom(13_000_000)
     folder.write("large", data)
     assert folder.read("large") == data and "-" in listed(folder)["large"].etag
+    made = Spool()
+    made.file.write(data)
+    folder.write("spooled", made)
+    assert folder.read("spooled") == data and "-" in listed(folder)["spooled"].etag
 
 
 def test_obstore_names_that_it_cannot_handle_are_told() -> None:

@@ -84,7 +84,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def local(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on a folder."""
-    return run_job(str(frames), str(tmp_path_factory.mktemp("results") / "out"))
+    return run_job(str(frames), str(tmp_path_factory.mktemp("results") / "out"), CORAL_LIGHTLY_PREDICTIONS="1")
 
 
 @pytest.fixture(scope="session")

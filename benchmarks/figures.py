@@ -1,0 +1,118 @@
+"""The table of docs/performance.md on `select`, from the file that `make bench-reduce` writes."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+REDUCE = Path(__file__).resolve().parent / "results" / "reduce.json"
+_MIN_CPU_SECONDS = 1.0  # of a stage in the larger pool; below it, the clock and other processes decide the slope
+_COMPUTED = (10_000_000, 100_000_000)  # images
+
+
+def compute_slopes(smaller: dict[str, Any], larger: dict[str, Any]) -> dict[str, float]:
+    """Returns the exponent with which the processor time of each stage grows with the pool: 1 is linear.
+
+    Args:
+        smaller: Figures of `benchmarks.reduce` for the smaller pool.
+        larger: Those for the larger pool. Its short stages are left out.
+    """
+    growth = math.log(larger["images"] / smaller["images"])
+    slopes = {}
+    for stage, used in larger["stages"].items():
+        earlier = smaller["stages"].get(stage, {}).get("cpu_seconds", 0)
+        if growth and earlier > 0 and used["cpu_seconds"] >= _MIN_CPU_SECONDS:
+            slopes[stage] = round(math.log(used["cpu_seconds"] / earlier) / growth, 2)
+    return slopes
+
+
+def extrapolate(result: dict[str, Any], images: int) -> dict[str, float]:
+    """Extends the straight line through the smallest and the largest pool.
+
+    Args:
+        result: What `benchmarks.reduce` measured.
+        images: Number of images.
+
+    Returns:
+        `peak_mb`, `cpu_seconds`, `written_mb`, and `part_bytes` that are read.
+    """
+    rows = _select_rows(result)
+    first, last = rows[0], rows[-1]
+    share = (images - first["images"]) / max(1, last["images"] - first["images"])
+    names = ("peak_mb", "cpu_seconds", "written_mb", "part_bytes")
+    return {name: first[name] + share * (last[name] - first[name]) for name in names}
+
+
+def reduce_table(path: Path = REDUCE) -> str:
+    """Returns the table of what `select` takes, from the benchmark's file."""
+    if not path.is_file():
+        return "Not measured: run `make bench-reduce`."
+    return render_reduce(json.loads(path.read_text()))
+
+
+def render_reduce(result: dict[str, Any]) -> str:
+    """Renders what `select` takes, by stage and by size of the pool."""
+    rows = _select_rows(result)
+    picks = rows[0]["picks"]
+    stages = [stage for stage in rows[-1]["stages"] if stage in result["slope"]]
+    lines = [
+        f"`select` of {picks:,} on {result['cores']} cores, CPU seconds and peak memory:\n",
+        f"| | {' | '.join(format_count(row['images']) for row in rows)} | slope |",
+        "|---" * (len(rows) + 2) + "|",
+    ]
+    for stage in stages:
+        cells = [_format_cell(row["stages"].get(stage)) for row in rows]
+        lines.append(f"| {stage} | {' | '.join(cells)} | {result['slope'][stage]:.2f} |")
+    lines.append(f"| **all stages** | {' | '.join(f'**{_format_cell(row)}**' for row in rows)} | |")
+    for row in result["rows"]:
+        if row["picks"] != picks:
+            cells = [_format_cell(row) if row["images"] == other["images"] else "" for other in rows]
+            lines.append(f"| all stages, {row['picks']:,} picks | {' | '.join(cells)} | |")
+    for title, megabytes in (
+        ("size of the parts", [row["part_bytes"] / 1e6 for row in rows]),
+        ("results written", [row["written_mb"] for row in rows]),
+    ):
+        lines.append(f"| {title} | {' | '.join(f'{number:,.0f} MB' for number in megabytes)} | |")
+    lines += ["", *_describe(result)]
+    return "\n".join(lines)
+
+
+def _describe(result: dict[str, Any]) -> list[str]:
+    restart = result["restart"]["computed"]
+    lines = [
+        f"- Memory grows by {result['bytes_per_image'] / 1e3:.2f} kB per image. The largest pool took "
+        f"{result['cpu_ms_per_image']:.2f} ms of processor time per image.",
+        "- The slope is the exponent with which the processor time grows between the two largest pools; 1 is linear. "
+        "Stages of less than a second are left out.",
+    ]
+    for count, reason in result["left_out"].items():
+        lines.append(f"- {format_count(int(count))} were not measured: {reason}.")
+    for images in _COMPUTED:
+        found = extrapolate(result, images)
+        lines.append(
+            f"- Computed, not measured: {format_count(images)} need {found['peak_mb'] / 1e3:,.0f} GB of "
+            f"memory, {found['cpu_seconds'] / 3600:,.1f} CPU hours, parts of {found['part_bytes'] / 1e9:,.0f} GB and "
+            f"{found['written_mb'] / 1e3:,.0f} GB for the results."
+        )
+    lines.append(
+        f"- Computed from {len(result['restart']['measured'])} smaller pools: one of {restart['shards']} shards of "
+        f"{format_count(restart['images'])} that starts again makes {restart['requests']:,} requests and reads "
+        f"{restart['bytes'] / 1e6:,.0f} MB to find what is done."
+    )
+    return lines
+
+
+def _select_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the first number of picks, the smallest pool first."""
+    return [row for row in result["rows"] if row["picks"] == result["rows"][0]["picks"]]
+
+
+def _format_cell(used: dict[str, Any] | None) -> str:
+    return "" if used is None else f"{used['cpu_seconds']:,.1f} s, {used['peak_mb']:,.0f} MB"
+
+
+def format_count(images: int) -> str:
+    """A number of images for people."""
+    if images < 1_000_000 or images % 1_000_000:
+        return f"{images:,} images"
+    return f"{images // 1_000_000} million images"

@@ -1,0 +1,6 @@
+"""Ray as the engine: a worker for each GPU. Nothing else of the job imports Ray."""
+
+from job.engine.ray.cluster import describe_cluster
+from job.engine.ray.engine import OnRay
+
+__all__ = ["OnRay", "describe_cluster"]
