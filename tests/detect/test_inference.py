@@ -17,12 +17,25 @@ from job import parts
 from job.detect import config, model, runner
 from job.detect.inference import Inference, fit_batch_size
 from job.detect.model import Detector
+from job.detect.pieces import Piece
 from job.detect.prepare import PreparedImage, to_tensor
 from job.errors import ServiceUnavailable
 from job.storage import Entry
 from job.storage.local import LocalFolder
 from tests.conftest import DEMO_YAML, SMALL_RCNN, picture, random_checkpoint, settings
 from tests.detect.conftest import MASK, build, prepared
+
+
+class Nobody:
+    """Nobody is told of the rows, and no part is written: the tests take the rows themselves."""
+
+    def failed(self, row: parts.Row) -> None: ...
+
+    def detected(self, count: int) -> None: ...
+
+    def written(self, piece: Piece) -> None: ...
+
+    def write_finished(self) -> None: ...
 
 
 def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int = 4) -> list[Any]:
@@ -32,13 +45,9 @@ def rows_of(detector: Detector, images: list[Any], folder: Path, batch_size: int
     source = LocalFolder(str(folder))
     entries = sorted(source.list(), key=lambda each: each.key)
     rows: list[parts.Row] = []
-
-    class NoProgress:
-        def add(self, count: int = 1) -> None: ...
-
     images_and_rows = prepared(entries, source, detector)
     inference, never = Inference(detector, batch_size), threading.Event()
-    runner._detect(images_and_rows, inference, NoProgress(), never, rows, lambda: None)  # type: ignore[arg-type]
+    runner._detect(images_and_rows, inference, Nobody(), never, rows, Nobody())  # type: ignore[arg-type]
     return sorted(rows, key=lambda row: row.file_name)
 
 
