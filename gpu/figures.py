@@ -10,6 +10,7 @@ BENCHMARK = ROOT / "benchmarks" / "results" / "gpu.json"
 NOT_MEASURED = "Not measured: no GPU has run `{}` yet."
 
 _STAGES = ("wait for images", "copy", "launch", "wait for the GPU", "rows")
+_BATCHES = {"rcnn": "Faster R-CNN R50-FPN", "retinanet": "RetinaNet R50-FPN", "cascade": "Cascade Mask R-CNN R50-FPN"}
 _RUNS = {"rcnn": "R50-FPN, 800 x 1333", "yolo": "YOLOv3-tiny", "feed": "without a model"}
 
 
@@ -41,7 +42,32 @@ def checks_table(path: Path = CHECKS) -> str:
     results = json.loads(path.read_text())
     lines = ["| check | | what it found |", "|---|---|---|"]
     for name, result in results.items():
-        lines.append(f"| {name} | {result['status']} | {result['summary'].replace(chr(10), '<br>')} |")
+        found = "there was no time for it" if result["status"] == "skipped" else result["summary"].replace("\n", "<br>")
+        lines.append(f"| {name} | {result['status']} | {found} |")
+    return "\n".join(lines)
+
+
+def pieces_table(path: Path = BENCHMARK) -> str:
+    """Returns the tables of the parts of the benchmark: post-processing, kernels, and speed by batch size."""
+    if not path.is_file():
+        return NOT_MEASURED.format("make bench-gpu")
+    results = json.loads(path.read_text())
+    lines = [
+        "| Whole batches in memory | the job, ms per image | detectron2's post-processing | waits per batch |",
+        "|---|---|---|---|",
+    ]
+    for name, figures in _find(results, "batches").items():
+        cells = (_BATCHES[name], f"{figures['job']:.2g}", f"{figures['detectron2']:.2g}", str(figures["waits"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    milliseconds = {name: _find(results, f"profile, {name}").get("gpu_ms_per_image") for name in ("rcnn", "yolo")}
+    lines.extend(
+        f"\n{_RUNS[name]}: {time:.2g} ms of kernels per image, so {1000 / time:.0f} images/s at most."
+        for name, time in milliseconds.items()
+        if time
+    )
+    if speeds := _find(results, "batch sizes"):
+        text = ", ".join(f"{speed:.0f} ({size})" for size, speed in speeds.items())
+        lines.append(f"\nImages per second with 250 files of 720p, and the batch size: {text}.")
     return "\n".join(lines)
 
 

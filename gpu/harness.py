@@ -128,8 +128,9 @@ class Runner:
             if only and name not in only:
                 continue
             self._say(f"{name} ...")
-            if seconds > self._left() and not self._bench.toy:
-                result = Result("skipped", 0, f"no time: it takes {seconds:.0f} s, {self._left():.0f} s are left")
+            left = max(0, self._left())
+            if seconds > left and not self._bench.toy:
+                result = Result("skipped", 0, f"no time: it takes {seconds:.0f} s, {left:.0f} s are left")
             else:
                 result = self._run_one(name, seconds)
             self.results[name] = result

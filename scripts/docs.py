@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": quality_figures.markdown_tables,
     "gains": quality_figures.readme_paragraph,
     "gpu": figures.benchmark_table,
+    "pieces": figures.pieces_table,
     "checks": figures.checks_table,
     "reduce": benchmark_figures.reduce_table,
 }
