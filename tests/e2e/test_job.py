@@ -123,7 +123,7 @@ def test_a_person_sees_the_first_picks_and_where_the_rest_is(done: dict[str, Any
     text = done["text"]
     first = names.parse((done["output"] / "selected.txt").read_text())[0]
     assert first in text and "selected.txt" in text and "run.json" in text
-    assert "uncertain between" in text
+    assert "total entropy" in text
     assert "Warning" not in text and "warn(" not in text
 
 

@@ -132,6 +132,6 @@ def test_picks_are_those_of_the_library_on_whole_arrays(tmp_path: Path) -> None:
     images = pq.read_table(tmp_path / "out/images.parquet")
     column = pq.read_table(tmp_path / "out/embeddings.parquet")["embedding"].combine_chunks()
     embeddings = column.flatten().to_numpy().reshape(len(column), -1)
-    selection = library.select(embeddings, images["uncertainty_entropy"].to_numpy(), 20)
+    selection = library.select(embeddings, images["entropy_sum"].to_numpy(), 20, score_strength=0.5)
     names = images["file_name"].to_pylist()
     assert (tmp_path / "out/selected.txt").read_text().split() == [names[pick.index] for pick in selection.picks]

@@ -42,7 +42,7 @@ def test_selects_without_a_detector_and_without_torch(given: dict[str, Any], tmp
     assert names.parse((tmp_path / "out" / "selected.txt").read_text()) == [each["file_name"] for each in picks]
     assert len(picks) == 4 and all(each["boxes"] for each in picks[:1])
     top = picks[0]["boxes"][0]  # no class that was not predicted, and the box's own confidence
-    assert picks[0]["reason"].startswith(f"most uncertain: {top['class']} ({top['score']:.2f}); ")
+    assert f"; most uncertain: {top['class']} ({top['score']:.2f}); " in picks[0]["reason"]
     assert done.stderr.count("have no class probabilities, so uncertainty_least_confidence, ") == 1
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["detector"]["probabilities"] == "synthetic" and run["embedding"]["method"] == "own"
