@@ -258,3 +258,4 @@ class Run:
             if self.detector is not None:
                 expected = dataclasses.replace(expected, embedder_sha256=self.detector.embedder_sha256)
         parts.check_same(self.output, pool.provenance, expected)
+        described.leave(self.settings, self.output)

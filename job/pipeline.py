@@ -154,8 +154,6 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
     detector = run.need_detector(precision) if workers.in_process else run.build_detector(precision, "cpu")
     state.detector = detector
     preflight.verify(state, preflight.DETECTOR)
-    if not settings.predictions:
-        described.describe(settings, output)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
         done = parts.find_done(output, provenance, shard)
@@ -167,6 +165,7 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
     listings.begin(output, shard)
+    described.leave(settings, output)
     with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
         work = Work(settings, listing, shard, source, output, detector, done, precision, run.stop, imported)
         workers.detect(work)

@@ -36,7 +36,7 @@ class Described:
 
 
 def describe(settings: Settings, output: Storage) -> Described:
-    """Returns what an earlier run has left, or else reads the configuration and leaves it.
+    """Returns what an earlier run has left, or else reads the configuration.
 
     Args:
         settings: The settings that name the model.
@@ -52,10 +52,27 @@ def describe(settings: Settings, output: Storage) -> Described:
     from job.detect import config
 
     read = config.read(settings)
-    described = Described(read.sha256, read.class_names)
-    if name is not None:
-        output.write(name, json.dumps(vars(described), ensure_ascii=False).encode())
-    return described
+    return Described(read.sha256, read.class_names)
+
+
+def leave(settings: Settings, output: Storage) -> None:
+    """Leaves what `describe` returns with the parts, once it is certain that they are of this detector.
+
+    Args:
+        settings: The settings that name the model.
+        output: Folder with the parts.
+
+    Raises:
+        SettingsError: If the model does not exist, or its configuration is not valid.
+        JobError: If the output cannot be used.
+    """
+    if settings.predictions:
+        if not settings.uses_features or settings.embedding.startswith(TIMM):
+            return
+        settings = without_boxes(settings)
+    name = _name_file(settings)
+    if name is not None and _read(output, name) is None:
+        output.write(name, json.dumps(vars(describe(settings, output)), ensure_ascii=False).encode())
 
 
 def describe_embedder(settings: Settings, output: Storage) -> str:

@@ -33,6 +33,7 @@ def test_it_is_what_detectron2_reads_whatever_changes(tmp_path: Path) -> None:
         expected = config.read(chosen)
         for _ in range(2):
             assert described.describe(chosen, output) == Described(expected.sha256, expected.class_names)
+            described.leave(chosen, output)
     files = list((tmp_path / "out/parts").iterdir())
     assert len(files) == len(changes)
     model.write_text(YAML.read_text().replace("NUM_CLASSES: 80", "NUM_CLASSES: 3"))
@@ -50,6 +51,7 @@ def test_of_a_file_that_is_based_on_others_nothing_is_left(tmp_path: Path) -> No
     model.write_text("_BASE_: base.yaml\n")
     chosen = settings(model=str(model), weights="w")
     assert described.describe(chosen, output).sha256 == config.read(chosen).sha256
+    described.leave(chosen, output)
     assert not (tmp_path / "out").exists()
 
 
@@ -59,7 +61,8 @@ def test_a_second_look_imports_no_detector(tmp_path: Path) -> None:
         "from job.storage.local import LocalFolder\n"
         f"chosen = resolve({{}}, {{'CORAL_INPUT': 'in', 'CORAL_OUTPUT': 'out', 'CORAL_MODEL': {str(YAML)!r}, "
         "'CORAL_WEIGHTS': 'w'})\n"
-        f"found = described.describe(chosen, LocalFolder({str(tmp_path)!r}))\n"
+        f"output = LocalFolder({str(tmp_path)!r})\n"
+        "found = described.describe(chosen, output)\ndescribed.leave(chosen, output)\n"
         "print(json.dumps([found.sha256, 'torch' in sys.modules, 'detectron2' in sys.modules]))"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -74,7 +77,11 @@ def test_a_second_look_imports_no_detector(tmp_path: Path) -> None:
 def test_a_damaged_file_is_written_again(tmp_path: Path, content: bytes) -> None:
     output, chosen = LocalFolder(str(tmp_path)), settings(model=str(YAML), weights="w")
     expected = described.describe(chosen, output)
+    assert not (tmp_path / "parts").exists()  # nothing is written before it is certain what the parts are of
+    described.leave(chosen, output)
     (file,) = (tmp_path / "parts").iterdir()
     whole = file.read_bytes()
     file.write_bytes(content)
-    assert described.describe(chosen, output) == expected and file.read_bytes() == whole
+    assert described.describe(chosen, output) == expected and file.read_bytes() == content
+    described.leave(chosen, output)
+    assert file.read_bytes() == whole

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from job.spool import Spool
+from job.storage.base import Content
 from tests.conftest import ROOT, clean_environment
 
 
@@ -135,12 +137,13 @@ def _arm(kill: Kill, mark: Path) -> None:
     def wrap(kind: Any, name: str) -> None:
         method = getattr(kind, name)
 
-        def wrapped(self: Any, key: str, *data: bytes) -> None:
+        def wrapped(self: Any, key: str, *data: Content) -> None:
             here = is_here(key)
             if here and kill.moment == "middle" and data:
                 path = self._root / key
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp").write_bytes(data[0][: len(data[0]) // 2])
+                whole = b"".join(data[0].blocks()) if isinstance(data[0], Spool) else data[0]
+                path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp").write_bytes(whole[: len(whole) // 2])
             if here and kill.moment != "after":
                 end()
             method(self, key, *data)
