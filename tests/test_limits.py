@@ -135,6 +135,7 @@ def test_an_image_without_memory_is_not_damaged(tmp_path: Path, format_name: str
         "from pathlib import Path\n"
         "from job import images\n"
         "data = Path(sys.argv[1]).read_bytes()\n"
+        "checked.load(io.BytesIO(Path(sys.argv[2]).read_bytes()))\n"  # so that Arrow's threads have their stacks
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 20_000_000, resource.RLIM_INFINITY))\n"
         "try:\n"
@@ -142,7 +143,12 @@ def test_an_image_without_memory_is_not_damaged(tmp_path: Path, format_name: str
         "except MemoryError:\n"
         "    print('memory')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=False)
+    small = tmp_path / "small.parquet"
+    small.write_bytes(checked.dump(pa.table({"a": np.zeros(10)}), {b"made": "here"}))
+    done = subprocess.run(
+        [sys.executable, "-c", script, file, small],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (done.stdout, done.returncode) == ("memory\n", 0), done.stderr
     assert images.decode(file.read_bytes()).shape == (side, side, 3)
 
@@ -155,6 +161,7 @@ def test_a_table_without_memory_is_not_damaged(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from job.parts import checked\n"
         "data = Path(sys.argv[1]).read_bytes()\n"
+        "checked.load(io.BytesIO(Path(sys.argv[2]).read_bytes()))\n"  # so that Arrow's threads have their stacks
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, resource.RLIM_INFINITY))\n"
         "try:\n"
@@ -162,7 +169,12 @@ def test_a_table_without_memory_is_not_damaged(tmp_path: Path) -> None:
         "except MemoryError:\n"
         "    print('memory')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True, check=False)
+    small = tmp_path / "small.parquet"
+    small.write_bytes(checked.dump(pa.table({"a": np.zeros(10)}), {b"made": "here"}))
+    done = subprocess.run(
+        [sys.executable, "-c", script, file, small],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (done.stdout, done.returncode) == ("memory\n", 0), done.stderr
 
 

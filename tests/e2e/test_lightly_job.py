@@ -124,7 +124,7 @@ def test_killed_at_five_points_and_disturbed_it_ends_the_same(
                 process.send_signal(with_)  # noqa: B023  # it is set before the server is called
 
         server.on_call = kill
-        text, _ = process.communicate(timeout=120)
+        text, _ = process.communicate(timeout=300)
         shown.append(text)
         assert process.returncode == code, text
     server.on_call = lambda name: None
