@@ -137,7 +137,7 @@ def map_step(run: Run, shard: Shard) -> Listing:
 
 
 def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
-    from job.detect import runner
+    from job.detect import agreement, runner
     from job.engine import Work
 
     settings, output = run.settings, run.output
@@ -156,6 +156,7 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
     preflight.verify(state, preflight.DETECTOR)
     with run.stage("find what is done"):
         provenance = runner.provenance(detector, imported)
+        agreement.confirm_precision(settings, output, precision)
         done = parts.find_done(output, provenance, shard)
         if warning := inputs.describe_replaced(done, listing, shard):
             logger.warning(warning)

@@ -196,6 +196,13 @@ class Inference:
         return size
 
 
+def measure_batch_size(detector: Detector) -> int:
+    """Returns the batch size that fits the device of a detector."""
+    inference = Inference(detector)
+    inference.close()
+    return inference.batch_size
+
+
 def fit_batch_size(memory: int, needed: int) -> int:
     """Computes the largest power of two, from 1 to 64, of images that fit into half of the memory.
 

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from job import limits, parts
+from job.detect.agreement import agree_on_batch_size
 from job.detect.batches import Batcher
 from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.imported import Imported
-from job.detect.inference import Inference
+from job.detect.inference import Inference, measure_batch_size
 from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
 from job.detect.pieces import Piece, Shown, Told, choose_part_size, cut
@@ -74,7 +75,8 @@ def predict(
         output: Store that the parts are written to.
         detector: The detector, or an embedder (`job.detect.embedder`) if detections are imported.
         done: Key and ETag of the finished images.
-        batch_size: Images in one forward pass; None to measure what fits the device.
+        batch_size: Images in one forward pass; None for that of the other shards, or else what fits the
+            device.
         part_size: Images in one part; None for a number that fits the listing and the batch size.
         stop: When set, no more images are taken. Batches on their way are saved, other images are left for the next
             start.
@@ -87,6 +89,8 @@ def predict(
     todo = find_unfinished(listing, output, provenance(detector, imported), done, imported, shard)
     if not todo.any():
         return
+    if batch_size is None:
+        batch_size = agree_on_batch_size(output, detector.device, partial(measure_batch_size, detector))
     inference = Inference(detector, batch_size)
     part_size = choose_part_size(part_size, len(listing), inference.batch_size)
     pieces = cut(listing, todo, part_size)

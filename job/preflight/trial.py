@@ -69,11 +69,9 @@ class Trial:
 
 def _find_batch_size(state: State, detector: "Detector") -> int:
     """Finds the batch size beforehand, as a run does once: among few images that would weigh too much."""
-    from job.detect.inference import Inference
+    from job.detect.inference import measure_batch_size
 
-    inference = Inference(detector, state.settings.batch_size)
-    inference.close()
-    return inference.batch_size
+    return state.settings.batch_size or measure_batch_size(detector)
 
 
 def _measure(state: State, sample: Listing, source: Source, detector: "Detector", batch_size: int) -> Measurement:

@@ -279,7 +279,8 @@ class Settings:
     batch_size: int | None = knob(
         "CORAL_BATCH_SIZE",
         None,
-        "Images per batch. auto fits the GPU memory (1 on a CPU); it is halved when memory runs out.",
+        "Images per batch. auto fits the memory of the GPU, the first one of a run with several (1 on a CPU); it is "
+        "halved when memory runs out.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -214,6 +215,23 @@ def test_rows_go_to_the_parts_of_their_images(detector: Detector, fake_gpu: Fake
     runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=4, stop=never)
     written = [sorted(pq.read_table(part)["key"].to_pylist()) for part in (tmp_path / "out" / "parts").iterdir()]
     assert sorted(written) == [keys[:4], keys[4:8], keys[8:]]
+
+
+def test_shards_on_gpus_of_unlike_memory_have_the_same_batches(
+    detector: Detector, fake_gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in", [picture(number, 64, 64) for number in range(16)])
+    source, output = LocalFolder(str(tmp_path / "in")), LocalFolder(str(tmp_path / "out"))
+    listing, never = Listing.from_entries(source.list()), threading.Event()
+    sizes: dict[int, list[int]] = {}
+    for memory in (5 << 30, 17 << 30):  # alone, the second one would take 8 images at a time
+        monkeypatch.setattr(
+            torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory)
+        )
+        del fake_gpu.sent[:]
+        runner.predict(listing, source, output, detector, set(), batch_size=None, part_size=16, stop=never)
+        sizes[memory] = [shape[0] for shape, _ in fake_gpu.sent if shape[2:] == (96, 96)]
+    assert sizes == {5 << 30: [2] * 8, 17 << 30: [2] * 8}
 
 
 def test_a_part_is_written_when_its_last_batch_is_there(

@@ -9,14 +9,15 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import ray
 
 from job import limits, parts
 from job.detect import embedder, gpu, runner
-from job.detect.agreement import agree_on_precision
+from job.detect.agreement import agree_on_batch_size, agree_on_precision
 from job.detect.imported import Imported
-from job.detect.inference import Inference
+from job.detect.inference import Inference, measure_batch_size
 from job.detect.pieces import Piece
 from job.errors import JobError, ServiceUnavailable
 from job.retry import Patience
@@ -166,10 +167,9 @@ class Worker:
         return About(f"{name} on {_machine()}", node_id, os.getpid(), made_with)
 
     def measure_batch_size(self) -> int:
-        """Returns the batch size that fits this GPU."""
-        inference = Inference(self._detector, self._settings.batch_size)
-        inference.close()
-        return inference.batch_size
+        """Returns the batch size of the run, the one that fits this GPU if nothing is agreed yet."""
+        measure = partial(measure_batch_size, self._detector)
+        return agree_on_batch_size(self._open_output(), self._detector.device, measure)
 
     def begin(self, batch_size: int, shard: Shard) -> None:
         """Begins to detect in the pieces that come, of a shard."""
