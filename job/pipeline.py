@@ -32,7 +32,7 @@ from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.preflight.check import State, require
 from job.progress import now
-from job.publish import SUCCESS, manifest, tables, to_lightly, tracking
+from job.publish import SUCCESS, manifest, status, tables, to_lightly, tracking
 from job.publish.results import compute_run_id, publish
 from job.publish.status import Status
 from job.settings import Settings
@@ -165,7 +165,7 @@ def _detect(run: Run, shard: Shard, workers: "Engine") -> Listing:
             done = previous.reuse(earlier, output, listing, done, provenance, shard)
     # From here on, the results of an earlier run in this output are no longer valid.
     output.delete(SUCCESS)
-    listings.begin(output, shard)
+    status.remove(output, listings.begin(output, shard))
     described.leave(settings, output)
     with run.stage("embed images" if imported else "detect"), run.stop.defer() as requested:
         work = Work(settings, listing, shard, source, output, detector, done, precision, run.stop, imported)

@@ -21,11 +21,16 @@ _NAME = re.compile(re.escape(_PREFIX) + r"(\d+)-of-(\d+)\.parquet")
 _MAX_INDICES_SHOWN = 10
 
 
-def begin(output: Storage, shard: Shard) -> None:
-    """Deletes the listings that are no longer valid once this shard has started."""
-    for finished in _finished_shards(output):
-        if finished == shard or finished.count != shard.count:
-            output.delete(_file_name(finished))
+def begin(output: Storage, shard: Shard) -> set[int]:
+    """Deletes the listings that are no longer valid once this shard has started.
+
+    Returns:
+        The other numbers of shards that earlier runs had, if a shard of them had finished.
+    """
+    stale = [other for other in _finished_shards(output) if other == shard or other.count != shard.count]
+    for other in stale:
+        output.delete(_file_name(other))
+    return {other.count for other in stale} - {shard.count}
 
 
 def finish(output: Storage, shard: Shard, listing: Listing) -> None:

@@ -33,6 +33,7 @@ LEDGER = LEDGER_FOLDER + "files.json"
 EDITED = "edited/"
 _PEOPLE_WORK_IN = "exports/"
 _HAVE_OWN_LEDGERS = (FOLDER, ".lightly/", "selected/")
+_STATUS = "status"  # begins the names of files that are written all the time, and that people only read
 _MAX_THREADS = 32
 _BLOCK_BYTES = 1 << 24  # of a large file, whose digest is computed by ranges
 
@@ -76,7 +77,7 @@ class OwnedOutput:
 
     def delete(self, key: str) -> None:
         """Deletes a file; see `Storage` and, for files of people, the module."""
-        if key.startswith(_HAVE_OWN_LEDGERS):
+        if key.startswith((*_HAVE_OWN_LEDGERS, _STATUS)):
             self._output.delete(key)
         elif self._output.stat(key) is not None:
             self._delete_own(key)

@@ -25,6 +25,7 @@ has its own file, status-<index>-of-<count>.json, and `select` writes status.jso
 import json
 import logging
 import threading
+from collections.abc import Collection
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -34,7 +35,7 @@ from job.errors import JobError, Stopped, one_line
 from job.progress import now
 from job.publish import STATUS, STATUS_OF_SHARD
 from job.secret import hide_secrets
-from job.shards import Shard
+from job.shards import MAX_SHARDS, Shard
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ _INTERRUPTED = 130
 def file_name(shard: Shard) -> str:
     """Returns the name of a shard's status file."""
     return STATUS if shard.count == 1 else STATUS_OF_SHARD.format(index=shard.index, count=shard.count)
+
+
+def remove(output: Storage, counts: Collection[int]) -> None:
+    """Removes the status files of earlier runs that had other numbers of shards.
+
+    Raises:
+        JobError: If the output cannot be used.
+    """
+    for count in counts:
+        for index in range(min(count, MAX_SHARDS)):
+            output.delete(file_name(Shard(index, count)))
 
 
 class Status:

@@ -19,7 +19,7 @@ from job.settings.mix import ScoreMix, parse_score
 from job.settings.parse import ReadFile
 from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
-from job.uris import Location, normalize, redact
+from job.uris import Location, normalize, redact, relativize
 
 # The platform's own selection does not know the default score.
 _PLATFORM_SCORE = "uncertainty_entropy"
@@ -29,6 +29,8 @@ _SERVICE_LINK = re.compile(
     r"|\w+_PORT=(tcp|udp|sctp)://.*",
     re.DOTALL,
 )
+# Where the output has the picks of a run, as `relativize` returns it. `job.publish` is above this room.
+_PICKS = ("selected.txt/", "selected.csv/", "selected.jsonl/", "selected/", "exports/")
 _QUOTATION_MARKS = ('""', "''", "``", "\u201c\u201d", "\u2018\u2019")
 _INVISIBLE = "\ufeff\u200b"  # str.strip leaves them
 
@@ -157,6 +159,12 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"CORAL_LABELLED and CORAL_OUTPUT are both {settings.output!r}, where the picks of this run replace the "
             "labelled ones: set CORAL_OUTPUT to a new folder."
         )
+    for name, uri in (("CORAL_LABELLED", settings.labelled), ("CORAL_INPUT", settings.input)):
+        if uri and _is_replaced(uri, settings.output):
+            yield (
+                f"{name}={uri!r} is in CORAL_OUTPUT, where the picks of this run replace it: copy it to another place, "
+                "or set CORAL_OUTPUT to a new folder."
+            )
     yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)
 
@@ -239,6 +247,17 @@ def _platform_contradictions(settings: Settings) -> Iterator[str]:
             "CORAL_LIGHTLY_SELECT='platform' supports no strengths: remove CORAL_SCORE_STRENGTH and "
             "CORAL_DIVERSITY_STRENGTH."
         )
+
+
+def _is_replaced(uri: str, output: str) -> bool:
+    """Whether a file or folder is among those in the output that hold the picks of a run."""
+    path = relativize(*(_resolve_links(place) for place in (output, uri)))
+    return path is not None and path.startswith(_PICKS)
+
+
+def _resolve_links(uri: str) -> str:
+    place = Location.parse(uri)
+    return place.normalized if place.scheme else os.path.realpath(place.path)
 
 
 def _same(one: str, other: str) -> bool:

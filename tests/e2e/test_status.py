@@ -279,6 +279,8 @@ def test_each_shard_has_its_own_progress(pool: dict[str, Any], job: Job) -> None
     ]
     assert sum(each["done"] for each in shards) == sum(each["total"] for each in shards) == 10
     assert sum(each["failures"] for each in shards) == read(out)["failures"] == 1
+    assert job("predict", CORAL_SHARD_INDEX=0, CORAL_SHARD_COUNT=3, **pool).returncode == 0
+    assert sorted(path.name for path in out.glob("status*")) == ["status-0-of-3.json", "status.json"]
 
 
 def test_a_store_that_refuses_it_gets_the_results_all_the_same(

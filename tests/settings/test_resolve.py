@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from job import publish
 from job.errors import SettingsError
 from job.secret import Secret
 from job.settings import Settings, knobs
@@ -171,6 +172,23 @@ def test_contradictions() -> None:
     assert "both provide detections" in both[0]
     (weights,) = problems(CORAL_EMBEDDING_WEIGHTS="/a.pth", CORAL_EMBEDDING="simclr")
     assert "CORAL_EMBEDDING='simclr' is not a model of timm: set CORAL_EMBEDDING=timm:<model>, or remove" in weights
+
+
+@pytest.mark.parametrize("setting", ["CORAL_LABELLED", "CORAL_INPUT"])
+@pytest.mark.parametrize("output", ["s3://bucket/out", "{folder}/out", "{folder}/link"])
+@pytest.mark.parametrize("name", [publish.SELECTED_TXT, publish.SELECTED_JSONL, "exports/coco.json", "selected/sub"])
+def test_what_the_picks_replace_is_no_input(tmp_path: Path, setting: str, output: str, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    uri = (output if "s3:" in output else str(tmp_path / "out")) + f"/{name}"
+    given = {"CORAL_OUTPUT": output.format(folder=tmp_path)}
+    (problem,) = problems(**given | {setting: uri})
+    assert problem == (
+        f"{setting}={uri!r} is in CORAL_OUTPUT, where the picks of this run replace it: copy it to another place, or "
+        "set CORAL_OUTPUT to a new folder."
+    )
+    for other in (uri.replace("/out/", "/out-2/"), uri.replace(name, "labelled.txt")):
+        assert resolve({}, GIVEN | given | {setting: other})
 
 
 @pytest.mark.parametrize("value", ["timm:", "timm:a/b", "timm:hf-hub:a", "timm", "dinov2"])
