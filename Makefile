@@ -164,8 +164,8 @@ test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Tests `make studio`, in Debian's
 	@$(RUN) -m demo.fetch
 	@$(STUDIO)/bin/python -m pytest -c tests/studio/pytest.ini tests/studio
 
-# With SOAK_KILLS, a short run: only that many kills, and no runs in shards.
-soak: $(VENV)/.dev ## Kills the job or its S3 server 20 times and compares the results (20 minutes; optional: SOAK_KILLS).
+# With SOAK_KILLS, a short run: only that many kills, every fifth frame, and no runs in shards.
+soak: $(VENV)/.dev ## Kills the job or its S3 server 40 times and compares the results (optional: SOAK_KILLS).
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
 

@@ -128,6 +128,12 @@ class SeaweedFS:
             time.sleep(0.2)
         raise RuntimeError(f"SeaweedFS does not start: {(folder / 'log').read_text()[-2000:]}")
 
+    @property
+    def process_id(self) -> int:
+        """Of the server while it runs."""
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """Kills the server, as a machine failure would."""
         if self._process:
