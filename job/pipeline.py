@@ -191,7 +191,9 @@ def reduce_step(run: Run, listing: Listing) -> list[Selected]:
             if error.folder != run.output.uri:
                 raise
             parts.set_aside(run.output, error.key)
-            raise TryAgain("A part was damaged: start the job again, so that its images are detected again.") from error
+            raise TryAgain(
+                f"{shorten(error.key)} was damaged: start the job again with `run`, so that its work is done again."
+            ) from error
 
 
 def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selected]:

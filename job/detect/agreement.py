@@ -4,7 +4,6 @@ Each machine would choose for itself. But parts of two precisions do not go toge
 the last digits of results. So the first shard writes its choices beside the listings, and the others follow.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from job import parts
 from job.detect import gpu
 from job.detect.model import choose_precision
 from job.errors import DamagedFileError, ServiceUnavailable, TryAgain
-from job.parts import FOLDER
+from job.parts import FOLDER, checked
+from job.parts.checked import DamagedTableError
 from job.settings import Settings
 from job.settings.schema import Precision
 from job.storage import Storage, read_required
@@ -98,7 +98,7 @@ def agree_on_batch_size(output: Storage, device: torch.device, measure: Callable
 
 
 def _write(output: Storage, key: str, choice: dict[str, Any]) -> None:
-    output.write(key, json.dumps(choice).encode())
+    output.write(key, checked.dump_json(choice))
     time.sleep(_SETTLING_SECONDS["://" in output.uri])
 
 
@@ -116,8 +116,8 @@ def _read(output: Storage, key: str, name: str) -> Any:
     if output.stat(key) is None:
         return None
     try:
-        return json.loads(read_required(output, key))[name]
-    except (ValueError, KeyError, TypeError):  # damaged: the choice is made again
+        return checked.load_json(read_required(output, key))[name]
+    except (DamagedTableError, KeyError, TypeError):  # the choice is made again
         return None
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import job
-from job.parts import FOLDER
+from job.parts import FOLDER, checked
+from job.parts.checked import DamagedTableError
 from job.parts.provenance import PROJECTION
 from job.settings import Settings
 from job.settings.choices import TIMM
@@ -72,7 +73,7 @@ def leave(settings: Settings, output: Storage) -> None:
         settings = without_boxes(settings)
     name = _name_file(settings)
     if name is not None and _read(output, name) is None:
-        output.write(name, json.dumps(vars(describe(settings, output)), ensure_ascii=False).encode())
+        output.write(name, checked.dump_json(vars(describe(settings, output))))
 
 
 def describe_embedder(settings: Settings, output: Storage) -> str:
@@ -122,7 +123,7 @@ def _read(output: Storage, name: str) -> Described | None:
     if output.stat(name) is None:
         return None
     try:
-        content = json.loads(read_required(output, name))
+        content = checked.load_json(read_required(output, name))
         return Described(str(content["sha256"]), tuple(map(str, content["class_names"])))
-    except (ValueError, KeyError, TypeError):  # damaged: it is written again
+    except (DamagedTableError, KeyError, TypeError):  # it is written again
         return None

@@ -1,4 +1,4 @@
-"""Tables of the job's own as Parquet files in which damage is always found.
+"""The job's own files in which damage is always found: tables as Parquet files, and small ones as JSON.
 
 The checksums of Parquet cover its pages, but not their headers and not the footer. So the metadata also has a digest of
 the values of each column, which is independent of how they are stored. It is compared when the column is read.
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from job import limits
+from job.errors import one_line
 from job.select.points import Points
 from job.spool import Spool
 
@@ -28,6 +29,30 @@ _METADATA = ""  # in place of a column's name: the digest of the rest of the met
 
 class DamagedTableError(Exception):
     """The content of a file is not what was written."""
+
+
+def dump_json(content: Any) -> bytes:
+    """Makes the file of a value that JSON can hold, with a digest."""
+    return json.dumps({"content": content, "sha256": _digest_json(content)}).encode()
+
+
+def load_json(data: bytes) -> Any:
+    """Returns the value that `dump_json` got, with lists for its tuples.
+
+    Raises:
+        DamagedTableError: If the file is damaged, or is not such a file.
+    """
+    try:
+        file = json.loads(data)
+        if file["sha256"] != _digest_json(file["content"]):
+            raise DamagedTableError("its content does not match its digest")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedTableError(one_line(error)) from error
+    return file["content"]
+
+
+def _digest_json(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def dump(table: pa.Table, metadata: Mapping[bytes, str]) -> bytes:

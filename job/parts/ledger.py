@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from job.parts import FOLDER
+from job.errors import DamagedFileError
+from job.parts import FOLDER, checked
+from job.parts.checked import DamagedTableError
 from job.storage import Storage, read_required
 
 
@@ -37,12 +39,12 @@ class Ledger:
 
     def begin(self, name: str, names: Iterable[str]) -> None:
         """Records the names of a piece before it is done, so that a killed run leaves nothing without a record."""
-        self._output.write(self._begun_prefix + name, json.dumps(sorted(names)).encode())
+        self._output.write(self._begun_prefix + name, checked.dump_json(sorted(names)))
         self._begun.add(name)
 
     def add(self, name: str, names: Iterable[str] = ()) -> None:
         """Records that a piece is finished, with some names."""
-        self._output.write(self._done_prefix + name, json.dumps(sorted(names)).encode())
+        self._output.write(self._done_prefix + name, checked.dump_json(sorted(names)))
         self._done.add(name)
         if name in self._begun:
             self._output.delete(self._begun_prefix + name)
@@ -59,19 +61,37 @@ class Ledger:
         self._begun &= names
 
     def names_of_others(self, names: Iterable[str]) -> set[str]:
-        """The names that were recorded with all pieces but these, finished or begun."""
+        """The names that were recorded with all pieces but these, finished or begun.
+
+        Raises:
+            DamagedFileError: If a file of the ledger is damaged.
+        """
         names = set(names)
         files = [self._done_prefix + other for other in self._done - names]
         files += [self._begun_prefix + other for other in self._begun - names]
-        return set().union(*(json.loads(read_required(self._output, file)) for file in files))
+        return set().union(*map(self._read, files))
 
     def names(self, name: str) -> set[str]:
-        """The names that were recorded with a piece; empty if the piece is not finished."""
-        return set(json.loads(read_required(self._output, self._done_prefix + name))) if name in self._done else set()
+        """The names that were recorded with a piece; empty if the piece is not finished.
+
+        Raises:
+            DamagedFileError: If a file of the ledger is damaged.
+        """
+        return self._read(self._done_prefix + name) if name in self._done else set()
 
     def all_names(self) -> set[str]:
-        """The names that were recorded with all finished pieces."""
+        """The names that were recorded with all finished pieces.
+
+        Raises:
+            DamagedFileError: If a file of the ledger is damaged.
+        """
         return set().union(*(self.names(piece) for piece in self._done))
+
+    def _read(self, key: str) -> set[str]:
+        try:
+            return set(checked.load_json(read_required(self._output, key)))
+        except DamagedTableError as error:
+            raise DamagedFileError.of(self._output.uri, key, error, "delete it and run the job again") from error
 
 
 def name_piece(*depends_on: Any) -> str:

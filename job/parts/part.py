@@ -224,12 +224,10 @@ def _check_version(source: Any, name: str) -> None:
 
 
 def set_aside(output: Storage, key: str) -> None:
-    """Renames a damaged part, so that its images are detected again; nothing is lost that could be of use."""
+    """Renames a damaged part or ledger, so that its work is done again; nothing is lost that could be of use."""
     output.write(DAMAGED + key.removeprefix(FOLDER), read_required(output, key))
     output.delete(key)
-    logger.warning(
-        "%s/%s is damaged. It is now in %s, and its images are detected again.", output.uri, key, DAMAGED.rstrip("/")
-    )
+    logger.warning("%s/%s is damaged. It is now in %s, and its work is done again.", output.uri, key, DAMAGED[:-1])
 
 
 def file_etag(etag: str) -> str:

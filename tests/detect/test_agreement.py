@@ -1,6 +1,5 @@
 """Shards on machines of two kinds: they compute alike, or the later one says why it cannot. None ends with 64."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from job.detect.agreement import (
     confirm_precision,
 )
 from job.errors import ServiceUnavailable, TryAgain
+from job.parts import checked
 from job.storage.local import LocalFolder
 from tests.conftest import settings
 from tests.parts.test_part import MADE_WITH, row
@@ -53,7 +53,7 @@ def test_of_two_first_shards_the_last_to_write_counts(tmp_path: Path, monkeypatc
     output = LocalFolder(str(tmp_path))
 
     def other_shard(seconds: float) -> None:
-        output.write(PRECISION_KEY, b'{"precision": "fp32"}')
+        output.write(PRECISION_KEY, checked.dump_json({"precision": "fp32"}))
 
     monkeypatch.setattr("time.sleep", other_shard)
     assert agree(output, monkeypatch, "cuda", "fp16") == "fp32"
@@ -65,7 +65,7 @@ def test_a_setting_is_not_discussed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / PRECISION_KEY).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"precision": 1}', b'{"precision": "fp8"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", checked.dump_json([]), checked.dump_json({"precision": "fp8"})])
 def test_a_damaged_choice_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     output = LocalFolder(str(tmp_path))
     output.write(PRECISION_KEY, content)
@@ -81,14 +81,14 @@ def test_parts_that_are_there_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         output.write("parts/part-0.parquet", b"PAR1")
     parts.write(output, [row("a.jpg")], replace(MADE_WITH, precision="bf16"))
     assert agree(output, monkeypatch, "cuda", "fp16") == "bf16"
-    assert json.loads(output.read(PRECISION_KEY)) == {"precision": "bf16"}
+    assert checked.load_json(output.read(PRECISION_KEY)) == {"precision": "bf16"}
 
 
 def test_a_choice_that_was_overwritten_late_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = LocalFolder(str(tmp_path))
     assert agree(output, monkeypatch, "cuda", "fp16") == "fp16"
     confirm_precision(settings(), output, "fp16")
-    output.write(PRECISION_KEY, b'{"precision": "fp32"}')
+    output.write(PRECISION_KEY, checked.dump_json({"precision": "fp32"}))
     confirm_precision(settings(precision="fp16"), output, "fp16")
     with pytest.raises(TryAgain, match="computes in fp32, this one in fp16: start this one again") as error:
         confirm_precision(settings(), output, "fp16")
@@ -104,9 +104,9 @@ def test_batch_sizes_of_gpus_are_those_of_the_first(tmp_path: Path) -> None:
     assert agree_on_batch_size(output, torch.device("cpu"), lambda: 1) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"batch_size": 0}', b'{"batch_size": true}', b'{"batch_size": "8"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", *(checked.dump_json({"batch_size": size}) for size in (0, True, "8"))])
 def test_a_damaged_batch_size_is_measured_again(tmp_path: Path, content: bytes) -> None:
     output = LocalFolder(str(tmp_path))
     output.write(BATCH_SIZE_KEY, content)
     assert agree_on_batch_size(output, torch.device("cuda"), lambda: 32) == 32
-    assert json.loads(output.read(BATCH_SIZE_KEY)) == {"batch_size": 32}
+    assert checked.load_json(output.read(BATCH_SIZE_KEY)) == {"batch_size": 32}

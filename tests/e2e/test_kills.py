@@ -1,21 +1,18 @@
 """The job, killed at every kind of file that it writes: nothing half, no mixture, and the same bytes in the end."""
 
 import itertools
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import S3, demo_variables
+from tests.conftest import S3
+from tests.e2e.kills import OTHER, check_between, variables, without_times
 from tests.exports.test_paths import tree
 from tests.standins.servers import ADMIN, BUCKET, client
 from tests.standins.warm_job import Kill, WarmJob
-
-# They hold times, and so do the report and the digests of files, through run.json.
-WITH_TIMES = {"run.json", "report.html", "status.json", "parts/owner.json", ".coralpick/files.json"}
-OTHER = {"CORAL_N_SAMPLES": 3, "CORAL_STRATEGY": "coreset"}
 
 # Files of the reduce step that differ with other settings, in the order in which they are written, and the other ones.
 CHANGED = (
@@ -61,12 +58,6 @@ def source(frames: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def variables(source: Any, output: Any, **more: Any) -> dict[str, Any]:
-    given = {"CORAL_N_SAMPLES": 4, "CORAL_COPY_SELECTED": 1, "CORAL_PART_SIZE": 3, "CORAL_LOG_FORMAT": "text"}
-    given |= {"CORAL_LIGHTLY_PREDICTIONS": 1}
-    return demo_variables(source, output, **given | more)
-
-
 @pytest.fixture(scope="module")
 def finished(warm: WarmJob, source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An undisturbed run, and the same output after a run with other settings."""
@@ -80,25 +71,8 @@ def finished(warm: WarmJob, source: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files but those with times and those that no reader sees."""
-    return {
-        path: data
-        for path, data in tree(folder).items()
-        if path not in WITH_TIMES and not path.endswith(".tmp") and "parts/begun-" not in path
-    }
-
-
-def check_between(found: dict[str, bytes], first: dict[str, bytes], second: dict[str, bytes]) -> None:
-    """Between kill and restart, every file is whole, and `_SUCCESS` stands over the files of one run."""
-    own = {path: data for path, data in found.items() if not path.startswith("parts/")}
-    # The list of copies is also written before the copies are made, with digests that are not known yet.
-    half = [
-        path for path, data in own.items() if data not in (first.get(path), second.get(path)) and "copies" not in path
-    ]
-    assert half == []
-    if "_SUCCESS" in own:
-        whole = first if own["_SUCCESS"] == first.get("_SUCCESS") else second
-        assert own == {path: data for path, data in whole.items() if not path.startswith("parts/")}
+    """All files of an output that are compared."""
+    return without_times(tree(folder))
 
 
 def copy_output(finished: Path, output: Path, key: str) -> dict[str, bytes]:
@@ -120,7 +94,7 @@ def test_killed_while_it_writes_results(
     given = variables(source, tmp_path / "out", **OTHER)
     ended = warm.run("select", kill=Kill(key, moment), **given)
     assert ended.killed and ended.code == -9, ended.text
-    check_between(content(tmp_path / "out"), first, second)
+    check_between(tree(tmp_path / "out"), first, second)
     again = warm.run("select", **given)
     assert again.code == 0, again.text
     assert content(tmp_path / "out") == second
@@ -135,6 +109,7 @@ def test_killed_while_it_detects(
     ended = warm.run("run", kill=Kill(key, "after", count, name), **given)
     assert ended.killed and ended.code in ({-9} if name == "SIGKILL" else {143}), ended.text
     found = content(tmp_path / "out")
+    check_between(tree(tmp_path / "out"), {}, content(finished["first"]))
     assert "_SUCCESS" not in found and "selected.txt" not in found
     again = warm.run("run", **given)
     assert again.code == 0, again.text
@@ -168,3 +143,38 @@ def test_killed_while_it_writes_results_to_a_bucket(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.get_object(Bucket=BUCKET, Key=name)["Body"].read())
     assert content(tmp_path / out) == content(finished["second"])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("parts/part-*", "parts/listing-*", "parts/detector-*", "parts/precision.json", "parts/done-predictions-*"),
+        *("embeddings.parquet", "exports/copies.jsonl", ".coralpick/files.json", "run.json"),
+    ],
+)
+def test_a_flipped_bit_changes_no_result(
+    warm: WarmJob, finished: dict[str, Path], source: Path, tmp_path: Path, pattern: str
+) -> None:
+    """The next start mends it, or says which file is damaged and that `run` mends it."""
+    output, rng = tmp_path / "out", random.Random(pattern)  # no secret
+    shutil.copytree(finished["first"], output)
+    path = min(output.glob(pattern))
+    damaged = bytearray(path.read_bytes())
+    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    path.write_bytes(damaged)
+    given = variables(source, output)
+    ended = warm.run("select", **given)
+    if ended.code:
+        assert ended.code in (65, 75) and path.name in ended.text, ended.text
+        ended = warm.run("run", **given)
+    assert ended.code == 0, ended.text
+    expected, found = (
+        {name: data for name, data in files.items() if not name.startswith(("parts/damaged/", "edited/"))}
+        for files in (content(finished["first"]), content(output))
+    )
+    if pattern.startswith(("parts/", "exports/")):  # it may lie there as it is, if it was not needed or may be edited
+        name = path.relative_to(output).as_posix()
+        assert pattern.startswith("parts/") or "changed by someone else" in ended.text
+        found.pop(name, None)
+        expected.pop(name)
+    assert found == expected

@@ -10,17 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from job import parts
+from job.detect import agreement, described
 from job.embed import table as embeddings
 from job.errors import DamagedFileError, JobError, SettingsError
-from job.parts import checked, listings
+from job.parts import checked, ledger, listings
 from job.parts.part import _PROVENANCE
 from job.select.points import ArrayPoints
 from job.shards import Shard
 from job.storage import Listing
 from job.storage.local import LocalFolder
 from job.texts import Texts
+from tests.conftest import DEMO_YAML, settings
 from tests.parts.test_part import MADE_WITH, entries, failed, row
 
 ROWS = [*(row(f"{number}.jpg", boxes=number % 9, seed=number) for number in range(30)), failed("x.jpg")]
@@ -28,10 +31,14 @@ ROWS = [*(row(f"{number}.jpg", boxes=number % 9, seed=number) for number in rang
 
 @pytest.fixture
 def output(tmp_path: Path) -> LocalFolder:
-    """An output with one part, a listing and embeddings."""
+    """An output with one file of each kind that the job itself reads again."""
     folder = LocalFolder(str(tmp_path))
     parts.write(folder, ROWS, MADE_WITH)
     listings.finish(folder, Shard(), Listing.from_entries(entries(ROWS)))
+    ledger.Ledger(folder, "upload").add("piece", ["a.jpg", "b.jpg"])
+    described.leave(settings(model=str(DEMO_YAML), weights="w"), folder)
+    agreement.agree_on_batch_size(folder, torch.device("cuda"), lambda: 64)
+    agreement.agree_on_precision(settings(device="cpu"), folder)
     embeddings.write(folder, Texts.of(["a", "b"]), ArrayPoints(np.eye(2, 7, dtype=np.float32)), "digest")
     return folder
 
@@ -50,9 +57,22 @@ def read_embeddings(output: LocalFolder) -> Any:
     return None if values is None else values.tolist()
 
 
+def read_ledger(output: LocalFolder) -> Any:
+    return ledger.Ledger(output, "upload").all_names()
+
+
+def read_described(output: LocalFolder) -> Any:
+    (name,) = (entry.key for entry in output.list("parts/") if "detector-" in entry.key)
+    return described._read(output, name)
+
+
 @pytest.mark.parametrize(
     ("pattern", "read"),
     [
+        ("parts/done-upload-*", read_ledger),
+        ("parts/detector-*", read_described),
+        ("parts/batch-size.json", agreement._read_batch_size),
+        ("parts/precision.json", agreement._read_precision),
         ("parts/part-*", read_part),
         ("parts/listing-*", read_listing),
         ("embeddings.parquet", read_embeddings),
@@ -81,12 +101,16 @@ def test_no_flipped_bit_is_read_as_another_value(
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"\0" * 5000])
 def test_a_file_that_is_no_table(output: LocalFolder, tmp_path: Path, content: bytes) -> None:
-    for path in [*tmp_path.glob("parts/*"), tmp_path / "embeddings.parquet"]:
+    for path in [*tmp_path.glob("parts/*.parquet"), tmp_path / "embeddings.parquet"]:
         path.write_bytes(content)
     with pytest.raises(DamagedFileError, match=r"parts/part-\w+\.parquet is damaged"):
         list(parts.read(output))
     with pytest.raises(DamagedFileError, match="run `predict` again, which writes it again"):
         listings.read(output)
+    next(tmp_path.glob("parts/done-upload-*")).write_bytes(content)
+    with pytest.raises(DamagedFileError, match="parts/done-upload-piece is damaged") as error:
+        read_ledger(output)
+    assert error.value.exit_code == 65
     assert embeddings.read(output, "digest") is None
 
 
