@@ -273,6 +273,28 @@ def test_asked_to_stop_while_the_store_stalls(
     assert bucket.results(out) == local["results"]
 
 
+def test_credentials_that_expire_half_way(
+    bucket: Bucket, pool: dict[str, Any], local: dict[str, Any], job: Job, out: str, proxied: FaultProxy
+) -> None:
+    """No image becomes a failed row, and with new credentials the job goes on."""
+    variables = pool | {"CORAL_OUTPUT": bucket.uri(out)}
+    later = sorted(path.name for path in local["source"].rglob("*.jpg"))[9:]
+    proxied.faults = [Fault("503", f"GET [^?]*{name}") for name in later]
+    process = start_job(**variables)
+    for _ in range(1200):
+        if any(key.startswith("parts/part-") for key in bucket.keys(out)) and proxied.hits:
+            break
+        time.sleep(0.1)
+    proxied.faults = [Fault("expired", "")]
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 77 and "(ExpiredToken): renew or correct them" in text, text
+    assert not any("listing-" in key for key in bucket.keys(out))
+    proxied.faults = []
+    again = job(**variables)
+    assert again.returncode == 0 and "images are already finished." in again.stderr, again.stderr
+    assert bucket.results(out) == local["results"]
+
+
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIDDONTSHOWTHIS",
     "AWS_SECRET_ACCESS_KEY": "dont/show+this/secret",

@@ -243,6 +243,8 @@ _DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncate": lambda data: data[: len(data) // 2],
 }
 _CODES = {"503": "SlowDown", "500": "InternalError", "403": "AccessDenied", "404": "NoSuchKey", "400": "InvalidRequest"}
+_CODES["expired"] = "ExpiredToken"
+_STATUS = {"expired": 400}
 
 
 class FaultProxy:
@@ -309,7 +311,7 @@ class FaultProxy:
         fault = self._fault(f"{handler.command} {handler.path}")
         if fault in _CODES:
             text = f"<Error><Code>{_CODES[fault]}</Code><Message>injected</Message></Error>".encode()
-            self._send(handler, int(fault), [("Content-Type", "application/xml")], text)
+            self._send(handler, _STATUS.get(fault) or int(fault), [("Content-Type", "application/xml")], text)
         elif fault == "reset":
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             handler.connection.close()
