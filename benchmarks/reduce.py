@@ -32,7 +32,7 @@ from tabulate import tabulate
 
 from benchmarks import figures
 from job import limits, parts
-from job.detect import config
+from job.detect import described
 from job.images.thumbnails import make_thumbnail
 from job.parts import Provenance, Row, listings
 from job.parts.provenance import PROJECTION
@@ -76,9 +76,9 @@ def make_thumbnails() -> list[bytes]:
     return [make_thumbnail((120 + 80 * wave[..., None] + noise).clip(0, 255).astype(np.uint8)) for wave in waves]
 
 
-def describe_detector() -> Provenance:
-    """What the parts of the default model are made with."""
-    found = config.read(resolve({}, {"CORAL_INPUT": "/images", "CORAL_OUTPUT": "/results"}))
+def describe_detector(output: Storage) -> Provenance:
+    """What the parts of the default model are made with; the output then says so, too, as after the map step."""
+    found = described.describe(resolve({}, {"CORAL_INPUT": "/images", "CORAL_OUTPUT": output.uri}), output)
     return Provenance(found.sha256, "0" * 64, "fp32", "softmax", found.class_names, projection=PROJECTION)
 
 
@@ -122,7 +122,8 @@ def make_rows(keys: Sequence[str], num_classes: int) -> Iterator[Row]:
 
 def write_pool(folder: Path, count: int, num_shards: int = 1) -> None:
     """Writes parts and listings of so many images, as the map step leaves them."""
-    output, provenance = LocalFolder(str(folder)), describe_detector()
+    output = LocalFolder(str(folder))
+    provenance = describe_detector(output)
     keys = sorted(map(name_image, range(count)), key=str.encode)
     for index in range(num_shards):
         shard = Shard(index, num_shards)
@@ -141,6 +142,15 @@ def run_in_child(function: str, *arguments: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def remove_results(output: Path) -> None:
+    """Removes all but the parts, so that every run writes all of its files."""
+    for path in output.iterdir():
+        if path.is_dir() and path.name != "parts":
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
 def measure_select(folder: Path, count: int, num_picks: int) -> dict[str, Any]:
     """Runs `select` on the parts in a folder.
 
@@ -148,6 +158,7 @@ def measure_select(folder: Path, count: int, num_picks: int) -> dict[str, Any]:
         `images`, `picks`, `seconds`, `cpu_seconds`, `peak_mb`, `written_mb`, and `stages`, with the same by stage.
     """
     (folder / "images").mkdir(exist_ok=True)  # the images themselves do not exist: the report shows thumbnails
+    remove_results(folder / "out")
     variables = {
         "CORAL_INPUT": folder / "images",
         "CORAL_OUTPUT": folder / "out",
@@ -234,7 +245,7 @@ class CountingFolder:
 def count_restart(folder: str, num_shards: int) -> dict[str, int]:
     """Counts what the first shard asks for, when it starts again, to find its finished images."""
     output = CountingFolder(LocalFolder(folder))
-    found = parts.find_done(output, describe_detector(), Shard(0, num_shards))
+    found = parts.find_done(output, describe_detector(LocalFolder(folder)), Shard(0, num_shards))
     return {"requests": output.requests, "bytes": output.bytes, "found": len(found)}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from job import parts
+from job import limits, parts
 from job.detect import described
 from job.errors import Stopped
 from job.inputs.match import Match
@@ -166,6 +166,7 @@ class Run:
         finally:
             timer.cancel()
         self.current_stage = outer
+        limits.return_memory()
         now.leave(outer)
         usage.leave(outer)
 

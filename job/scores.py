@@ -11,6 +11,7 @@ The last column of the class probabilities is the background. So "is there an ob
 a model of one class has an uncertainty too. lightly itself adds such a column for a model of one class.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,9 +94,16 @@ class Score:
 
 def normalize(probabilities: npt.NDArray[np.floating]) -> Array:
     """Converts rows to float64 that sum to exactly 1; those in half precision only nearly do."""
-    rows = probabilities.astype(np.float64)
-    result: Array = rows / rows.sum(axis=1, keepdims=True)
-    return result
+    is_half = probabilities.dtype == np.float16
+    rows = _list_halves()[probabilities.view(np.uint16)] if is_half else probabilities.astype(np.float64)
+    rows /= rows.sum(axis=1, keepdims=True)
+    return rows
+
+
+@functools.cache
+def _list_halves() -> Array:
+    """All values in half precision, by their bits: numpy takes four times as long to convert very small ones."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
 
 
 def least_confidence(probabilities: Array) -> Array:

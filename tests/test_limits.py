@@ -16,6 +16,7 @@ import pytest
 
 from job import cli, images, limits
 from job.parts import checked
+from tests.conftest import ROOT
 
 GIB = 1 << 30
 
@@ -207,3 +208,20 @@ def test_a_fault_of_the_job_is_not_told_as_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cli.cli, "main", fail)
     assert cli.main() == 70
     assert not limits.lacks_memory(ValueError("damaged"))
+
+
+def test_memory_that_is_free_again_goes_back_to_the_system() -> None:
+    """In a process of its own: Arrow keeps 128 MB of freed arrays, and the function returns most of them."""
+    code = """
+import pyarrow as pa
+from job import limits
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+kept = [pa.array(range(1000)) for _ in range(16000)]
+full = resident()
+del kept
+limits.return_memory()
+print(full, resident())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    full, left = map(int, done.stdout.split())
+    assert full > 150 and left < full - 80

@@ -143,3 +143,12 @@ def test_suspected_misses_are_those_of_a_loop(counts: list[int], seed: int) -> N
 def test_half_precision_rows_sum_to_one() -> None:
     rows = np.random.default_rng(0).dirichlet(np.ones(81), 50).astype(np.float16)
     np.testing.assert_allclose(scores.normalize(rows).sum(axis=1), 1, atol=1e-15)
+
+
+def test_half_precision_is_read_as_numpy_converts_it() -> None:
+    """All values that are not negative and not 0, beside a 1."""
+    halves = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16)
+    rows = np.stack([halves, np.ones_like(halves), halves[::-1]], axis=1)
+    exact = rows.astype(np.float64)
+    np.testing.assert_array_equal(scores.normalize(rows), exact / exact.sum(axis=1, keepdims=True))
+    np.testing.assert_array_equal(scores.normalize(rows[:, ::-1]), (exact / exact.sum(axis=1, keepdims=True))[:, ::-1])

@@ -49,6 +49,7 @@ _PROVENANCE = b"coralpick"
 _NAME = re.compile(re.escape(FOLDER) + r"(?:(\d+)-of-(\d+)/)?part-\w+\.parquet")
 _MAX_WHOLE_READ = 1 << 20  # bytes up to which one request for the whole file costs no more than several for less
 _MAX_READS = 4
+_MAX_BYTES_AHEAD = 1 << 26  # of files, while one part is worked on; in memory their columns take several times as much
 _FIELD = {"key": "file_name"}  # fields of a row whose columns have another name
 
 
@@ -190,11 +191,13 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
         ServiceUnavailable: If one of the names is not there any more.
         SettingsError: If a part was written by a version of the job with another schema.
     """
-    with ThreadPoolExecutor(_MAX_READS, thread_name_prefix="parts") as executor:
-        entries = [entry for entry in list_files(output) if names is None or entry.key in names]
-        if removed := (names or set()) - {entry.key for entry in entries}:
-            raise ServiceUnavailable(f"{output.uri}/{min(removed)} was removed while the job ran: run the job again.")
-        yield from prefetch(executor, lambda entry: _read(output, entry, columns), entries, ahead=_MAX_READS)
+    entries = [entry for entry in list_files(output) if names is None or entry.key in names]
+    if removed := (names or set()) - {entry.key for entry in entries}:
+        raise ServiceUnavailable(f"{output.uri}/{min(removed)} was removed while the job ran: run the job again.")
+    largest = max((entry.size for entry in entries), default=0)
+    ahead = min(_MAX_READS, max(1, _MAX_BYTES_AHEAD // max(1, largest)))
+    with ThreadPoolExecutor(ahead, thread_name_prefix="parts") as executor:
+        yield from prefetch(executor, lambda entry: _read(output, entry, columns), entries, ahead=ahead)
 
 
 def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:

@@ -334,7 +334,8 @@ def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -
 def class_shares(output: Storage, pool: Pool) -> Floats:
     """(n, classes) share of each class among the boxes of each image; zeros for an image without boxes."""
     result = np.zeros((len(pool.file_names), len(pool.provenance.class_names)))
-    for _, rows, (_, _, classes, _), counts in read_boxes(output, pool, range(len(pool.file_names))):
-        np.add.at(result, (rows.repeat(counts), classes), 1)
-        result[rows] /= np.maximum(counts, 1)[:, None]
+    for _, rows, table in _read_rows(output, pool, range(len(pool.file_names)), [CLASS_COUNTS.name]):
+        counts, classes_per_image = parts.flatten_lists(table[CLASS_COUNTS.name])
+        result[rows.repeat(classes_per_image), counts[:, 0]] = counts[:, 1]
+    result /= np.maximum(pool.num_boxes, 1)[:, None]
     return result

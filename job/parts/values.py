@@ -1,8 +1,10 @@
 """What the values of a part must be, whoever wrote it: an output may be in a place where others can write."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,6 +14,10 @@ _PER_BOX = ("boxes", "scores", "classes", "class_probabilities")
 _PER_CLASS = (CLASS_COUNTS.name, CLASS_SUMS.name)
 _CLASSES = {"classes": 1, CLASS_COUNTS.name: CLASS_COUNTS.type.value_type.list_size}
 _SUMS = ("num_boxes", "expected_boxes")
+_LARGEST = np.finfo(np.float64).max
+_HALF = np.dtype(np.float16)
+_EXPONENT = 0x7C00  # the bits that are all set in half precision if a value is not finite
+_MINUS_ZERO = 0x8000
 
 
 def find_problem(table: pa.Table, num_classes: int, columns: Collection[str] | None = None) -> str | None:
@@ -51,16 +57,29 @@ def _find_problems(table: pa.Table, num_classes: int) -> Iterator[str]:
     if not all(((some >= 0) & (some < num_classes)).all() for some in classes):
         yield "a class does not exist"
     for name in present & values.keys() - {"boxes"}:
-        if not ((values[name] >= 0) & np.isfinite(values[name])).all():
+        if not _are_between(values[name], _LARGEST):
             yield f"{name} has a value that is negative or not finite"
     for name in present & {"scores", "class_probabilities"}:
-        if not (values[name] <= 1).all():
+        if not _are_between(values[name], 1):
             yield f"{name} has a value above 1"
     if "boxes" in present and not np.isfinite(values["boxes"]).all():
         yield "a box is not finite"
-    features = table["feature"].combine_chunks().flatten().to_numpy() if "feature" in present else np.empty(0)
-    if not np.isfinite(features.astype(np.float32)).all():
+    features = table["feature"].combine_chunks().flatten().to_numpy() if "feature" in present else np.empty(0, _HALF)
+    if ((features.view(np.uint16) & _EXPONENT) == _EXPONENT).any():
         yield "a feature is not finite"
     thumbnails = table["thumbnail"].to_pylist() if "thumbnail" in present else []
     if any(thumbnail and not thumbnail.startswith(b"\xff\xd8") for thumbnail in thumbnails):
         yield "a thumbnail is not a JPEG file"
+
+
+def _are_between(values: npt.NDArray[Any], highest: float) -> bool:
+    """Whether all values are from 0 to the highest.
+
+    Of values in half precision, which are many, the bits are compared: they have the order of the values, and take a
+    thirtieth of the time.
+    """
+    if values.dtype != _HALF:
+        return bool(((values >= 0) & (values <= highest)).all())
+    bits = values.view(np.uint16)
+    limit = np.array(min(highest, np.finfo(_HALF).max), _HALF).view(np.uint16)
+    return bool(((bits <= limit) | (bits == _MINUS_ZERO)).all())

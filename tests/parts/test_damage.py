@@ -16,7 +16,7 @@ from job import parts
 from job.detect import agreement, described
 from job.embed import table as embeddings
 from job.errors import DamagedFileError, JobError, SettingsError
-from job.parts import checked, ledger, listings
+from job.parts import checked, ledger, listings, values
 from job.parts.part import _PROVENANCE
 from job.select.points import ArrayPoints
 from job.shards import Shard
@@ -177,6 +177,13 @@ def test_impossible_values_are_refused(tmp_path: Path, hostile: Callable[[pa.Tab
     path.write_bytes(checked.dump(table, {_PROVENANCE: MADE_WITH.to_json()}))
     with pytest.raises(DamagedFileError, match=reason):
         list(parts.read(output))
+
+
+def test_values_in_half_precision_are_judged_as_numpy_does() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for highest in (1, values._LARGEST):
+        good = [values._are_between(halves[bits : bits + 1], highest) for bits in range(1 << 16)]
+        assert good == ((halves >= 0) & np.isfinite(halves) & (halves <= highest)).tolist()
 
 
 def test_missing_memory_is_no_damage(output: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
