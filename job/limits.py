@@ -68,6 +68,23 @@ def memory_limit(root: Path = _ROOT) -> int:
     return min(limits)
 
 
+def is_in_memory(folder: Path, root: Path = _ROOT) -> bool:
+    """Returns whether the files of a folder are held in memory (tmpfs), so that they count as memory of the container.
+
+    Args:
+        folder: The folder.
+        root: Folder that holds /proc.
+    """
+    kinds: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/mounts").read_text().splitlines():
+            _, place, kind, *_ = line.split(" ")
+            kinds[place.replace("\\040", " ")] = kind
+    resolved = folder.resolve()
+    nearest = next((kinds[str(path)] for path in (resolved, *resolved.parents) if str(path) in kinds), "")
+    return nearest in ("tmpfs", "ramfs")
+
+
 def is_memory_error(error: BaseException) -> bool:
     """Returns whether an error says that there is not enough memory. OpenCV and torch have no class for that."""
     known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM

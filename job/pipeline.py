@@ -25,7 +25,7 @@ from job.inputs import labelled as labels
 from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
 from job.names import quantify, shorten
-from job.parts import listings, previous
+from job.parts import listings, previous, sizes
 from job.parts import pool as pools
 from job.parts.claim import Claim
 from job.parts.owned import OwnedOutput
@@ -72,6 +72,7 @@ def run(settings: Settings, stop: Stop, shard: Shard) -> list[Selected] | None:
                 )
                 return None
             listing = listings.read(current.output, shard.count)
+        preflight.verify_selection(settings, current.output, len(listing))
         return reduce_step(current, listing)
 
 
@@ -95,8 +96,10 @@ def select(settings: Settings, stop: Stop) -> list[Selected]:
         if settings.predictions:
             with current.stage("import"):
                 listing = find_embedded(current) or import_predictions(current)
+            preflight.verify_selection(settings, current.output, len(listing))
         else:
             with current.stage("list"):
+                preflight.verify_selection(settings, current.output, sizes.count_images(current.output))
                 listing = listings.read(current.output, settings.shard_count, allow_missing=settings.allow_missing)
         return reduce_step(current, listing)
 

@@ -13,6 +13,7 @@ from benchmarks import quality_figures
 from gpu import figures
 from job import exports, publish, scores
 from job.settings import resolve
+from scripts import room
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES: dict[str, Callable[[], str]] = {
@@ -26,6 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pieces": figures.pieces_table,
     "checks": figures.checks_table,
     "reduce": benchmark_figures.reduce_table,
+    "room": room.room_table,
 }
 _MARKER = ": written by make docs -->"
 _TABLE = re.compile(rf"<!-- (\w+){_MARKER}\n.*?<!-- end of \1 -->\n", re.DOTALL)

@@ -90,9 +90,14 @@ def _finished_images(output: Storage, shards: list[Shard]) -> Iterator[Entry]:
                 yield Entry(row["key"], row["etag"], row["byte_size"])
 
 
+def list_files(output: Storage) -> list[Entry]:
+    """Lists the files of the shards that have finished."""
+    files = {entry.key: entry for entry in output.list(parts.FOLDER, lambda key: _NAME.fullmatch(key) is not None)}
+    return [files[key] for key in sorted(files)]
+
+
 def _finished_shards(output: Storage) -> list[Shard]:
-    keys = {entry.key for entry in output.list(parts.FOLDER, lambda key: key.startswith(_PREFIX))}
-    matches = [_NAME.fullmatch(key) for key in sorted(keys)]
+    matches = [_NAME.fullmatch(entry.key) for entry in list_files(output)]
     return [Shard(int(match[1]), int(match[2])) for match in matches if match]
 
 

@@ -194,10 +194,18 @@ def read(output: Storage, columns: list[str] | None = None, *, names: set[str] |
     entries = [entry for entry in list_files(output) if names is None or entry.key in names]
     if removed := (names or set()) - {entry.key for entry in entries}:
         raise ServiceUnavailable(f"{output.uri}/{min(removed)} was removed while the job ran: run the job again.")
-    largest = max((entry.size for entry in entries), default=0)
-    ahead = min(_MAX_READS, max(1, _MAX_BYTES_AHEAD // max(1, largest)))
+    ahead = count_ahead(max((entry.size for entry in entries), default=0))
     with ThreadPoolExecutor(ahead, thread_name_prefix="parts") as executor:
         yield from prefetch(executor, lambda entry: _read(output, entry, columns), entries, ahead=ahead)
+
+
+def count_ahead(largest: int) -> int:
+    """Counts the parts that are read ahead.
+
+    Args:
+        largest: Bytes of the largest file.
+    """
+    return min(_MAX_READS, max(1, _MAX_BYTES_AHEAD // max(1, largest)))
 
 
 def _read(output: Storage, entry: Entry, columns: list[str] | None) -> Part:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from job.errors import JobError, Stopped
-from job.preflight import inputs, machine, output, plan
+from job.preflight import inputs, machine, output, plan, resources
 from job.preflight.check import Check, Finding, State, Warn
 from job.preflight.trial import Trial
 from job.settings import Settings
 from job.stopping import Stop
+from job.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ DETECTOR = (
 PLAN = (
     Check("earlier results", plan.earlier_results, in_run=False),
     Check("disk", machine.disk, in_run=False),
+    Check("selection", resources.selection, in_run=False),
     Check("run", plan.run, in_run=False),
 )
 CHECKS = (*SETUP, *UPLOAD, *INPUTS, *DETECTOR, *PLAN)
@@ -57,6 +59,26 @@ def verify(state: State, checks: Sequence[Check]) -> None:
                     raise finding
                 if isinstance(finding, Warn):
                     logger.warning(finding)
+
+
+def verify_selection(settings: Settings, output: Storage, images: int) -> None:
+    """Says what the selection will take, before anything is read for it.
+
+    Args:
+        settings: The settings.
+        output: Folder of the results.
+        images: Number of images; nothing is said if there are none.
+
+    Raises:
+        ServiceUnavailable: If there is not enough memory, or not enough room for temporary files.
+    """
+    for finding in resources.find(settings, output, images) if images else ():
+        if isinstance(finding, JobError):
+            raise finding
+        if isinstance(finding, Warn):
+            logger.warning(finding)
+        else:
+            logger.info("%s%s.", finding[0].upper(), finding[1:])
 
 
 def run_checks(
