@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_VIEWS = "by image"  # changes with the views, since embeddings of other views are made again
+
 
 def embed(
     pool: Pool,
@@ -94,6 +96,7 @@ def _simclr(
     pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
+    from job.embed.checkpoint import Checkpoint
 
     description: dict[str, Any] = {
         "method": "simclr",
@@ -111,7 +114,7 @@ def _simclr(
     if (cached := table.read(output, digest)) is not None:
         logger.info("Reusing the embeddings in %s.", table.NAME)
         return cached, description | {"space": digest}
-    detector = need_detector()
+    detector, checkpoint = need_detector(), Checkpoint(output, digest)
     encoder = simclr.build_encoder(detector)
     images = [read_thumbnail(thumbnail) for thumbnail in thumbnails]
     losses = simclr.train(
@@ -123,18 +126,20 @@ def _simclr(
         max_images=settings.ssl_max_images,
         max_steps=settings.ssl_max_steps,
         dtype=detector.dtype,
+        checkpoint=checkpoint,
     )
     if losses:
         epochs = quantify(len(losses), "epoch")
         logger.info("Trained for %s: the loss fell from %.3f to %.3f.", epochs, losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
     table.write(output, pool.file_names, ArrayPoints(embeddings), digest)
+    checkpoint.delete()
     return embeddings, description | {"space": digest}
 
 
 def _digest(pool: Pool, thumbnails: Sequence[bytes], description: dict[str, Any]) -> str:
     """SHA-256 of everything that the embeddings depend on."""
-    digest = hashlib.sha256(json.dumps([description, pool.provenance.digest, job.__version__]).encode())
+    digest = hashlib.sha256(json.dumps([description, pool.provenance.digest, job.__version__, _VIEWS]).encode())
     for name, thumbnail in zip(pool.file_names, thumbnails, strict=True):
         digest.update(name.encode() + b"\0" + thumbnail)
     return digest.hexdigest()

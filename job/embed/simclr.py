@@ -1,20 +1,19 @@
-"""Trains SimCLR on the thumbnails of the pool, with lightly's loss, projection head and augmentations.
+"""Trains SimCLR on the thumbnails of the pool, with lightly's loss and projection head.
 
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020: two augmented views of an
 image should have similar embeddings, views of different images dissimilar ones. The encoder is a copy of the detector's
 backbone or, if the detector has none, a ResNet-18 with random weights.
 
-The images are decoded thumbnails in memory. A single thread makes the views, so that random numbers are drawn in a
-fixed order and the same seed gives the same embeddings.
+The images are decoded thumbnails in memory. Threads make the views, each with a seed of its own, so the same seed gives
+the same embeddings. After each epoch the state of the training can be kept, and a later start goes on from it.
 """
 
 import copy
 import itertools
 import logging
-import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +25,13 @@ import torch
 import torchvision
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
 from torch import nn
 
+from job import limits
 from job.detect.features import find_backbone, find_deepest_map
 from job.detect.model import Detector
+from job.embed.checkpoint import Checkpoint
+from job.embed.views import Augmentation, make_pair
 from job.names import quantify
 from job.prefetch import prefetch
 from job.progress import Progress
@@ -38,6 +39,7 @@ from job.progress import Progress
 logger = logging.getLogger(__name__)
 
 _STEPS_UNTIL_FORECAST = 50
+_MAX_THREADS = 16  # each has a batch of views in memory
 _TEMPERATURE = 0.5
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 1e-5
@@ -60,11 +62,9 @@ class SimCLRRecipe:
     colour_strength: float = 0.5
 
     @property
-    def augmentation(self) -> SimCLRTransform:
-        """Turns an RGB image into two views with values in [0, 1]; the encoder normalises them."""
-        return SimCLRTransform(
-            input_size=self.input_size, cj_strength=self.colour_strength, min_scale=self.min_scale, normalize=None
-        )
+    def augmentation(self) -> Augmentation:
+        """How views differ from their image."""
+        return Augmentation(self.input_size, self.min_scale, self.colour_strength)
 
 
 DEFAULT_RECIPE = SimCLRRecipe()
@@ -127,6 +127,8 @@ def train(
     max_steps: int = sys.maxsize,
     dtype: torch.dtype = torch.float32,
     recipe: SimCLRRecipe = DEFAULT_RECIPE,
+    num_threads: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[float]:
     """Trains an encoder in place.
 
@@ -135,11 +137,13 @@ def train(
         images: RGB thumbnails.
         epochs: Passes over the images; 0 skips the training.
         batch_size: Images per step. An incomplete last batch of an epoch is skipped, unless it is the only batch.
-        seed: Seed of the head's weights, of the images' choice and order and of the augmentations.
+        seed: Seed of the head's weights, of the images' choice and order and of the views.
         max_images: Most images that are trained on; of more, so many are chosen at random.
         max_steps: Most steps, which may end the training before its last epoch.
         dtype: Floating-point type of the forward passes.
         recipe: The hyperparameters.
+        num_threads: Threads that make the views, which do not depend on it; one for each core by default.
+        checkpoint: Where the state is kept after each epoch, and where an earlier start left it; None to keep none.
 
     Returns:
         The mean loss of each epoch.
@@ -149,7 +153,7 @@ def train(
     if epochs == 0 or batch_size < 2:  # contrastive learning needs two images
         return []
     device = next(encoder.parameters()).device
-    _seed_generators(seed)
+    torch.manual_seed(seed)
     size = encoder(torch.zeros(1, 3, recipe.input_size, recipe.input_size, device=device)).shape[1]
     head = SimCLRProjectionHead(size, size, 128).to(device)
     criterion = NTXentLoss(temperature=_TEMPERATURE)
@@ -159,21 +163,29 @@ def train(
     steps_in_epoch = len(rows) // batch_size
     steps = min(epochs * steps_in_epoch, max_steps)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    orders = itertools.islice(_draw_batches(rows, batch_size, epochs, seed), steps)
-    augmentation = recipe.augmentation
     # Gradients may underflow in float16, but not in bfloat16.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    losses: list[float] = []
+    parts = {"encoder": encoder, "head": head, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
+    losses = _resume(checkpoint, parts, device)
+    begun = len(losses)
+    orders = itertools.islice(enumerate(_draw_batches(rows, batch_size, epochs, seed)), begun, steps)
+    augmentation, num_threads = recipe.augmentation, num_threads or min(_MAX_THREADS, limits.count_cores())
+
+    def prepare(item: tuple[int, list[int]]) -> torch.Tensor:
+        step, batch = item
+        return make_views(images, batch, augmentation, (seed, step // steps_in_epoch))
+
     encoder.train()
     with (
-        ThreadPoolExecutor(1, thread_name_prefix="views") as executor,
+        ThreadPoolExecutor(num_threads, thread_name_prefix="views") as executor,
         Progress("Training the embedding", -(-steps // steps_in_epoch), "epoch") as progress,
     ):
+        progress.add(begun // steps_in_epoch)
         start = time.monotonic()
-        batches = prefetch(executor, lambda rows: make_views(images, rows, augmentation), orders, ahead=4)
-        for step, views in enumerate(batches, start=1):
+        batches = prefetch(executor, prepare, orders, ahead=num_threads + 1)
+        for step, views in enumerate(batches, start=begun + 1):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                first, second = head(encoder(views.to(device))).chunk(2)
+                first, second = head(encoder(views.to(device).float() / 255)).chunk(2)
             loss = criterion(first.float(), second.float())
             optimizer.zero_grad()
             scaler.scale(loss).backward()
@@ -181,12 +193,34 @@ def train(
             scaler.update()
             schedule.step()
             losses.append(loss.item())
-            if step % steps_in_epoch == 0 or step == steps:
+            is_end = step % steps_in_epoch == 0 or step == steps
+            if is_end:
                 progress.add()
-            if step == _STEPS_UNTIL_FORECAST < steps:
-                logger.info(describe_duration(steps, batch_size, (time.monotonic() - start) / step * steps))
+            if is_end and checkpoint is not None:
+                checkpoint.write(_list_states(parts) | {"losses": losses})
+            if step - begun == _STEPS_UNTIL_FORECAST < steps - begun:
+                seconds = (time.monotonic() - start) / _STEPS_UNTIL_FORECAST * (steps - begun)
+                logger.info(describe_duration(steps - begun, batch_size, seconds))
     encoder.eval()
     return [float(np.mean(losses[first : first + steps_in_epoch])) for first in range(0, steps, steps_in_epoch)]
+
+
+def _list_states(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The states of what is trained, and of the generator, which layers of the backbone may draw from."""
+    return {name: part.state_dict() for name, part in parts.items()} | {"generator": torch.get_rng_state()}
+
+
+def _resume(checkpoint: Checkpoint | None, parts: Mapping[str, Any], device: torch.device) -> list[float]:
+    """Continues an earlier start; returns the losses of its steps."""
+    state = None if checkpoint is None else checkpoint.read(device)
+    if state is None:
+        return []
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["generator"].cpu())
+    losses: list[float] = state["losses"]
+    logger.info("The training of the embedding continues after %s.", quantify(len(losses), "step"))
+    return losses
 
 
 def describe_duration(steps: int, batch_size: int, seconds: float) -> str:
@@ -246,18 +280,20 @@ def _draw_batches(rows: npt.NDArray[np.int64], batch_size: int, epochs: int, see
             yield order[start : start + batch_size]
 
 
-def make_views(images: Sequence[PIL.Image.Image], rows: Sequence[int], augmentation: SimCLRTransform) -> torch.Tensor:
-    """Makes two augmented views of each image: (2 * rows, 3, S, S), all first views before all second views."""
-    pairs = [augmentation(images[row]) for row in rows]
-    return torch.stack([pair[view] for view in (0, 1) for pair in pairs])
+def make_views(
+    images: Sequence[PIL.Image.Image], rows: Sequence[int], augmentation: Augmentation, seed: tuple[int, ...]
+) -> torch.Tensor:
+    """Makes two augmented views of each image: (2 * rows, 3, S, S) bytes, all first views before all second views.
+
+    Args:
+        images: RGB images.
+        rows: Which of them.
+        augmentation: How views differ from their image.
+        seed: Seed of these views; that of an image is followed by its row.
+    """
+    pairs = np.stack([make_pair(images[row], augmentation, (*seed, row)) for row in rows], axis=1)
+    return torch.from_numpy(pairs.reshape(-1, *pairs.shape[2:]))
 
 
 def _to_tensor(image: PIL.Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).float() / 255
-
-
-def _seed_generators(seed: int) -> None:
-    """Seeds the three global generators, since the augmentations draw from all of them."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)

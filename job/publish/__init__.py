@@ -168,7 +168,7 @@ FILES = (
         writer="job.parts",
         written="always",
         content="The detections (boxes, scores, classes, class probabilities, thumbnail, feature), the scores of each "
-        "image, the listing of each shard, and which pieces of work have finished.",
+        "image, the listing of each shard, and which pieces of work have finished; while SimCLR is trained, its state.",
     ),
     OutputFile(
         name=LEDGER,

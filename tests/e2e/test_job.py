@@ -315,6 +315,29 @@ def test_self_supervised_embeddings(done: dict[str, Any], job: Job, tmp_path: Pa
     assert expected.items() <= run["embedding"].items()
 
 
+def test_a_training_that_was_killed_continues(done: dict[str, Any], job: Job, tmp_path: Path) -> None:
+    """SIGKILL after the first epoch or a later one; the embeddings are those of an undisturbed run."""
+    outputs = [tmp_path / name for name in ("whole", "killed")]
+    training = {"CORAL_EMBEDDING": "simclr", "CORAL_SSL_EPOCHS": 4, "CORAL_SSL_BATCH_SIZE": 4}
+    for output in outputs:
+        shutil.copytree(done["output"] / "parts", output / "parts")
+    variables = [done["variables"] | training | {"CORAL_OUTPUT": output} for output in outputs]
+    process = start_job("select", **variables[1])
+    state = outputs[1] / "parts" / "simclr.pt"
+    while not state.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (outputs[1] / "embeddings.parquet").exists()
+    for own in variables:
+        ran = job("select", **own)
+        assert ran.returncode == 0, ran.stderr
+    assert "The training of the embedding continues after " in ran.stderr and not state.exists()
+    embeddings = [(output / "embeddings.parquet").read_bytes() for output in outputs]
+    assert embeddings[0] == embeddings[1]
+
+
 def test_a_model_of_the_zoo_with_random_weights(job: Job, tmp_path: Path) -> None:
     name = "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
     weights = random_checkpoint(Path(model_zoo.get_config_file(name)), tmp_path / "random.pth")

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import RandomResizedCrop
 
 from job.detect import model
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
-from job.embed import simclr
+from job.embed import simclr, views
+from job.embed.checkpoint import KEY, Checkpoint
 from job.images import decode, make_thumbnail, read_thumbnail
+from job.storage.local import LocalFolder
 from tests.conftest import picture, settings
 
 
@@ -94,9 +97,9 @@ def test_of_a_large_pool_a_sample_is_trained_on_for_a_limited_number_of_steps(
     seen: list[list[int]] = []
     make_views = simclr.make_views
 
-    def recorded(images: list[Any], rows: list[int], augmentation: Any) -> torch.Tensor:
+    def recorded(images: list[Any], rows: list[int], augmentation: Any, seed: tuple[int, ...]) -> torch.Tensor:
         seen.append(list(rows))
-        return make_views(images, rows, augmentation)
+        return make_views(images, rows, augmentation, seed)
 
     monkeypatch.setattr(simclr, "make_views", recorded)
     monkeypatch.setattr(simclr, "_STEPS_UNTIL_FORECAST", 4)
@@ -139,3 +142,91 @@ def test_importing_lightly_opens_no_connection() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_views_do_not_depend_on_the_threads(detector: Detector, images: list[Any]) -> None:
+    one, many = (trained(detector, images, num_threads=number) for number in (1, 5))
+    np.testing.assert_array_equal(one, many)
+
+
+def test_each_image_and_epoch_has_views_of_its_own(images: list[Any]) -> None:
+    augmentation = simclr.DEFAULT_RECIPE.augmentation
+    whole = simclr.make_views(images, [3, 5], augmentation, (0, 1))
+    assert whole.shape == (4, 3, 128, 128) and whole.dtype == torch.uint8
+    alone = simclr.make_views(images, [5], augmentation, (0, 1))
+    assert torch.equal(whole[[1, 3]], alone) and not torch.equal(alone[0], alone[1])
+    assert not torch.equal(alone, simclr.make_views(images, [5], augmentation, (0, 2)))
+
+
+def test_views_have_the_statistics_of_those_of_lightly(images: list[Any]) -> None:
+    """Mean, spread and sharpness of 1,500 views of a picture, by lightly 1.5.26 and by the job."""
+    from lightly.transforms import SimCLRTransform
+
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    theirs = SimCLRTransform(input_size=32, cj_strength=0.5, min_scale=0.2, normalize=None)
+    lightly = torch.stack([view for _ in range(750) for view in theirs(images[1])]).numpy()
+    augmentation = views.Augmentation(32, 0.2, 0.5)
+    ours = np.concatenate([views.make_pair(images[1], augmentation, (number,)) for number in range(750)]) / 255
+
+    def describe(made: Any) -> list[float]:
+        per_view = made.mean(axis=(1, 2, 3))
+        sharpness = np.abs(np.diff(made, axis=3)).mean(axis=(1, 2, 3))
+        grey = np.abs(made[:, 0] - made[:, 1]).max(axis=(1, 2)) < 1e-3
+        return [per_view.mean(), per_view.std(), made.std(axis=(1, 2, 3)).mean(), sharpness.mean(), grey.mean()]
+
+    np.testing.assert_allclose(describe(ours), describe(lightly), rtol=0.12)
+
+
+@pytest.mark.parametrize("size", [(128, 72), (1, 128), (3, 3), (128, 1)])
+def test_crops_are_inside_the_image_and_as_large_as_those_of_torchvision(size: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    boxes = np.array([views.draw_crop(size, 0.2, generator) for _ in range(500)])
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= size).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+    if size == (128, 72):
+        torch.manual_seed(0)
+        ratio = [3 / 4, 4 / 3]
+        theirs = np.array([RandomResizedCrop.get_params(torch.empty(3, 72, 128), [0.2, 1], ratio) for _ in range(500)])
+        sides = (boxes[:, 2:] - boxes[:, :2])[:, ::-1], theirs[:, 2:]
+        np.testing.assert_allclose(sides[0].mean(axis=0), sides[1].mean(axis=0), rtol=0.04)
+        np.testing.assert_allclose(sides[0].prod(axis=1).std(), sides[1].prod(axis=1).std(), rtol=0.1)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Fragile(LocalFolder):
+    """A folder whose process ends after some states were written."""
+
+    left = 10**9
+
+    def write(self, key: str, data: Any) -> None:
+        super().write(key, data)
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def test_a_killed_training_continues_with_the_same_bytes(
+    detector: Detector, images: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 4, "seed": 2}
+    expected = trained(detector, images, **options)
+    output = Fragile(str(tmp_path))
+    for _ in range(2):
+        output.left = 1
+        with pytest.raises(Killed):
+            trained(detector, images, checkpoint=Checkpoint(output, "mine"), **options)
+    output.left = 10**9
+    np.testing.assert_array_equal(trained(detector, images, checkpoint=Checkpoint(output, "mine"), **options), expected)
+    assert "continues after 2 steps" in caplog.text and "continues after 4 steps" in caplog.text
+    # All epochs are done, so what is read is the result; the state of another training is not read.
+    np.testing.assert_array_equal(trained(detector, images, checkpoint=Checkpoint(output, "mine"), **options), expected)
+    assert Checkpoint(output, "other").read(torch.device("cpu")) is None
+    path = tmp_path / KEY
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Checkpoint(output, "mine").read(torch.device("cpu")) is None and "is damaged" in caplog.text
+    Checkpoint(output, "mine").delete()
+    assert Checkpoint(output, "mine").read(torch.device("cpu")) is None
