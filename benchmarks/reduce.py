@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES, PICKS = [10_000, 100_000, 1_000_000], [100, 1_000]
-BOXES_PER_IMAGE, CLUSTERS, SPREAD, FEATURE = 8, 300, 0.3, 256
+BOXES_PER_IMAGE, CLUSTERS, SPREAD, FEATURE, BOX_FEATURE = 8, 300, 0.3, 256, 64
 WIDTH, HEIGHT, FILE_BYTES = 1280, 720, 400_000
 NUM_THUMBNAILS = 200
 KEYS_PER_LIST_REQUEST = 1000  # of S3
@@ -87,6 +87,8 @@ def make_rows(keys: Sequence[str], num_classes: int) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     thumbnails = make_thumbnails()
     centers = np.abs(rng.normal(size=(CLUSTERS, FEATURE))).astype(np.float32)
+    of_box = np.random.default_rng(1)
+    box_centers = of_box.normal(size=(num_classes, BOX_FEATURE)).astype(np.float32)
     for block in cut(enumerate(keys), 4096):
         counts = rng.poisson(BOXES_PER_IMAGE, len(block))
         total = int(counts.sum())
@@ -101,6 +103,7 @@ def make_rows(keys: Sequence[str], num_classes: int) -> Iterator[Row]:
         probabilities[of_class] = scores
         halves = probabilities.astype(np.float16)
         spread = np.float32(SPREAD) * np.abs(rng.standard_normal((len(block), FEATURE), np.float32))
+        of_boxes = (box_centers[classes] + of_box.standard_normal((total, BOX_FEATURE), np.float32)).astype(np.float16)
         features = (centers[rng.integers(0, CLUSTERS, len(block))] + spread).astype(np.float16)
         for (number, key), end, count, feature in zip(block, np.cumsum(counts), counts, features, strict=True):
             own = np.arange(end - count, end)[np.argsort(-scores[end - count : end])]
@@ -115,6 +118,7 @@ def make_rows(keys: Sequence[str], num_classes: int) -> Iterator[Row]:
                 scores=scores[own],
                 classes=classes[own],
                 class_probabilities=halves[own],
+                box_features=of_boxes[own],
                 thumbnail=thumbnails[number % NUM_THUMBNAILS],
                 feature=feature,
             )

@@ -1,7 +1,7 @@
 """Runs the detector on one batch, and makes rows of a part of what it finds."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +9,17 @@ import torch
 from detectron2.utils.logger import log_first_n
 
 from job import parts
-from job.detect import batched, probabilities
+from job.detect import batched, box_features, probabilities
 from job.detect.accelerate import Acceleration
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
-from job.detect.projection import IMAGE_SIZE, Projection
+from job.detect.projection import BOX_SIZE, IMAGE_SIZE, Projection
 from job.names import shorten
 
 Table = npt.NDArray[np.float32]
+
+_BEFORE_PROBABILITIES = 6
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Outputs:
     """What the model finds in a batch.
 
     Attributes:
-        table: (boxes, 6 + classes + 1) float32: four corners, score, class, and the class probabilities. If there are
-            no counts, the result of `Found.pack` of `job.detect.batched`.
+        table: (boxes, 6 + classes + 1 + D) float32: four corners, score, class, the class probabilities, and the
+            feature, which may have a length of 0. If there are no counts, the result of `Found.pack` of
+            `job.detect.batched`.
         counts: Number of boxes of each image; None if the table says so itself.
         features: (images, D) float16; None if the model has no backbone.
         arrived: The end of the copy to main memory; None if there is nothing to wait for.
@@ -45,7 +48,7 @@ class Forward:
         self._detector = detector
         self._acceleration = Acceleration(detector.model, detector.dtype) if detector.device.type == "cuda" else None
         self._feature = PooledFeature(detector.model)
-        self._projection = Projection(IMAGE_SIZE)
+        self._projection, self._box_projection = Projection(IMAGE_SIZE), Projection(BOX_SIZE)
 
     def close(self) -> None:
         """Restores the model."""
@@ -67,7 +70,8 @@ class Forward:
             # On a CPU nothing waits, and detectron2's own loops compute less.
             if isinstance(batch, torch.Tensor) and batched.supports(model):
                 self._expect(batch)
-                table = batched.detect(model, batch, [(image.height, image.width) for image in images]).pack()
+                found = batched.detect(model, batch, [(image.height, image.width) for image in images])
+                table = replace(found, features=self._box_projection.shorten(found.features)).pack()
                 counts = None
             else:
                 table, counts = self._run_model(images, batch)
@@ -93,6 +97,7 @@ class Forward:
         return [
             _make_row(
                 image,
+                len(self._detector.class_names),
                 # detectron2 itself settles the few images with more candidates or longer chains of overlaps.
                 self._run_alone(image) if values is None else values,
                 None if features is None else features[index],
@@ -126,16 +131,15 @@ class Forward:
             for tensor, image in zip(batch, images, strict=True)
         ]
         outputs = [output["instances"] for output in self._detector.model(inputs)]
-        num_classes = len(self._detector.class_names)
-        table = torch.cat(
-            [
-                torch.cat([instances.pred_boxes.tensor for instances in outputs]).float(),
-                torch.cat([instances.scores for instances in outputs])[:, None].float(),
-                torch.cat([instances.pred_classes for instances in outputs])[:, None].float(),
-                torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]).float(),
-            ],
-            dim=1,
-        )
+        num_classes, features = len(self._detector.class_names), box_features.of_instances(outputs)
+        columns = [
+            torch.cat([instances.pred_boxes.tensor for instances in outputs]),
+            torch.cat([instances.scores for instances in outputs])[:, None],
+            torch.cat([instances.pred_classes for instances in outputs])[:, None],
+            torch.cat([probabilities.of_instances(instances, num_classes) for instances in outputs]),
+        ]
+        columns += [] if features is None else [self._box_projection.shorten(features)]
+        table = torch.cat([column.float() for column in columns], dim=1)
         return table, [len(instances) for instances in outputs]
 
 
@@ -150,8 +154,12 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
         )
 
 
-def _make_row(image: PreparedImage, values: Table, feature: npt.NDArray[np.float16] | None) -> parts.Row:
-    """Makes a row of a part from a table of boxes: four corners, score, class, and the class probabilities."""
+def _make_row(
+    image: PreparedImage, num_classes: int, values: Table, feature: npt.NDArray[np.float16] | None
+) -> parts.Row:
+    """Makes a row of a part from a table of boxes, see `Outputs`."""
+    of_boxes = values[:, _BEFORE_PROBABILITIES + num_classes + 1 :].astype(np.float16)
+    of_boxes[~np.isfinite(of_boxes).all(axis=1)] = 0  # in half precision, an activation may be too large
     return parts.Row(
         file_name=image.entry.key,
         etag=image.entry.etag,
@@ -163,7 +171,8 @@ def _make_row(image: PreparedImage, values: Table, feature: npt.NDArray[np.float
         boxes=values[:, :4].copy(),
         scores=values[:, 4].copy(),
         classes=values[:, 5].astype(np.int32),
-        class_probabilities=values[:, 6:].astype(np.float16),
+        class_probabilities=values[:, _BEFORE_PROBABILITIES:][:, : num_classes + 1].astype(np.float16),
+        box_features=of_boxes if of_boxes.shape[1] else None,
         thumbnail=image.thumbnail,
         feature=feature,
     )

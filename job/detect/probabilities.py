@@ -14,8 +14,11 @@ head:
 
 Boxes, scores and classes are identical to those of detectron2, bit by bit. Only detectron2's own classes are supported,
 since a derived class may run inference in another way.
+
+The same places know which proposal or anchor a box came from, so they also add its feature (`job.detect.box_features`).
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -26,11 +29,13 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers,
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Instances
 
+from job.detect.box_features import LastInput, take_cells
+
 Kind = Literal["softmax", "sigmoid", "native", "synthetic"]
 
 
 def attach(model: torch.nn.Module) -> Kind:
-    """Makes a model with a supported head add ``class_probabilities`` to the instances that it returns.
+    """Makes a model with a supported head add ``class_probabilities`` and ``box_features`` to its instances.
 
     Args:
         model: A detectron2 model that is in evaluation mode and stays in it; changed in place.
@@ -110,22 +115,25 @@ def _attach_to_heads(heads: Any) -> Kind:
     supported = cascade or type(heads) in (StandardROIHeads, Res5ROIHeads)
     if not supported or any(type(predictor) is not FastRCNNOutputLayers for predictor in predictors):
         return "synthetic"
+    seen = LastInput(predictors[-1])
     if cascade:
-        heads._forward_box = partial(_forward_cascade, heads)
+        heads._forward_box = partial(_forward_cascade, heads, seen)
     else:
-        predictors[0].inference = partial(_infer, predictors[0])
+        predictors[0].inference = partial(_infer, predictors[0], seen)
     return "sigmoid" if predictors[-1].use_sigmoid_ce else "softmax"
 
 
-def _infer(predictor: Any, predictions: Any, proposals: list[Instances]) -> Any:
-    """Replaces FastRCNNOutputLayers.inference, and adds the rows."""
+def _infer(predictor: Any, seen: LastInput, predictions: Any, proposals: list[Instances]) -> Any:
+    """Replaces FastRCNNOutputLayers.inference, and adds rows and features."""
     boxes = predictor.predict_boxes(predictions, proposals)
     probabilities = predictor.predict_probs(predictions, proposals)
-    return _filter_boxes(predictor, boxes, probabilities, [image.image_size for image in proposals])
+    return _filter_boxes(predictor, seen, boxes, probabilities, [image.image_size for image in proposals])
 
 
-def _forward_cascade(heads: Any, features: dict[str, torch.Tensor], proposals: list[Instances]) -> list[Instances]:
-    """Replaces CascadeROIHeads._forward_box, which does not return which proposals it keeps, and adds the rows."""
+def _forward_cascade(
+    heads: Any, seen: LastInput, features: dict[str, torch.Tensor], proposals: list[Instances]
+) -> list[Instances]:
+    """Replaces CascadeROIHeads._forward_box, which does not say which proposals it keeps; adds rows and features."""
     maps = [features[level] for level in heads.box_in_features]
     sizes = [image.image_size for image in proposals]
     boxes: Any = None
@@ -137,15 +145,16 @@ def _forward_cascade(heads: Any, features: dict[str, torch.Tensor], proposals: l
         boxes = predictor.predict_boxes(predictions, proposals)
         stages.append(predictor.predict_probs(predictions, proposals))
     probabilities = [sum(tables) * (1.0 / len(stages)) for tables in zip(*stages, strict=True)]
-    instances: list[Instances] = _filter_boxes(heads.box_predictor[-1], boxes, probabilities, sizes)[0]
+    instances: list[Instances] = _filter_boxes(heads.box_predictor[-1], seen, boxes, probabilities, sizes)[0]
     return instances
 
 
-def _filter_boxes(predictor: Any, boxes: Any, probabilities: Any, sizes: list[tuple[int, int]]) -> Any:
-    """Applies score threshold and non-maximum suppression as detectron2 does, and adds the rows of the kept boxes.
+def _filter_boxes(predictor: Any, seen: LastInput, boxes: Any, probabilities: Any, sizes: list[tuple[int, int]]) -> Any:
+    """Applies score threshold and suppression as detectron2 does, and adds rows and features of the kept boxes.
 
     Args:
         predictor: FastRCNNOutputLayers with the thresholds and the kind of the outputs.
+        seen: What the predictor was called with, for the proposals of all images.
         boxes: For each image, (proposals, 4) or (proposals, 4 * classes).
         probabilities: For each image, (proposals, classes + 1).
         sizes: For each image, height and width.
@@ -155,26 +164,40 @@ def _filter_boxes(predictor: Any, boxes: Any, probabilities: Any, sizes: list[tu
     """
     limits = predictor.test_score_thresh, predictor.test_nms_thresh, predictor.test_topk_per_image
     instances, kept = fast_rcnn_inference(boxes, probabilities, sizes, *limits)
-    for image, index, box, row in zip(instances, kept, boxes, probabilities, strict=True):
+    features = torch.split(seen.value, [len(row) for row in probabilities])
+    for image, index, box, row, feature in zip(instances, kept, boxes, probabilities, features, strict=True):
         # detectron2 drops rows that are not finite first, so the indices refer to the remaining rows.
         finite = torch.isfinite(box).all(dim=1) & torch.isfinite(row).all(dim=1)
-        rows = row[finite][index]
+        proposals = finite.nonzero()[:, 0][index]
+        rows = row[proposals]
         if predictor.use_sigmoid_ce:  # the last column exists, but is never trained
             rows = make_exclusive(rows[:, :-1], image.pred_classes, image.scores)
         image.class_probabilities = rows
+        image.box_features = feature[proposals]
     return instances, kept
 
 
 def _attach_to_dense(model: Any) -> Kind:
     power = 2 if type(model) is FCOS else 1
+    levels: Iterator[torch.Tensor] = iter(())  # feature maps of the image whose boxes are decoded
+    images: Iterator[list[torch.Tensor]] = iter(())
+
+    def infer_all(sizes: Any, feature_maps: list[torch.Tensor], predictions: Any) -> Any:
+        nonlocal images
+        images = ([level[number] for level in feature_maps] for number in range(len(feature_maps[0])))
+        return type(model).forward_inference(model, sizes, feature_maps, predictions)
 
     def decode(anchors: Any, class_scores: torch.Tensor, *more: Any) -> Any:
-        recorder = _AnchorRecorder(anchors.tensor)
+        recorder, feature_map = _AnchorRecorder(anchors.tensor), next(levels)
         instances = DenseDetector._decode_per_level_predictions(model, recorder, class_scores, *more)
         instances.class_scores = class_scores[recorder.index]
+        anchors_per_cell = len(class_scores) // feature_map[0].numel()
+        instances.box_features = take_cells(feature_map, recorder.index // anchors_per_cell)
         return instances
 
     def infer(*arguments: Any) -> Any:
+        nonlocal levels
+        levels = iter(next(images))
         instances = type(model).inference_single_image(model, *arguments)
         instances.class_probabilities = make_exclusive(
             instances.class_scores, instances.pred_classes, instances.scores, power=power
@@ -182,8 +205,9 @@ def _attach_to_dense(model: Any) -> Kind:
         instances.remove("class_scores")
         return instances
 
-    # Each level gives its boxes the class scores of their anchors. The scores stay with the boxes across all levels and
-    # the suppression, so that rows are computed only for the few remaining boxes.
+    # Each level gives its boxes the class scores and features of their anchors. They stay with the boxes across all
+    # levels and the suppression, so that rows are computed only for the few remaining boxes.
+    model.forward_inference = infer_all
     model._decode_per_level_predictions = decode
     model.inference_single_image = infer
     return "sigmoid"

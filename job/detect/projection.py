@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IMAGE_SIZE, BOX_SIZE = 256, 64  # numbers in a feature; the name of the projection in job/parts/provenance.py has them
+# Numbers in a feature. The name of the projection in job/parts/provenance.py has that of an image; that of a box is
+# fixed by the version of the parts' schema.
+IMAGE_SIZE, BOX_SIZE = 256, 64
 _SEED = 20
 
 

@@ -4,7 +4,7 @@ The network is from Redmon and Farhadi (YOLOv3: An Incremental Improvement, 2018
 weights. Input and output have the format of detectron2's GeneralizedRCNN.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -13,11 +13,32 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
+from job.detect.box_features import take_cells
+
 # Width and height, in input pixels, of the three anchors of each head (yolov3-tiny.cfg, masks 3,4,5 and 1,2,3).
 _ANCHORS = {"coarse": ((81, 82), (135, 169), (344, 319)), "fine": ((23, 27), (37, 58), (81, 82))}
 _STRIDES = {"coarse": 32, "fine": 16}
 STRIDE = 32
+_CELL = _STRIDES["fine"]
 PAD_VALUE = 0.5  # Darknet's grey
+
+
+class Predicted(NamedTuple):
+    """What is predicted for the A anchors of N images.
+
+    Attributes:
+        boxes: (N, A, 4) corners in input pixels.
+        objectness: (N, A) in [0, 1].
+        classes: (N, A, C) class scores in [0, 1].
+        cells: (N, A) number of the cell of `feature_map` that holds the center of the box.
+        feature_map: (N, D, rows, columns) input of the fine head, which sees the features of both heads.
+    """
+
+    boxes: torch.Tensor
+    objectness: torch.Tensor
+    classes: torch.Tensor
+    cells: torch.Tensor
+    feature_map: torch.Tensor
 
 
 def _make_block(inputs: int, outputs: int, size: int) -> nn.Sequential:
@@ -120,14 +141,16 @@ class TinyYolo(nn.Module):
 
         Returns:
             For each image, a dict with ``instances``, which has ``pred_boxes``, ``scores`` (objectness times class
-            probability), ``pred_classes`` and ``class_probabilities`` of shape (boxes, classes + 1).
+            probability), ``pred_classes``, ``class_probabilities`` of shape (boxes, classes + 1), and ``box_features``
+            of shape (boxes, D).
         """
         images = self.preprocess_image(batched_inputs)
-        boxes, objectness, classes = self.predict(images.tensor)
+        predicted = self.predict(images.tensor)
         results = []
         for index, (size, item) in enumerate(zip(images.image_sizes, batched_inputs, strict=True)):
             output_size = item.get("height", size[0]), item.get("width", size[1])
-            instances = self._filter_boxes(boxes[index], objectness[index], classes[index], size, output_size)
+            of_image = Predicted(*(values[index] for values in predicted))
+            instances = self._filter_boxes(of_image, size, output_size)
             results.append({"instances": instances})
         return results
 
@@ -136,21 +159,22 @@ class TinyYolo(nn.Module):
         tensors = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(tensors, STRIDE, pad_value=PAD_VALUE)
 
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns, for all anchors, boxes (N, A, 4) in input pixels, objectness (N, A), and class scores (N, A, C)."""
+    def predict(self, images: torch.Tensor) -> "Predicted":
+        """Returns what is predicted for all anchors of N images."""
         features = self.backbone(images)
         neck = self.neck(features["deep"])
         upsampled = nn.functional.interpolate(self.lateral(neck), scale_factor=2, mode="nearest")
-        outputs = {
-            "coarse": self.coarse(neck),
-            "fine": self.fine(torch.cat([upsampled, features["shallow"]], dim=1)),
-        }
+        joined = torch.cat([upsampled, features["shallow"]], dim=1)
+        outputs = {"coarse": self.coarse(neck), "fine": self.fine(joined)}
         # Box sizes are differences of large numbers: half precision would move the boxes by pixels.
         decoded = [self._decode(output.float(), head) for head, output in outputs.items()]
-        boxes, objectness, classes = (torch.cat(heads, dim=1) for heads in zip(*decoded, strict=True))
-        return boxes, objectness, classes
+        boxes, objectness, classes, centers = (torch.cat(heads, dim=1) for heads in zip(*decoded, strict=True))
+        rows, columns = joined.shape[2:]
+        column, row = (centers / _CELL).long().unbind(dim=2)
+        cells = row.clamp(max=rows - 1) * columns + column.clamp(max=columns - 1)
+        return Predicted(boxes, objectness, classes, cells, joined)
 
-    def _decode(self, output: torch.Tensor, head: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _decode(self, output: torch.Tensor, head: str) -> tuple[torch.Tensor, ...]:
         count, _, rows, columns = output.shape
         output = output.view(count, 3, 5 + self.num_classes, rows, columns).permute(0, 1, 3, 4, 2)
         y, x = torch.meshgrid(
@@ -160,16 +184,11 @@ class TinyYolo(nn.Module):
         anchors = getattr(self, f"{head}_anchors")
         half = output[..., 2:4].exp() * anchors[:, None, None, :] / 2
         boxes = torch.cat([center - half, center + half], dim=-1)
-        return boxes.flatten(1, 3), output[..., 4].sigmoid().flatten(1), output[..., 5:].sigmoid().flatten(1, 3)
+        objectness, classes = output[..., 4].sigmoid().flatten(1), output[..., 5:].sigmoid().flatten(1, 3)
+        return boxes.flatten(1, 3), objectness, classes, center.flatten(1, 3)
 
-    def _filter_boxes(
-        self,
-        boxes: torch.Tensor,
-        objectness: torch.Tensor,
-        classes: torch.Tensor,
-        size: tuple[int, int],
-        output_size: tuple[int, int],
-    ) -> Instances:
+    def _filter_boxes(self, predicted: "Predicted", size: tuple[int, int], output_size: tuple[int, int]) -> Instances:
+        boxes, objectness, classes, cells, feature_map = predicted
         scores = objectness[:, None] * classes
         anchor, label = (scores > self.score_threshold).nonzero(as_tuple=True)
         scale = boxes.new_tensor([output_size[1] / size[1], output_size[0] / size[0]] * 2)
@@ -182,6 +201,7 @@ class TinyYolo(nn.Module):
         instances.scores = scores[anchor, label]
         instances.pred_classes = label
         instances.class_probabilities = self.share(objectness[anchor], classes[anchor])
+        instances.box_features = take_cells(feature_map, cells[anchor])
         return instances
 
     @staticmethod

@@ -13,6 +13,8 @@ from job import scores
 CLASS_COUNTS = pa.field("class_counts", pa.list_(pa.list_(pa.int32(), 3)))
 CLASS_SUMS = pa.field("class_sums", pa.list_(pa.list_(pa.float32(), 2)))
 
+BOX_FEATURES = "box_features"
+
 
 def name_score_columns() -> dict[str, str]:
     """The columns with the values of each score before `over_pool`, by the name of the score.
@@ -39,12 +41,13 @@ def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArra
     return values.to_numpy(), counts
 
 
-def make_schema(probabilities: int, feature: int | None) -> pa.Schema:
+def make_schema(probabilities: int, feature: int | None, box_feature: int | None) -> pa.Schema:
     """Makes the schema of a part.
 
     Args:
         probabilities: Number of probabilities of a box: one more than there are classes.
         feature: Length of the feature of an image; None if there is none.
+        box_feature: Length of the feature of a box; None if there is none.
     """
     return pa.schema(
         [
@@ -64,6 +67,7 @@ def make_schema(probabilities: int, feature: int | None) -> pa.Schema:
             ("scores", pa.list_(pa.float32())),
             ("classes", pa.list_(pa.int32())),
             ("class_probabilities", pa.list_(pa.list_(pa.float16(), probabilities))),
+            (BOX_FEATURES, pa.list_(pa.list_(pa.float16(), box_feature if box_feature is not None else 1))),
             ("thumbnail", pa.binary()),
             ("feature", pa.list_(pa.float16(), feature if feature is not None else 1)),
         ]

@@ -70,6 +70,7 @@ class Row:
         scores: (n,) float32 detection confidences in [0, 1], in descending order.
         classes: (n,) int32, indices into the class names.
         class_probabilities: (n, classes + 1) float16; see `job.detect.probabilities`.
+        box_features: (n, d) float16; see `job.detect.box_features`. None if the boxes have none.
         thumbnail: JPEG file.
         feature: (d,) float16, pooled backbone feature of the detector; None if its model has no backbone.
     """
@@ -85,6 +86,7 @@ class Row:
     scores: npt.NDArray[np.float32] | None = None
     classes: npt.NDArray[np.int32] | None = None
     class_probabilities: npt.NDArray[np.float16] | None = None
+    box_features: npt.NDArray[np.float16] | None = None
     thumbnail: bytes | None = None
     feature: npt.NDArray[np.float16] | None = None
 
@@ -122,7 +124,8 @@ def write(output: Storage, rows: list[Row], provenance: Provenance, shard: Shard
     """Scores the rows, writes them as one part of a shard and returns its name."""
     rows = sorted(rows, key=lambda row: row.file_name.encode())
     feature = next((len(row.feature) for row in rows if row.feature is not None), None)
-    schema = make_schema(len(provenance.class_names) + 1, feature)
+    box_feature = next((row.box_features.shape[1] for row in rows if row.box_features is not None), None)
+    schema = make_schema(len(provenance.class_names) + 1, feature, box_feature)
     columns: dict[str, pa.Array] = {}
     for column in schema:
         name = _FIELD.get(column.name, column.name)

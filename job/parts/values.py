@@ -8,7 +8,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from job.parts.columns import CLASS_COUNTS, CLASS_SUMS, flatten_lists, make_schema, name_score_columns
+from job.parts.columns import (
+    BOX_FEATURES,
+    CLASS_COUNTS,
+    CLASS_SUMS,
+    flatten_lists,
+    make_schema,
+    name_score_columns,
+)
 
 _PER_BOX = ("boxes", "scores", "classes", "class_probabilities")
 _PER_CLASS = (CLASS_COUNTS.name, CLASS_SUMS.name)
@@ -28,15 +35,22 @@ def find_problem(table: pa.Table, num_classes: int, columns: Collection[str] | N
         num_classes: Number of the detector's classes.
         columns: Names of the columns that the table must have; None for all.
     """
-    feature = table.schema.field("feature").type if "feature" in table.column_names else None
-    width = feature.list_size if feature is not None and pa.types.is_fixed_size_list(feature) else None
-    expected = {field.name: field for field in make_schema(num_classes + 1, width)}
+    feature, box_feature = (
+        table.schema.field(name).type if name in table.column_names else None for name in ("feature", BOX_FEATURES)
+    )
+    box_feature = box_feature.value_type if box_feature is not None and pa.types.is_list(box_feature) else None
+    schema = make_schema(num_classes + 1, _find_length(feature), _find_length(box_feature))
+    expected = {field.name: field for field in schema}
     names = list(expected if columns is None else columns)
     if table.column_names != names or list(table.schema) != [expected.get(name) for name in names]:
         return "its columns are not those of a part"
     if "status" in table.column_names:
         table = table.filter(pc.equal(table["status"], "ok"))
     return next(_find_problems(table, num_classes), None)
+
+
+def _find_length(kind: pa.DataType | None) -> int | None:
+    return kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else None
 
 
 def _find_problems(table: pa.Table, num_classes: int) -> Iterator[str]:
@@ -65,8 +79,10 @@ def _find_problems(table: pa.Table, num_classes: int) -> Iterator[str]:
     if "boxes" in present and not np.isfinite(values["boxes"]).all():
         yield "a box is not finite"
     features = table["feature"].combine_chunks().flatten().to_numpy() if "feature" in present else np.empty(0, _HALF)
-    if ((features.view(np.uint16) & _EXPONENT) == _EXPONENT).any():
+    if not _are_finite(features):
         yield "a feature is not finite"
+    if BOX_FEATURES in present:
+        yield from _find_problems_of_box_features(table)
     thumbnails = table["thumbnail"].to_pylist() if "thumbnail" in present else []
     if any(thumbnail and not thumbnail.startswith(b"\xff\xd8") for thumbnail in thumbnails):
         yield "a thumbnail is not a JPEG file"
@@ -83,3 +99,20 @@ def _are_between(values: npt.NDArray[Any], highest: float) -> bool:
     bits = values.view(np.uint16)
     limit = np.array(min(highest, np.finfo(_HALF).max), _HALF).view(np.uint16)
     return bool(((bits <= limit) | (bits == _MINUS_ZERO)).all())
+
+
+def _are_finite(values: npt.NDArray[np.float16]) -> bool:
+    """Whether no value is infinite or no number, by the bits, as in `_are_between`."""
+    return not ((values.view(np.uint16) & _EXPONENT) == _EXPONENT).any()
+
+
+def _find_problems_of_box_features(table: pa.Table) -> Iterator[str]:
+    features, counts = flatten_lists(table[BOX_FEATURES])
+    if not _are_finite(features):
+        yield "a feature of a box is not finite"
+    has_features = table[BOX_FEATURES].is_valid().to_numpy()
+    for name in ("boxes", "scores"):
+        if name in table.column_names and not np.array_equal(
+            counts[has_features], flatten_lists(table[name])[1][has_features]
+        ):
+            yield "an image has different numbers of boxes and of their features"

@@ -19,6 +19,7 @@ from job.detect.inference import Inference, fit_batch_size
 from job.detect.model import Detector
 from job.detect.pieces import Piece
 from job.detect.prepare import PreparedImage, to_tensor
+from job.detect.projection import make_signs
 from job.errors import ServiceUnavailable
 from job.storage import Entry
 from job.storage.local import LocalFolder
@@ -134,9 +135,38 @@ def test_the_batch_size_hardly_changes_the_rows(
         np.testing.assert_allclose(first.scores, second.scores, rtol=0, atol=1e-5)
         np.testing.assert_allclose(first.class_probabilities, second.class_probabilities, rtol=0, atol=1e-3)
         assert first.feature is not None and second.feature is not None
-        # The feature has numbers near 0, which are sums of large ones with both signs.
-        atol = 2e-3 * np.abs(second.feature).max()
-        np.testing.assert_allclose(first.feature, second.feature, rtol=0, atol=atol)
+        assert first.box_features is not None and first.box_features.shape == (len(first.scores), 64)
+        for one_feature, other in ((first.feature, second.feature), (first.box_features, second.box_features)):
+            # Features have numbers near 0, which are sums of large ones with both signs.
+            np.testing.assert_allclose(one_feature, other, rtol=0, atol=2e-3 * np.abs(other).max())
+
+
+def test_features_of_boxes_are_those_of_their_proposals_shortened(tmp_path: Path, pictures: list[Any]) -> None:
+    detector: Any = build(tmp_path, SMALL_RCNN.replace("FC_DIM: 64", "FC_DIM: 128"))
+    image, kept = pictures[0], list[torch.Tensor]()
+    predictor = detector.model.roi_heads.box_predictor
+    predictor.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    row: Any
+    (row,) = rows_of(detector, [image], tmp_path / "in")
+    assert row.box_features.dtype == np.float16 and len(row.box_features) == len(row.scores) > 3
+    # Boxes of one proposal have one feature, so there are no others than those of the proposals.
+    shortened = kept[0].half().double().numpy() @ make_signs(128, 64).T.astype(np.float64) / 8
+    for feature in row.box_features:
+        assert (feature == shortened.astype(np.float16)).all(axis=1).any()
+    assert len(np.unique(row.box_features, axis=0)) > 1
+
+
+def test_a_feature_of_a_box_that_is_not_finite_is_zeros(tmp_path: Path, pictures: list[Any]) -> None:
+    detector: Any = build(tmp_path, SMALL_RCNN)
+    head = detector.model.roi_heads.box_head
+    head.register_forward_hook(lambda module, inputs, output: output.index_fill(1, torch.tensor([0]), 1e6))
+    detector.model.roi_heads.box_predictor.cls_score.weight.data[:, 0] = 0
+    detector.model.roi_heads.box_predictor.bbox_pred.weight.data[:, 0] = 0
+    rows = rows_of(detector, pictures[:1], tmp_path / "in")
+    assert len(rows[0].box_features) > 3 and not rows[0].box_features.any()
+    output = LocalFolder(str(tmp_path / "out"))
+    parts.write(output, rows, runner.provenance(detector))
+    assert len(list(parts.read(output))) == 1  # 1e6 is too large for half precision, but what is written is valid
 
 
 def test_masks_are_not_computed_and_change_no_box(tmp_path: Path, pictures: list[Any]) -> None:

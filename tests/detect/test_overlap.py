@@ -56,11 +56,11 @@ def make_images(detector: Detector, count: int, height: int = 96, width: int = 9
 
 def same(first: list[parts.Row], second: list[parts.Row], tolerance: float = 0.0) -> bool:
     assert [row.file_name for row in first] == [row.file_name for row in second]
-    for name in ("boxes", "scores", "classes", "class_probabilities", "feature"):
+    for name in ("boxes", "scores", "classes", "class_probabilities", "feature", "box_features"):
         for one, other in zip(first, second, strict=True):
             expected = getattr(other, name)
             # A number of a shortened feature is a sum over all of it, so its rounding goes by the size of the whole.
-            size = float(np.sqrt(np.square(expected, dtype=np.float64).mean())) if name == "feature" else 1.0
+            size = float(np.sqrt(np.square(expected, dtype=np.float64).mean())) if "feature" in name else 1.0
             np.testing.assert_allclose(getattr(one, name), expected, tolerance, tolerance * size, err_msg=name)
     return True
 

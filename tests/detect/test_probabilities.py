@@ -1,4 +1,4 @@
-"""Class distributions, compared with detectron2's raw outputs for the anchor or proposal that a box came from."""
+"""Class distributions and features, compared with detectron2's raw outputs for the anchor or proposal of a box."""
 
 import copy
 from collections.abc import Callable
@@ -167,11 +167,13 @@ class Raw:
     Attributes:
         outputs: Outputs of the head, or of the box predictor of each stage.
         inputs: Inputs of the head or of the ROI heads.
+        pooled: Inputs of the box predictor of each stage.
     """
 
     def __init__(self, model: Any) -> None:
         self.outputs: list[Any] = []
         self.inputs: list[Any] = []
+        self.pooled: list[torch.Tensor] = []
         if hasattr(model, "roi_heads"):
             model.roi_heads.register_forward_pre_hook(self._note_inputs)
             for each in predictors_of(model):
@@ -184,6 +186,7 @@ class Raw:
         self.inputs.append(inputs)
 
     def _note_outputs(self, module: Any, inputs: Any, output: Any) -> None:
+        self.pooled += [inputs[0]] if isinstance(inputs[0], torch.Tensor) else []
         self.outputs.append([[x.clone() for x in each] if isinstance(each, list) else each.clone() for each in output])
 
 
@@ -207,12 +210,14 @@ class Candidates:
         scores: (candidates, classes).
         outputs: (candidates, classes) sigmoids, or (candidates, classes + 1) softmaxes.
         softmax: Whether the outputs are softmaxes.
+        features: (candidates, D) what the last layers saw of the candidate.
     """
 
     boxes: torch.Tensor
     scores: Rows
     outputs: Rows
     softmax: bool
+    features: torch.Tensor
 
     def row(self, index: int, label: int) -> list[float]:
         given: Rows = self.outputs[index]
@@ -249,7 +254,8 @@ def of_proposals(model: Any, raw: Raw) -> list[Candidates]:
     for end, count in zip(np.cumsum(counts), counts, strict=True):
         part = table[end - count : end]
         scores, softmax = part[:, :-1], not predictors[0].use_sigmoid_ce
-        result.append(Candidates(by_class[end - count : end], scores, part if softmax else scores, softmax))
+        own = slice(end - count, end)
+        result.append(Candidates(by_class[own], scores, part if softmax else scores, softmax, raw.pooled[-1][own]))
     return result
 
 
@@ -260,7 +266,8 @@ def predictors_of(model: Any) -> list[Any]:
 
 def of_anchors(model: Any, raw: Raw) -> list[Candidates]:
     (outputs,), (features,) = raw.outputs, raw.inputs[0]
-    anchors = torch.cat([each.tensor for each in model.anchor_generator(features)])
+    by_level = [each.tensor for each in model.anchor_generator(features)]
+    anchors = torch.cat(by_level)
     logits, deltas, *centerness = (
         # from (N, A * K, H, W) per level to (N, all places and anchors, K)
         torch.cat([each.unflatten(1, (-1, width)).permute(0, 3, 4, 1, 2).flatten(1, 3) for each in levels], dim=1)
@@ -271,7 +278,12 @@ def of_anchors(model: Any, raw: Raw) -> list[Candidates]:
         boxes = clipped(model.box2box_transform.apply_deltas(deltas[image], anchors))[:, None]
         sigmoids = logistic(logits[image])
         scores = np.sqrt(sigmoids * logistic(centerness[0][image])) if centerness else sigmoids
-        result.append(Candidates(boxes, scores, sigmoids, softmax=False))
+        per_level = [len(each) // level[0, 0].numel() for each, level in zip(by_level, features, strict=True)]
+        seen = [
+            level[image].permute(1, 2, 0).flatten(0, 1).repeat_interleave(count, dim=0)
+            for level, count in zip(features, per_level, strict=True)
+        ]
+        result.append(Candidates(boxes, scores, sigmoids, softmax=False, features=torch.cat(seen)))
     return result
 
 
@@ -299,6 +311,7 @@ def check(found: Instances, truth: Candidates, atol: float = 1e-5) -> list[int]:
     for row, index, label in zip(rows.double().numpy(), indices, found.pred_classes.tolist(), strict=True):
         np.testing.assert_allclose(row, truth.row(index, label), rtol=0, atol=atol)
     assert torch.equal(rows.float()[torch.arange(len(rows)), found.pred_classes], found.scores.float())  # to the bit
+    assert torch.equal(found.box_features, truth.features[indices])
     return indices
 
 
@@ -307,7 +320,7 @@ def same_boxes(plain: list[Instances], found: list[Instances]) -> None:
         assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
         assert torch.equal(one.scores, other.scores) and one.scores.dtype == other.scores.dtype
         assert torch.equal(one.pred_classes, other.pred_classes)
-        assert set(other.get_fields()) - set(one.get_fields()) == {"class_probabilities"}
+        assert set(other.get_fields()) - set(one.get_fields()) == {"class_probabilities", "box_features"}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -416,7 +429,7 @@ def test_a_class_derived_from_a_supported_one_is_left_alone(name: str, part: str
     module = model.get_submodule(part)
     module.__class__ = type("Derived", (type(module),), {})
     assert probabilities.attach(model) == "synthetic"
-    assert not any(each.has("class_probabilities") for each in run(model))
+    assert not any(each.has("class_probabilities") or each.has("box_features") for each in run(model))
 
 
 @pytest.mark.parametrize(

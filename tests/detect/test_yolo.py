@@ -34,8 +34,9 @@ def outputs(golden: Any, demo_detector: Detector) -> dict[str, Any]:
         neck = net.neck(features["deep"])
         upsampled = torch.nn.functional.interpolate(net.lateral(neck), scale_factor=2)
         raw = {"coarse": net.coarse(neck), "fine": net.fine(torch.cat([upsampled, features["shallow"]], 1))}
-        boxes, objectness, _ = net.predict(tensor)
-    return {**raw, "boxes": boxes[0].numpy(), "objectness": objectness[0].numpy(), "size": image.shape[1::-1]}
+        found = net.predict(tensor)
+    boxes, objectness = found.boxes[0].numpy(), found.objectness[0].numpy()
+    return {**raw, "boxes": boxes, "objectness": objectness, "size": image.shape[1::-1]}
 
 
 @pytest.mark.parametrize("head", ["coarse", "fine"])
@@ -91,6 +92,20 @@ def test_class_probabilities_are_distributions_that_agree_with_the_boxes(
     assert ((ratio > 0.5) & (ratio < 2)).all()
     objectness = 1 - rows[:, -1]
     assert (found.scores <= objectness + 1e-6).all()
+
+
+def test_the_feature_of_a_box_is_that_of_the_cell_of_its_center(demo_detector: Detector, street: torch.Tensor) -> None:
+    net: Any = demo_detector.model
+    kept: list[torch.Tensor] = []
+    hook = net.fine.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0][0]))
+    (found,) = detect(demo_detector, [street])
+    hook.remove()
+    assert len(found) > 3 and found.box_features.shape == (len(found), 384)
+    for box, feature in zip(found.pred_boxes.tensor, found.box_features, strict=True):
+        left, top, right, bottom = box.tolist()
+        inside = left > 16 and right < street.shape[2] - 16 and top > 16 and bottom < street.shape[1] - 16
+        if inside:  # no side was clipped, so this is the center that the model predicted
+            assert torch.equal(feature, kept[0][:, int((top + bottom) / 2 / 16), int((left + right) / 2 / 16)])
 
 
 def test_boxes_are_given_in_the_wanted_size(demo_detector: Detector, street: torch.Tensor) -> None:

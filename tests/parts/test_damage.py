@@ -164,6 +164,8 @@ def change(column: str, values: Any) -> Callable[[pa.Table], pa.Table]:
         (change("class_counts", [[]]), "different numbers of counts and sums of classes"),
         (change("class_sums", [[[float("nan"), 0]] * 2]), "class_sums has a value that is negative or not finite"),
         (change("feature", [[float("nan")] * 6]), "a feature is not finite"),
+        (change("box_features", [[[float("inf")] * 3] * 2]), "a feature of a box is not finite"),
+        (change("box_features", [[[1.0] * 3]]), "different numbers of boxes and of their features"),
         (change("thumbnail", [b"<script>"]), "a thumbnail is not a JPEG file"),
         (lambda table: table.drop_columns(["scores"]), "its columns are not those of a part"),
         (lambda table: table.append_column("more", [pa.array([1])]), "its columns are not those of a part"),

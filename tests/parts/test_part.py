@@ -28,6 +28,7 @@ def row(key: str, boxes: int = 2, seed: int = 0, etag: str = "e") -> Row:
         scores=rng.random(boxes, np.float32),
         classes=rng.integers(0, 3, boxes).astype(np.int32),
         class_probabilities=rng.dirichlet(np.ones(4), boxes).astype(np.float16),
+        box_features=rng.normal(size=(boxes, 3)).astype(np.float16),
         thumbnail=b"\xff\xd8" + key.encode(),
         feature=rng.random(6).astype(np.float16),
     )

@@ -37,8 +37,8 @@ def detect(model: Any, features: dict[str, torch.Tensor]) -> Found:
     """
     maps = [features[name] for name in model.head_in_features]
     anchors = make_anchors(model.anchor_generator, maps)
-    levels = [_select(model, *level) for level in zip(anchors, *model.head(maps), strict=True)]
-    boxes, scores, classes, ratings = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+    levels = [_select(model, *level) for level in zip(maps, anchors, *model.head(maps), strict=True)]
+    boxes, scores, classes, ratings, of_cells = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
     candidates = torch.isfinite(scores) & torch.isfinite(boxes).all(dim=2)
     ranking = rank(scores.masked_fill(~candidates, -torch.inf))
     corners, labels = take(boxes, ranking.index), classes.gather(1, ranking.index)
@@ -52,7 +52,8 @@ def detect(model: Any, features: dict[str, torch.Tensor]) -> Found:
         most=model.max_detections_per_image,
     )
     chosen, labels = ranking.scores.gather(1, choice.index), labels.gather(1, choice.index)
-    class_scores = take(ratings, ranking.index.gather(1, choice.index))
+    pairs = ranking.index.gather(1, choice.index)
+    class_scores = take(ratings, pairs)
     rows = make_exclusive(
         class_scores.flatten(0, 1), labels.flatten(), chosen.flatten(), power=2 if type(model) is FCOS else 1
     )
@@ -61,6 +62,7 @@ def detect(model: Any, features: dict[str, torch.Tensor]) -> Found:
         scores=chosen,
         classes=labels,
         probabilities=rows.view(*labels.shape, -1),
+        features=take(of_cells, pairs),
         exists=choice.exists,
         settled=choice.settled,
     )
@@ -68,23 +70,25 @@ def detect(model: Any, features: dict[str, torch.Tensor]) -> Found:
 
 def _select(
     model: Any,
+    feature_map: torch.Tensor,
     anchors: torch.Tensor,
     logits: torch.Tensor,
     deltas: torch.Tensor,
     centerness: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     """Selects the best pairs of an anchor and a class of one level.
 
     Args:
         model: The model.
+        feature_map: (N, D, rows, columns).
         anchors: (anchors, 4) corners.
         logits: (N, anchors of a place * classes, rows, columns).
         deltas: (N, anchors of a place * 4, rows, columns).
         centerness: (N, anchors of a place, rows, columns) logits of FCOS.
 
     Returns:
-        Boxes (N, K, 4), scores (N, K) with -inf for pairs that do not count, classes (N, K), and the scores
-        (N, K, classes) of all classes.
+        Boxes (N, K, 4), scores (N, K) with -inf for pairs that do not count, classes (N, K), the scores
+        (N, K, classes) of all classes, and the features (N, K, D) of the cells.
     """
     scores = _apply_sigmoid(permute_to_N_HWA_K(logits, model.num_classes))
     if centerness is not None:  # equation 4 of https://arxiv.org/abs/2006.09214
@@ -97,7 +101,9 @@ def _select(
     boxes = model.box2box_transform.apply_deltas(
         take(permute_to_N_HWA_K(deltas, 4), index).flatten(0, 1), anchors[index].flatten(0, 1)
     )
-    return boxes.view(*index.shape, 4), best.scores, best.index % count, take(scores, index)
+    cells = feature_map.flatten(2).transpose(1, 2)
+    of_cells = take(cells, index // (len(anchors) // cells.shape[1]))
+    return boxes.view(*index.shape, 4), best.scores, best.index % count, take(scores, index), of_cells
 
 
 def _apply_sigmoid(logits: torch.Tensor) -> torch.Tensor:

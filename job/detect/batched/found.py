@@ -18,6 +18,7 @@ class Found:
         scores: (N, K) float32, falling.
         classes: (N, K) int64.
         probabilities: (N, K, classes + 1) float32.
+        features: (N, K, D) of any precision (`job.detect.box_features`).
         exists: (N, K) bool. Rows that do not exist fill up the tables.
         settled: (N,) bool: whether the boxes of the image are surely those of detectron2.
     """
@@ -26,6 +27,7 @@ class Found:
     scores: torch.Tensor
     classes: torch.Tensor
     probabilities: torch.Tensor
+    features: torch.Tensor
     exists: torch.Tensor
     settled: torch.Tensor
 
@@ -44,11 +46,12 @@ class Found:
         """Packs everything into one tensor, since each copy to the CPU may wait for the GPU.
 
         Returns:
-            (N, K + 1, 6 + classes + 1) float32. The last row of an image is 1 if it is settled, else 0. The others are
-            four corners, score, class and class probabilities. The class of rows that do not exist is -1.
+            (N, K + 1, 6 + classes + 1 + D) float32. The last row of an image is 1 if it is settled, else 0. The others
+            are four corners, score, class, class probabilities and feature. The class of rows that do not exist is -1.
         """
         numbers = torch.where(self.exists, self.classes, -1).float()
-        table = torch.cat([self.boxes, self.scores[..., None], numbers[..., None], self.probabilities], dim=2)
+        columns = self.boxes, self.scores[..., None], numbers[..., None], self.probabilities, self.features.float()
+        table = torch.cat(columns, dim=2)
         last = self.settled.float()[:, None, None].expand(-1, 1, table.shape[2])
         return torch.cat([table, last], dim=1)
 

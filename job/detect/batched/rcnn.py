@@ -54,7 +54,7 @@ def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int])
         The boxes, in pixels of the resized images.
     """
     exists, slots, regions = _propose(model, features, size)
-    boxes, probabilities = _predict(model.roi_heads, features, regions, size)
+    boxes, probabilities, inputs = _predict(model.roi_heads, features, regions, size)
     # detectron2 drops rows that are not finite. Here they stay in the tables, as zeros.
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities).all(dim=1)
     values = torch.cat([boxes, probabilities, torch.ones_like(boxes[:, :1])], dim=1)
@@ -64,7 +64,14 @@ def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int])
         table.view(*exists.shape, -1), [boxes.shape[1], probabilities.shape[1], 1], dim=2
     )
     by_class = corners.reshape(*exists.shape, -1, 4)
-    return _choose(_list_predictors(model.roi_heads)[-1], clip(by_class, size), padded, flags[..., 0] > 0)
+    predictor = _list_predictors(model.roi_heads)[-1]
+    found, proposals = _choose(predictor, clip(by_class, size), padded, flags[..., 0] > 0)
+    # Features are long, so they are taken for the chosen boxes alone. Rows that do not exist get any.
+    places = torch.zeros_like(exists, dtype=torch.int64).flatten()
+    places[slots] = torch.arange(len(inputs), device=places.device)
+    chosen = places.view(exists.shape).gather(1, proposals)
+    of_chosen = inputs[chosen] if len(inputs) else inputs.new_zeros((*chosen.shape, inputs.shape[1]))
+    return replace(found, features=of_chosen)
 
 
 def _propose(
@@ -89,8 +96,11 @@ def _propose(
 
 def _predict(
     heads: Any, features: dict[str, torch.Tensor], regions: Regions, size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns boxes (M, 4) or (M, 4 * classes), and probabilities (M, classes + 1). Both may be not finite."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns boxes (M, 4) or (M, 4 * classes), probabilities (M, classes + 1) and the predictor's input (M, D).
+
+    Any of them may be not finite.
+    """
     pooler, maps = _find_pooler(heads), [features[name] for name in heads.in_features]
     boxes, lost, stages = regions.boxes, torch.zeros_like(regions.boxes[:, :1], dtype=torch.bool), []
     for stage, predictor in enumerate(_list_predictors(heads)):
@@ -98,14 +108,17 @@ def _predict(
             boxes = clip(torch.where(lost, 0, boxes), size)
             levels = assign_levels(pooler, boxes)
             regions = Regions(regions.images, boxes, levels, count_levels(pooler, levels).tolist())
-        logits, deltas = predictor(_read(heads, stage, pool(pooler, maps, regions)))
+        inputs = _read(heads, stage, pool(pooler, maps, regions))
+        logits, deltas = predictor(inputs)
         boxes = predictor.box2box_transform.apply_deltas(deltas, regions.boxes)
         lost = lost | ~torch.isfinite(boxes).all(dim=1, keepdim=True)
         stages.append(logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(dim=-1))
-    return boxes.masked_fill(lost, torch.nan), sum(stages) * (1.0 / len(stages))
+    return boxes.masked_fill(lost, torch.nan), sum(stages) * (1.0 / len(stages)), inputs.flatten(1)
 
 
-def _choose(predictor: Any, boxes: torch.Tensor, probabilities: torch.Tensor, exists: torch.Tensor) -> Found:
+def _choose(
+    predictor: Any, boxes: torch.Tensor, probabilities: torch.Tensor, exists: torch.Tensor
+) -> tuple[Found, torch.Tensor]:
     """Chooses among all boxes of N images.
 
     Args:
@@ -113,6 +126,9 @@ def _choose(predictor: Any, boxes: torch.Tensor, probabilities: torch.Tensor, ex
         boxes: (N, P, classes or 1, 4) clipped corners.
         probabilities: (N, P, classes + 1).
         exists: (N, P) bool: rows that count.
+
+    Returns:
+        The boxes without features, and (N, K) the proposal that each came from.
     """
     scores = probabilities[..., :-1]
     candidates = exists[..., None] & (scores > predictor.test_score_thresh)
@@ -130,21 +146,23 @@ def _choose(predictor: Any, boxes: torch.Tensor, probabilities: torch.Tensor, ex
         threshold=predictor.test_nms_thresh,
         most=predictor.test_topk_per_image,
     )
+    rows = rows.gather(1, choice.index)
     found = Found(
         boxes=take(corners, choice.index),
         scores=ranking.scores.gather(1, choice.index),
         classes=classes.gather(1, choice.index),
-        probabilities=take(probabilities, rows.gather(1, choice.index)),
+        probabilities=take(probabilities, rows),
+        features=probabilities.new_zeros((*rows.shape, 0)),
         exists=choice.exists,
         settled=choice.settled,
     )
     if not predictor.use_sigmoid_ce:
-        return found
+        return found, rows
     # The last column exists, but is never trained.
     rows_of_sigmoids = make_exclusive(
         found.probabilities[..., :-1].flatten(0, 1), found.classes.flatten(), found.scores.flatten()
     )
-    return replace(found, probabilities=rows_of_sigmoids.view_as(found.probabilities))
+    return replace(found, probabilities=rows_of_sigmoids.view_as(found.probabilities)), rows
 
 
 def _list_predictors(heads: Any) -> list[Any]:

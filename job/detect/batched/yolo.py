@@ -30,7 +30,7 @@ def detect(model: Any, images: torch.Tensor, output_sizes: list[tuple[int, int]]
     height, width = images.shape[2:]
     normalised = (images - model.pixel_mean) / model.pixel_std
     padded = functional.pad(normalised, (0, -width % STRIDE, 0, -height % STRIDE), value=PAD_VALUE)
-    boxes, objectness, class_scores = model.predict(padded)
+    boxes, objectness, class_scores, cells, feature_map = model.predict(padded)
     boxes = resize(boxes, (height, width), output_sizes)
     finite = torch.isfinite(boxes).all(dim=2)
     boxes = torch.where(finite[..., None], boxes, 0)
@@ -53,6 +53,7 @@ def detect(model: Any, images: torch.Tensor, output_sizes: list[tuple[int, int]]
         scores=ranking.scores.gather(1, choice.index),
         classes=classes.gather(1, choice.index),
         probabilities=model.share(certainty.flatten(), ratings.flatten(0, 1)).unflatten(0, anchors.shape),
+        features=take(feature_map.flatten(2).transpose(1, 2), cells.gather(1, anchors)),
         exists=choice.exists,
         settled=choice.settled,
     )

@@ -75,6 +75,7 @@ def is_same(expected: Instances, found: batched.Found, index: int) -> bool:
         (expected.scores, found.scores),
         (expected.pred_classes, found.classes),
         (expected.class_probabilities, found.probabilities),
+        (expected.box_features, found.features),
     ]
     return all(torch.equal(one, other[index][exists]) and one.dtype == other.dtype for one, other in pairs)
 
@@ -304,4 +305,5 @@ def test_packing_leaves_out_rows_that_do_not_exist() -> None:
     assert first is None and second is not None
     np.testing.assert_array_equal(second[:, :4], found.boxes[1, 1::2])
     np.testing.assert_array_equal(second[:, 5], found.classes[1, 1::2])
-    np.testing.assert_array_equal(second[:, 6:], found.probabilities[1, 1::2])
+    np.testing.assert_array_equal(second[:, 6:12], found.probabilities[1, 1::2])
+    np.testing.assert_array_equal(second[:, 12:], found.features[1, 1::2])
