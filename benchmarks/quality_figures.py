@@ -15,7 +15,7 @@ _LABELS = {
     "coral, largest entropy": "coral, largest entropy, strength 1 (the former default)",
     "coral, sum of entropies": "coral, sum of entropies, strength 1",
     "coral, shuffled scores": "coral with shuffled scores (control)",
-    "coral_objects": "diversity of objects x coral (library only)",
+    "coral_objects": "coral_objects",
     "active_learning": "active_learning, sum of entropies",
     "two_stage": "two_stage, sum of entropies",
     "random": "random (control of the control)",

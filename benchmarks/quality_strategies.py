@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 
 from job import scores as formulas
-from job.select import Objects, choose, select
-from job.select.objects import center
+from job.select import ArrayPoints, Objects, choose, select
+from job.select.objects import CenteredPoints
 from job.settings import Settings
 from job.settings.mix import largest_share
 
@@ -83,7 +83,7 @@ def run_default(view: View, count: int) -> list[int]:
 def run_objects(view: View, count: int) -> list[int]:
     """Picks by the product's diversity of objects: coral, with a sum of entropies in which known objects count less."""
     weights = formulas.entropy(view.boxes.probabilities)
-    features = center(np.asarray(view.features, np.float16))
+    features = CenteredPoints(ArrayPoints(np.asarray(view.features, np.float16)))
     objects = Objects(view.boxes.counts, features, weights, Settings(input="-", output="-").score_strength)
     selection = choose(view.embeddings, count, [], 1.0, objects=objects, labelled=view.labelled)
     return [pick.index for pick in selection.picks]

@@ -1,7 +1,7 @@
 """The selection that the settings ask for, on the images of the pool."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from job import scores
 from job.errors import SettingsError
 from job.inputs import metadata, similar
 from job.names import list_first, shorten, shorten_text
+from job.parts import objects as part_objects
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
-from job.select import Balance, Factor, Selection, choose, coverage, select
+from job.select import Balance, Factor, Objects, Selection, choose, coverage, select
 from job.select.engine import SCORE_FLOOR, as_points, find_highest, random_order, scale_scores
 from job.select.typicality import typicality
 from job.settings import Settings
@@ -22,6 +23,7 @@ from job.settings.entries import (
     BalanceEntry,
     Diversity,
     Entry,
+    ObjectDiversity,
     Random,
     Similarity,
     Threshold,
@@ -78,7 +80,8 @@ def choose_among(
         candidates: File names of the images to select from; all by default.
 
     Raises:
-        SettingsError: If the strategy names an image, a class or a column that the pool does not have.
+        SettingsError: If the strategy names an image, a class or a column that the pool does not have, or compares
+            objects, and their boxes have no features.
     """
     labelled_rows = pool.file_names.find(labelled)
     limits = _Limits(
@@ -87,14 +90,16 @@ def choose_among(
         candidates=None if candidates is None else pool.file_names.find(candidates).tolist(),
         min_distance=settings.min_distance if candidates is None else 0.0,
     )
+    objects = _read_objects(settings, output, pool) if settings.strategy.uses_objects else None
     if settings.strategy.entries:
-        return _Composition(settings, output, pool, embeddings).select(settings.strategy.entries, limits)
+        return _Composition(settings, output, pool, embeddings).select(settings.strategy.entries, limits, objects)
     needs_score = pool.has_detections or settings.strategy.uses_scores
     return select(
         embeddings,
         ranking_score(settings, pool) if needs_score else np.zeros(len(pool.file_names)),
         settings.n_samples,
         strategy=settings.strategy.text,
+        objects=objects,
         score_strength=settings.score_strength,
         diversity_strength=settings.diversity_strength,
         seed=settings.seed,
@@ -103,6 +108,20 @@ def choose_among(
         candidates=limits.candidates,
         min_distance=limits.min_distance,
     )
+
+
+def _read_objects(settings: Settings, output: Storage, pool: Pool) -> Objects:
+    """Reads the boxes of the pool, with what each contributes to CORAL_SCORE as its weight."""
+    _check_detections(pool)
+    class_weights = pools.class_weight_array(settings.class_weights or {}, pool.provenance.class_names)
+
+    def weigh(boxes: scores.Boxes) -> Floats:
+        shares = settings.score.shares.items()
+        contributions = [share * scores.TABLE[name].contributions(boxes) for name, share in shares]
+        weights: Floats = np.sum(contributions, axis=0) * class_weights[boxes.classes]
+        return weights
+
+    return part_objects.read(output, pool, weigh)
 
 
 def check_classes(settings: Settings, class_names: Sequence[str]) -> None:
@@ -127,12 +146,16 @@ def _check_target(entry: BalanceEntry, values: Sequence[str]) -> None:
         )
 
 
-def _mix_scores(pool: Pool, mix: Mix, *, weighted: bool) -> Floats:
+def _check_detections(pool: Pool) -> None:
     if not pool.has_detections:
         raise SettingsError(
             "This strategy needs predictions, and CORAL_PREDICTIONS='none': set CORAL_STRATEGY to coreset, typicality "
             "or random."
         )
+
+
+def _mix_scores(pool: Pool, mix: Mix, *, weighted: bool) -> Floats:
+    _check_detections(pool)
     columns = {name: name + (scores.WEIGHTED if weighted else "") for name in mix}
     if len(mix) == 1:
         return pool.scores[columns[next(iter(mix))]]
@@ -171,14 +194,16 @@ class _Composition:
         self._settings, self._output, self._pool, self._embeddings = settings, output, pool, embeddings
         self._columns = pool.columns()
 
-    def select(self, entries: Sequence[Entry], limits: _Limits) -> Selection:
+    def select(self, entries: Sequence[Entry], limits: _Limits, objects: Objects | None) -> Selection:
         diversities = [entry for entry in entries if isinstance(entry, Diversity)]
+        strength = sum(entry.strength for entry in entries if isinstance(entry, ObjectDiversity))
         return choose(
             self._embeddings,
             self._settings.n_samples,
             [self._factor(entry) for entry in entries if isinstance(entry, _FACTORS)],
             sum(entry.strength for entry in diversities),
             balances=[self._balance(entry) for entry in entries if isinstance(entry, BalanceEntry)],
+            objects=None if objects is None else replace(objects, strength=strength),
             labelled=limits.labelled,
             labelled_elsewhere=limits.elsewhere,
             candidates=self._candidates(entries, limits),

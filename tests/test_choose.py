@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from job import choose, parts
@@ -14,7 +15,7 @@ from job.parts import pool
 from job.parts.pool import Pool
 from job.publish import summary
 from job.publish.results import explain
-from job.select import Selection
+from job.select import Objects, Selection
 from job.select.points import to_unit_length
 from job.settings.choices import SCORES
 from job.settings.strategy import parse_strategy
@@ -22,6 +23,7 @@ from job.storage import Entry
 from job.storage.local import LocalFolder
 from tests.conftest import nothing_elsewhere, settings
 from tests.parts.test_part import MADE_WITH, row
+from tests.select.test_objects import naive
 from tests.settings.test_strategy import entry
 
 COUNT = 40
@@ -120,6 +122,29 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
     selection = picked(made, entries)
     assert rows_of(selection) == taken[1:]
     assert all(pick.value == pytest.approx(pick.balance * (pick.distance or 0)) for pick in selection.picks)
+
+
+def test_objects_weigh_what_they_contribute_to_the_score(made: tuple[LocalFolder, Pool, Any]) -> None:
+    output, found, embeddings = made
+    detections = pool.detections(output, found, range(COUNT))
+    table = pa.concat_tables([part.table.select(["key", "box_features"]) for part in parts.read(output)])
+    features = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    joined = np.concatenate([np.array(features[key], np.float64).reshape(-1, 3) for key in found.file_names])
+    weights = []
+    for key in found.file_names:
+        for probabilities, label in zip(detections[key].class_probabilities, detections[key].classes, strict=True):
+            shares = probabilities.astype(np.float64) / probabilities.astype(np.float64).sum()
+            second, high = np.sort(shares)[-2:]
+            uncertain = 0.5 * (1 - high + second) + 0.5 * (-(shares * np.log2(shares)).sum() / 2)
+            weights.append(uncertain * (1.0, 0.0, 1 / 3)[label])  # of 3, 0 and, where none is given, 1
+    centered = (joined - joined.mean(axis=0)).astype(np.float32)
+    objects = Objects(found.num_boxes.astype(np.int64), centered, np.array(weights), 0.5)
+    given: dict[str, Any] = {"score": "uncertainty_margin=1,entropy_sum=1", "class_weights": {"a": 3.0, "b": 0.0}}
+    both = [entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"}, strength=0.5), entry("EMBEDDINGS", "DIVERSITY")]
+    expected = naive(embeddings, np.ones(COUNT), objects, 8, 1, [3])
+    assert rows_of(picked(made, both, **given)) == expected
+    named = settings(strategy="coral_objects", n_samples=8, **given)
+    assert rows_of(choose.choose_among(named, output, found, embeddings, [found.file_names[3]])) == expected
 
 
 def test_similarity_finds_what_is_near(made: tuple[LocalFolder, Pool, Any]) -> None:

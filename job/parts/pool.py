@@ -283,13 +283,10 @@ def read_boxes(
         For each part that holds some of them: its name; the rows of these images; the values of the boxes of all of
         them, as in `Detections`; and how many of the boxes belong to each image.
     """
-    for part, of_images, table in _read_rows(output, pool, rows, list(BOX_COLUMNS)):
+    for part, of_images, table in read_rows(output, pool, rows, list(BOX_COLUMNS)):
         ragged = [parts.flatten_lists(table[column]) for column in BOX_COLUMNS]
         counts = ragged[0][1]
-        if not np.array_equal(counts, pool.num_boxes[of_images]):
-            raise DamagedFileError.of(
-                output.uri, part, "an image has another number of boxes", "delete it and run the job again"
-            )
+        check_counts(output, pool, part, of_images, counts)
         yield part, of_images, [values for values, _ in ragged], counts
 
 
@@ -297,12 +294,24 @@ def thumbnails(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[int, by
     """Reads the thumbnails of some images, JPEG files, by their rows; empty for an image that has none."""
     return {
         row: thumbnail or b""
-        for _, of_images, table in _read_rows(output, pool, rows, ["thumbnail"])
+        for _, of_images, table in read_rows(output, pool, rows, ["thumbnail"])
         for row, thumbnail in zip(of_images.tolist(), table["thumbnail"].to_pylist(), strict=True)
     }
 
 
-def _read_rows(
+def check_counts(output: Storage, pool: Pool, part: str, images: Rows, counts: Rows) -> None:
+    """Checks the numbers of boxes of some images in a part.
+
+    Raises:
+        DamagedFileError: If an image has another number than the pool says.
+    """
+    if not np.array_equal(counts, pool.num_boxes[images]):
+        raise DamagedFileError.of(
+            output.uri, part, "an image has another number of boxes", "delete it and run the job again"
+        )
+
+
+def read_rows(
     output: Storage, pool: Pool, rows: Iterable[int], columns: list[str]
 ) -> Iterator[tuple[str, Rows, pa.Table]]:
     """Yields the name of each part that holds some of these images, their rows, and columns of the part for them."""

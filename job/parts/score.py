@@ -51,7 +51,7 @@ def score_images(table: pa.Table, num_classes: int) -> ImageScores:
         table: Rows of usable images, with `BOX_COLUMNS`.
         num_classes: Number of the detector's classes; 0 without a detector.
     """
-    boxes = _make_boxes(table)
+    boxes = make_boxes(table)
     expected = np.bincount(boxes.images, weights=boxes.scores, minlength=len(boxes.counts)).astype(np.float64)
     if num_classes == 0:
         none = np.zeros_like(boxes.counts), np.zeros((0, 3), np.int32), np.zeros((0, 2), np.float32)
@@ -80,7 +80,7 @@ def score_weighted(table: pa.Table, class_weights: Floats) -> dict[str, Floats]:
         table: Rows of usable images, with `BOX_COLUMNS`.
         class_weights: (classes,) weights from 0 to 1.
     """
-    return _score_values(_make_boxes(table), class_weights)
+    return _score_values(make_boxes(table), class_weights)
 
 
 def make_columns(table: pa.Table, num_classes: int) -> dict[str, pa.Array]:
@@ -132,7 +132,8 @@ def read_columns(table: pa.Table, num_classes: int) -> ImageScores:
     )
 
 
-def _make_boxes(table: pa.Table) -> scores.Boxes:
+def make_boxes(table: pa.Table) -> scores.Boxes:
+    """Makes the boxes of usable images from their rows, with `BOX_COLUMNS`."""
     confidences, counts = flatten_lists(table["scores"])
     return scores.Boxes(
         counts=counts,

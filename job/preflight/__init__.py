@@ -36,6 +36,7 @@ INPUTS = (
 DETECTOR = (
     Check("detector", plan.detector, in_run=False),
     Check("classes", plan.classes, in_run=True),
+    Check("objects", plan.objects, in_run=True),
 )
 PLAN = (
     Check("earlier results", plan.earlier_results, in_run=False),

@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from job import choose, exports, inputs, parts
-from job.errors import TryAgain
+from job.errors import SettingsError, TryAgain
 from job.names import list_first, quantify
+from job.parts.objects import describe_missing
 from job.preflight.check import Findings, State, Warn
 from job.preflight.inputs import format_size
 from job.retry import Patience
@@ -65,6 +66,15 @@ def detector(state: State) -> Findings:
     names = list_first(built.class_names)
     of_classes = f"{quantify(len(built.class_names), 'class', 'classes')} ({names})"
     yield f"{of_classes}, class probabilities: {built.probabilities}, {built.precision}"
+
+
+def objects(state: State) -> Findings:
+    """The features of boxes, if the strategy compares them."""
+    if not state.settings.strategy.uses_objects or state.detector is None:
+        return
+    if state.detector.probabilities == "synthetic":
+        raise SettingsError(describe_missing())
+    yield "the detector has the features of boxes that CORAL_STRATEGY compares"
 
 
 def classes(state: State) -> Findings:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from job import scores
 from job.parts.pool import Detections
+from job.parts.score import LOW_CONFIDENCE
 from job.select.greedy import Pick
 
 _MAX_BOXES = 3
@@ -94,6 +95,28 @@ def describe_detections(
     if not contributions.any():
         return f"{scores.count_boxes(boxes)}, none contributes to the score"
     return scores.TABLE[score].describe(boxes, contributions, class_names)
+
+
+def describe_object(pick: Pick, detections: Detections, class_names: Sequence[str]) -> str:
+    """Says in words which object made an image worth labelling.
+
+    Args:
+        pick: The pick.
+        detections: The boxes of the image.
+        class_names: Class names by index.
+    """
+    if len(detections.scores) == 0:
+        return "nothing detected"
+    if pick.box is None:
+        return "no object that differs from those known"
+    words = f"most new object: {_name_box(detections, pick.box, class_names)}"
+    return words if pick.box_distance is None else f"{words}, {pick.box_distance:.2f} from the nearest known one"
+
+
+def _name_box(detections: Detections, row: int, class_names: Sequence[str]) -> str:
+    """Names a box, such as "bicycle (0.48)" or "faint box: bowl 0.08"."""
+    name, score = class_names[int(detections.classes[row])], float(detections.scores[row])
+    return f"faint box: {name} {score:.2f}" if score < LOW_CONFIDENCE else f"{name} ({score:.2f})"
 
 
 def _to_boxes(detections: Detections) -> scores.Boxes:

@@ -239,11 +239,15 @@ def explain(
         name = pool.file_names[pick.index]
         seen = detections[name]
         values = reasons.compute_contributions(score, seen, weights)
-        uses_scores = settings.strategy.uses_scores
+        detected = None
+        if settings.strategy.uses_objects:
+            detected = reasons.describe_object(pick, seen, class_names)
+        elif settings.strategy.uses_scores:
+            detected = reasons.describe_detections(score, seen, values, class_names)
         nearest = inputs.name_center(pick.nearest) if pick.nearest is not None and inputs.has_distances else None
         words = reasons.compose(
             pick,
-            detected=reasons.describe_detections(score, seen, values, class_names) if uses_scores else None,
+            detected=detected,
             random=settings.strategy.is_random,
             nearest_name=nearest,
             nearest_is_labelled=nearest in labelled,
@@ -255,6 +259,7 @@ def explain(
         factors = {factor.name: float(factor.values[pick.index]) for factor in selection.factors}
         factors |= {} if distance is None else {"distance": distance}
         factors |= {} if pick.balance == 1 else {"balance": pick.balance}
+        factors |= {"objects": pick.objects} if settings.strategy.uses_objects else {}
         selected.append(
             Selected(
                 rank=rank,

@@ -20,8 +20,8 @@ from job.select.typicality import typicality
 if TYPE_CHECKING:
     from job.select.points import Embeddings
 
-STRATEGIES = ("coral", "coreset", "active_learning", "two_stage", "typicality", "random")
-_WITHOUT_SCORES = ("coreset", "typicality", "random")
+STRATEGIES = ("coral", "coral_objects", "coreset", "active_learning", "two_stage", "typicality", "random")
+_WITHOUT_SCORES = ("coral_objects", "coreset", "typicality", "random")
 # With a score of 0 a product is 0: with the floor, images without detections can still be picked.
 SCORE_FLOOR = 0.05
 SCALE_QUANTILE = 0.99
@@ -35,6 +35,7 @@ def select(
     count: int,
     *,
     strategy: str = "coral",
+    objects: Objects | None = None,
     labelled: Rows = (),
     labelled_elsewhere: npt.NDArray[np.floating] | None = None,
     candidates: Rows | None = None,
@@ -50,6 +51,7 @@ def select(
     length, to the nearest labelled or already picked image, and u = 0.05 + 0.95 score. Then the value is
 
     - ``coral``: d ** diversity_strength * u ** score_strength.
+    - ``coral_objects``: the same, where u is the value of the image's `objects`.
     - ``coreset``: d, which is the greedy k-center of Gonzalez (1985), used for active learning by Sener and Savarese
       (2018).
     - ``active_learning``: the score.
@@ -65,17 +67,18 @@ def select(
         embeddings: (n, d) finite, of any length: an array, a torch tensor, or any `Points`, such as `ParquetPoints` for
             a file that is larger than memory. The passes over a tensor run on its device.
         scores: (n,) finite and not negative; higher scores are more worth labelling. If more than 1 % are above 1, all
-            are divided by their 99th percentile. coreset, typicality and random need none (None); coreset then begins
-            with the first image.
+            are divided by their 99th percentile. coral_objects, coreset, typicality and random need none (None);
+            coreset then begins with the first image.
         count: Number of images to pick, besides the labelled ones.
         strategy: One of the strategies above.
+        objects: The boxes of the images, for coral_objects, with `score_strength` in place of their own; see `choose`.
         labelled: The labelled images, which are never picked: rows from 0 to n - 1, or a boolean mask of n.
         labelled_elsewhere: (k, d) embeddings of labelled images that are not among the n; None for none. Distances to
             these count, too.
         candidates: The images that may be picked, as rows or as a mask; all by default.
         names: (n,) file names, which break ties in bytewise order; the order of the rows by default.
-        score_strength: Exponent of u, for coral.
-        diversity_strength: Exponent of d, for coral.
+        score_strength: Exponent of u, for coral and coral_objects.
+        diversity_strength: Exponent of d, for coral and coral_objects.
         min_distance: Smallest distance of a pick to a labelled or earlier picked image.
         seed: Seed of the random strategy.
 
@@ -84,7 +87,7 @@ def select(
 
     Raises:
         ValueError: If shapes do not match, a value is not finite or is negative, a row does not exist, the strategy is
-            unknown, or it needs scores and there are none.
+            unknown, or it needs scores or objects and there are none.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: use {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
@@ -93,6 +96,8 @@ def select(
         if strategy not in _WITHOUT_SCORES:
             raise ValueError(f"the strategy {strategy!r} needs scores: give one per image, or use coreset")
         scores = np.zeros(num_images)
+    if strategy == "coral_objects" and objects is None:
+        raise ValueError("the strategy 'coral_objects' needs objects: give the boxes of the images, or use coral")
     check_names(names, num_images)
     scores = scale_scores(check_values("scores", scores, num_images, names))
     rank, labelled = rank_names(names), check_rows("labelled", labelled, num_images)
@@ -108,6 +113,9 @@ def select(
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
         factors = [Factor("utility", utility, score_strength)]
         return choose(embeddings, count, factors, diversity_strength, first=utility, candidates=candidates, **options)
+    if strategy == "coral_objects" and objects is not None:
+        options |= {"objects": replace(objects, strength=score_strength), "candidates": candidates}
+        return choose(embeddings, count, [], diversity_strength, **options)
     if strategy in ("coreset", "two_stage"):
         if strategy == "two_stage":
             candidates = find_highest(scores, TWO_STAGE_FACTOR * count, candidates, labelled, rank)
@@ -179,7 +187,7 @@ def choose(
         check_objects(objects, points.shape[0])
         if balances:
             raise ValueError("objects and balances cannot be combined: leave out one of them")
-        scale = find_scale(objects.sum_per_image(objects.weights))
+        scale = find_scale(objects.sum_weights())
         picks = select_by_objects(points, worth, replace(objects, weights=objects.weights / scale), count, **options)
     elif balances:
         picks = select_balanced(points, worth, balances, count, **options)

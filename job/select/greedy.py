@@ -35,6 +35,9 @@ class Pick:
             elsewhere; None if there was none.
         balance: Product of the balances in the value; 1 without balances.
         objects: Value of its objects, before its strength; 1 if objects do not count.
+        box: Which of the image's boxes contributes most to that value; None if none does.
+        box_distance: Distance of this box to the nearest box of a labelled or earlier picked image, 0 to 2; None if
+            there was none.
     """
 
     index: int
@@ -43,6 +46,8 @@ class Pick:
     nearest: int | None
     balance: float = 1.0
     objects: float = 1.0
+    box: int | None = None
+    box_distance: float | None = None
 
 
 def select_greedily(

@@ -5,7 +5,7 @@ little, and one new object on an ordinary street is worth much. The value only f
 the bounds of `job.select.shortlist` hold, and the picks are those of the definition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from job.select.greedy import Centers, ExactDistances, Pick, choose_first, gather_centers, max_cosines
 from job.select.passes import ArrayPass
-from job.select.points import Array, Points, Vectors, find_distinct, to_unit_length
+from job.select.points import Array, ArrayPoints, Points, Vectors, find_distinct, to_unit_length
 from job.select.shortlist import Rows, Shortlist, Worth, cosines, slack
 
 # Without a known box, every box is as far away as unit vectors can be.
@@ -23,6 +23,7 @@ FLOOR = 0.05
 _SHORTLIST_SHARE = 1 / 256
 _MIN_SHORTLIST, _MAX_SHORTLIST = 256, 4096
 _MAX_PRODUCTS = 1 << 22
+_IMAGES_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -34,33 +35,66 @@ class Objects:
 
     Attributes:
         counts: (n,) number of boxes of each image.
-        features: (m, d) finite, of any length.
+        features: (m, d) finite, of any length: an array, or `Points` for features that are larger than memory.
         weights: (m,) finite and not negative.
         strength: Exponent of the factor.
     """
 
     counts: npt.NDArray[np.int64]
-    features: npt.NDArray[np.floating]
+    features: npt.NDArray[np.floating] | Points
     weights: Array
     strength: float = 1.0
 
-    def sum_per_image(self, values: Array) -> Array:
-        """(m,) values of the boxes → (n,) their sums, added up in the order of the boxes."""
-        images = np.repeat(np.arange(len(self.counts)), self.counts)
-        return np.bincount(images, weights=values, minlength=len(self.counts)).astype(np.float64)
+    @property
+    def points(self) -> Points:
+        """The features, readable in blocks."""
+        return self.features if isinstance(self.features, Points) else ArrayPoints(self.features)
+
+    def sum_weights(self) -> Array:
+        """(n,) sums of the weights of each image."""
+        result = np.empty(len(self.counts))
+        for images, boxes in self.blocks():
+            result[images] = _sum_per_image(self.counts[images], self.weights[boxes])
+        return result
+
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Yields some images, and their boxes."""
+        end = 0
+        for start in range(0, len(self.counts), _IMAGES_AT_ONCE):
+            images = slice(start, start + _IMAGES_AT_ONCE)
+            begin, end = end, end + int(self.counts[images].sum())
+            yield images, slice(begin, end)
 
 
-def center(features: npt.NDArray[np.float16]) -> Vectors:
-    """Subtracts the mean of all boxes: what they have in common would hide how they differ.
+class CenteredPoints:
+    """Features without the mean of them all: what they have in common would hide how they differ.
 
     Multiples of 2**-24 below 2**29 have exact sums in float64. So in half precision the mean does not depend on the
     order of the boxes, as long as no sum of a column exceeds that.
+
+    Args:
+        points: (m, d) features in half precision.
     """
-    if len(features) == 0:
-        return features.astype(np.float32)
-    mean = features.sum(axis=0, dtype=np.float64) / len(features)
-    result: Vectors = (features - mean).astype(np.float32)
-    return result
+
+    def __init__(self, points: Points) -> None:
+        self._points, self.shape = points, points.shape
+        total = np.zeros(points.shape[1])
+        for _, block in points.blocks():
+            total += block.sum(axis=0, dtype=np.float64)
+        self._mean = total / max(1, points.shape[0])
+
+    def blocks(self) -> Iterator[tuple[int, Vectors]]:
+        """Yields the index of the first row of each block, and the rows of the block."""
+        for start, block in self._points.blocks():
+            yield start, self._center(block)
+
+    def rows(self, indices: Sequence[int]) -> Vectors:
+        """Returns some rows, in the order of the indices."""
+        return self._center(self._points.rows(indices))
+
+    def _center(self, features: npt.NDArray[np.floating]) -> Vectors:
+        result: Vectors = (features - self._mean).astype(np.float32)
+        return result
 
 
 def check_objects(objects: Objects, num_images: int) -> None:
@@ -72,12 +106,12 @@ def check_objects(objects: Objects, num_images: int) -> None:
     count = int(objects.counts.sum())
     if objects.counts.shape != (num_images,) or objects.counts.min(initial=0) < 0:
         raise ValueError(f"objects need one count of at least 0 per image: {num_images}, not {objects.counts.shape}")
-    if objects.features.ndim != 2 or len(objects.features) != count or objects.weights.shape != (count,):
+    if len(objects.features.shape) != 2 or objects.features.shape[0] != count or objects.weights.shape != (count,):
         raise ValueError(
             f"objects need {count} rows of features and {count} weights, as their counts say, not "
             f"{objects.features.shape} and {objects.weights.shape}"
         )
-    if not np.isfinite(objects.features).all():
+    if not all(np.isfinite(block).all() for _, block in objects.points.blocks()):
         raise ValueError("features of objects must be finite")
     if not ((objects.weights >= 0) & (objects.weights < np.inf)).all():
         raise ValueError("weights of objects must be finite and not negative")
@@ -116,13 +150,14 @@ def select_by_objects(
     worth.allowed[list(labelled)] = False
     picks: list[Pick] = []
     if len(centers) == 0:
-        value = _evaluate(objects, np.ones(len(objects.weights)))
+        value = FLOOR + (1 - FLOOR) * objects.sum_weights()
         factor = value**objects.strength
         start = choose_first(worth, factor if first is None else first * factor)
         if start is None or count == 0:
             return picks
         row = start[0]
-        picks.append(Pick(index=row, value=start[1], distance=None, nearest=None, objects=float(value[row])))
+        box = _find_best(objects.weights[known.slice_boxes(row)])
+        picks.append(Pick(index=row, value=start[1], distance=None, nearest=None, objects=float(value[row]), box=box))
         worth.allowed[row] = False
         centers.add(to_unit_length(points.rows([row])), [row])
         known.add(row)
@@ -140,9 +175,20 @@ def select_by_objects(
     return picks
 
 
-def _evaluate(objects: Objects, distance: Array) -> Array:
-    """(m,) distances of the boxes → (n,) values of the images, before the strength."""
-    return FLOOR + (1 - FLOOR) * objects.sum_per_image(objects.weights * distance)
+def _sum_per_image(counts: Rows, values: Array) -> Array:
+    """(m,) values of the boxes → (n,) their sums per image, added up in the order of the boxes."""
+    images = np.repeat(np.arange(len(counts)), counts)
+    return np.bincount(images, weights=values, minlength=len(counts)).astype(np.float64)
+
+
+def _evaluate(counts: Rows, weights: Array, distance: Array) -> Array:
+    """(m,) weights and distances of the boxes → (n,) values of the images, before the strength."""
+    return FLOOR + (1 - FLOOR) * _sum_per_image(counts, weights * distance)
+
+
+def _find_best(values: Array) -> int | None:
+    """Position of the largest value above 0; None if there is none."""
+    return int(values.argmax()) if values.any() else None
 
 
 class _KnownBoxes:
@@ -150,49 +196,63 @@ class _KnownBoxes:
 
     Attributes:
         objects: All boxes.
-        vectors: (m, d) their features, of unit length.
         starts: (n + 1,) first box of each image.
         factor: (n,) upper bounds of the images' factors.
     """
 
     def __init__(self, objects: Objects, labelled: Sequence[int], count: int) -> None:
-        self.objects, self.vectors = objects, to_unit_length(objects.features)
+        self.objects, self._points = objects, objects.points
         self.starts = np.concatenate([[0], np.cumsum(objects.counts)])
         self.factor = np.full(len(objects.counts), np.inf)
         of_labelled = self.find_boxes(np.asarray(labelled, np.int64))
-        of_labelled = of_labelled[find_distinct(self.vectors[of_labelled])]
+        vectors = self.read(of_labelled)
+        distinct = find_distinct(vectors)
         largest = np.sort(objects.counts)[::-1][:count].sum()
-        self._centers = Centers(self.vectors.shape[1], len(of_labelled) + int(largest))
-        self._centers.add(self.vectors[of_labelled], of_labelled)
-        self._closest = np.full(len(self.vectors), -1, np.float32)
+        self._centers = Centers(self._points.shape[1], len(distinct) + int(largest))
+        self._centers.add(vectors[distinct], of_labelled[distinct])
+        self._closest = np.full(self._points.shape[0], -1, np.float32)
         self._num_merged = 0
 
     @property
     def centers(self) -> Vectors:
         return self._centers.vectors
 
+    def slice_boxes(self, image: int) -> slice:
+        """The boxes of an image."""
+        return slice(int(self.starts[image]), int(self.starts[image + 1]))
+
     def find_boxes(self, images: Rows) -> Rows:
         """Rows of the boxes of some images, image after image."""
-        return np.concatenate(
-            [np.empty(0, np.int64), *(np.arange(self.starts[image], self.starts[image + 1]) for image in images)]
-        )
+        counts = self.objects.counts[images]
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        result: Rows = np.repeat(self.starts[images], counts) + offsets
+        return result
 
-    def add(self, image: int) -> None:
-        """Adds the boxes of a picked image."""
+    def read(self, boxes: Rows) -> Vectors:
+        """Features of some boxes, of unit length."""
+        return to_unit_length(self._points.rows(boxes.tolist()))
+
+    def add(self, image: int) -> Vectors:
+        """Adds the boxes of a picked image, and returns their features, of unit length."""
         boxes = np.arange(self.starts[image], self.starts[image + 1])
-        self._centers.add(self.vectors[boxes], boxes)
+        vectors = self.read(boxes)
+        self._centers.add(vectors, boxes)
+        return vectors
 
     def update_bounds(self) -> None:
         """Brings `factor` up to date."""
         new_centers = self.centers[self._num_merged :]
         if len(new_centers):
-            step = max(1, _MAX_PRODUCTS // len(new_centers))
-            for start in range(0, len(self.vectors), step):
-                block = slice(start, start + step)
-                cosine = max_cosines(self.vectors[block], new_centers)
-                np.maximum(self._closest[block], cosine, out=self._closest[block])
+            for start, block in self._points.blocks():
+                vectors, closest = to_unit_length(block), self._closest[start : start + len(block)]
+                step = max(1, _MAX_PRODUCTS // len(new_centers))
+                for begin in range(0, len(vectors), step):
+                    some = slice(begin, begin + step)
+                    np.maximum(closest[some], max_cosines(vectors[some], new_centers), out=closest[some])
         self._num_merged = len(self.centers)
-        self.factor = _evaluate(self.objects, bound_distance(self._closest, 1, self.vectors.shape[1]))
+        for images, boxes in self.objects.blocks():
+            distance = bound_distance(self._closest[boxes], 1, self._points.shape[1])
+            self.factor[images] = _evaluate(self.objects.counts[images], self.objects.weights[boxes], distance)
         self.factor **= self.objects.strength
 
 
@@ -219,24 +279,22 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
     rows, vectors = shortlist.rows, shortlist.vectors
     if len(rows) == 0:
         return []
-    boxes = known.find_boxes(rows)
-    listed_objects = Objects(
-        known.objects.counts[rows], known.vectors[boxes], known.objects.weights[boxes], known.objects.strength
-    )
-    starts = np.concatenate([[0], np.cumsum(listed_objects.counts)])
+    boxes, strength = known.find_boxes(rows), known.objects.strength
+    counts, weights, features = known.objects.counts[rows], known.objects.weights[boxes], known.read(boxes)
+    starts = np.concatenate([[0], np.cumsum(counts)])
     closest, near_boxes = max_cosines(vectors, centers.vectors), np.full(len(boxes), -1, np.float32)
     if len(known.centers):
-        near_boxes = max_cosines(listed_objects.features, known.centers)
+        near_boxes = max_cosines(features, known.centers)
     weight = None if worth.weight is None else worth.weight[rows]
     listed = replace(worth, weight=weight, allowed=worth.allowed[rows])
-    exact, exact_boxes = ExactDistances(vectors), ExactDistances(listed_objects.features)
+    exact, exact_boxes = ExactDistances(vectors), ExactDistances(features)
     error, ranks, everything = slack(vectors.shape[1]), worth.get_ranks(rows), slice(None)
-    dimension = listed_objects.features.shape[1]
+    dimension = features.shape[1]
     picks: list[Pick] = []
     while len(picks) < count and listed.allowed.any():
         upper, lower = (
             listed.evaluate(np.maximum(2 - 2 * closest.astype(np.float64) + sign * error, 0), everything)
-            * _evaluate(listed_objects, bound_distance(near_boxes, sign, dimension)) ** listed_objects.strength
+            * _evaluate(counts, weights, bound_distance(near_boxes, sign, dimension)) ** strength
             for sign in (1, -1)
         )
         possible = upper >= max(0.0, lower.max())
@@ -248,16 +306,21 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
             listed.allowed[contenders[blocked]] = False
             worth.allowed[rows[contenders[blocked]]] = False
             continue
-        of_objects = _measure(listed_objects, starts, exact_boxes, contenders, known.centers)
+        own_boxes = [np.arange(starts[image], starts[image + 1]) for image in contenders]
+        of_boxes = _measure(exact_boxes, own_boxes, known.centers)
+        worth_of_boxes = weights[np.concatenate(own_boxes)] * of_boxes
+        of_objects = FLOOR + (1 - FLOOR) * _sum_per_image(counts[contenders], worth_of_boxes)
         values = distance**worth.strength
         if listed.weight is not None:
             values *= listed.weight[contenders]
-        values *= of_objects**listed_objects.strength
+        values *= of_objects**strength
         best = np.lexsort((ranks[contenders], -values))[0]
         row = int(contenders[best])
         bound, rank = shortlist.bound
         if (-values[best], ranks[row]) > (-bound, rank):
             break
+        own = np.flatnonzero(np.repeat(np.arange(len(contenders)), counts[contenders]) == best)
+        box = _find_best(worth_of_boxes[own])
         picks.append(
             Pick(
                 index=int(rows[row]),
@@ -265,24 +328,22 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
                 distance=float(distance[best]),
                 nearest=int(centers.rows[nearest[best]]),
                 objects=float(of_objects[best]),
+                box=box,
+                box_distance=None if box is None or not len(known.centers) else float(of_boxes[own[box]]),
             )
         )
         listed.allowed[row] = worth.allowed[rows[row]] = False
-        own = slice(starts[row], starts[row + 1])
-        known.add(int(rows[row]))
-        if own.stop > own.start:
-            np.maximum(near_boxes, max_cosines(listed_objects.features, known.vectors[boxes[own]]), out=near_boxes)
+        new = known.add(int(rows[row]))
+        if len(new):
+            np.maximum(near_boxes, max_cosines(features, new), out=near_boxes)
         centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
         np.maximum(closest, cosines(vectors, vectors[row : row + 1])[:, 0], out=closest)
     return picks
 
 
-def _measure(objects: Objects, starts: Rows, exact: ExactDistances, images: Rows, centers: Vectors) -> Array:
-    """(k,) exact values of the objects of some images, before the strength."""
-    own = [np.arange(starts[image], starts[image + 1]) for image in images]
-    boxes = np.concatenate([np.empty(0, np.int64), *own])
-    distance = np.full(len(boxes), MAX_DISTANCE)
-    if len(centers) and len(boxes):
-        distance, _ = exact.measure(boxes, centers)
-    chosen = Objects(objects.counts[images], objects.features[boxes], objects.weights[boxes])
-    return _evaluate(chosen, distance)
+def _measure(exact: ExactDistances, boxes: Sequence[Rows], centers: Vectors) -> Array:
+    """(m,) exact distances of the boxes of some images, image after image."""
+    rows = np.concatenate(boxes)
+    if len(centers) and len(rows):
+        return exact.measure(rows, centers)[0]
+    return np.full(len(rows), MAX_DISTANCE)

@@ -18,6 +18,7 @@ from job.names import shorten
 from job.settings.mix import Mix, normalize_shares
 
 _MAX_NUMBER = 1e300
+OBJECTS = "objects"  # the task whose embeddings are those of boxes
 OPERATIONS = ("BIGGER", "BIGGER_EQUAL", "SMALLER", "SMALLER_EQUAL")
 
 
@@ -27,6 +28,13 @@ class Diversity:
 
     strength: float
     min_distance: float
+
+
+@dataclass(frozen=True)
+class ObjectDiversity:
+    """`job.select.objects`: the sum over the boxes of weight times distance to the nearest known box."""
+
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Top:
     factor: float
 
 
-Entry = Diversity | Weights | Random | Typicality | Similarity | BalanceEntry | Threshold | Top
+Entry = Diversity | ObjectDiversity | Weights | Random | Typicality | Similarity | BalanceEntry | Threshold | Top
 
 
 def parse_entries(content: Any) -> tuple[Entry, ...]:
@@ -111,6 +119,9 @@ def parse_entries(content: Any) -> tuple[Entry, ...]:
             raise ValueError(f"entry {number} {error}") from None
     if all(isinstance(entry, Threshold | Top) for entry in entries):
         raise ValueError("only limits which images may be picked: add an entry that ranks them")
+    kinds = {type(entry) for entry in entries}
+    if {ObjectDiversity, BalanceEntry} <= kinds:
+        raise ValueError("has the DIVERSITY of objects and a BALANCE, which do not work together: remove one")
     return tuple(entries)
 
 
@@ -178,6 +189,11 @@ class _Fields:
 
 
 def _diversity(_: str, fields: _Fields) -> Entry:
+    task = fields.take("task")
+    if task == OBJECTS:
+        return ObjectDiversity(fields.take_strength())
+    if task is not None:
+        raise ValueError(f"has the task {shorten(str(task))}: use {OBJECTS}, or none for whole images")
     min_distance = fields.take_number("stopping_condition_minimum_distance", 0.0)
     return Diversity(fields.take_strength(), min_distance)
 

@@ -176,10 +176,15 @@ def _has_strengths(settings: Settings) -> bool:
 
 
 def _selection_contradictions(settings: Settings) -> Iterator[str]:
-    if settings.strategy != STRATEGIES["coral"] and _has_strengths(settings):
+    if settings.strategy not in (STRATEGIES["coral"], STRATEGIES["coral_objects"]) and _has_strengths(settings):
         yield (
-            "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH work with CORAL_STRATEGY=coral only: remove them, or "
-            "change CORAL_STRATEGY."
+            "CORAL_SCORE_STRENGTH and CORAL_DIVERSITY_STRENGTH work with CORAL_STRATEGY=coral or coral_objects only: "
+            "remove them, or change CORAL_STRATEGY."
+        )
+    if settings.strategy.uses_objects and settings.predictions:
+        yield (
+            "CORAL_STRATEGY compares objects, and predictions from CORAL_PREDICTIONS have no features of boxes: remove "
+            "CORAL_PREDICTIONS, or set CORAL_STRATEGY=coral."
         )
     if settings.predictions and settings.predictions != NONE and _same(settings.predictions, settings.output):
         yield (

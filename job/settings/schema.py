@@ -407,9 +407,9 @@ class Settings:
     strategy: Strategy = knob(
         "CORAL_STRATEGY",
         STRATEGIES["coral"],
-        "coral (diversity x score), coreset (diversity), active_learning (score), two_stage (diversity among "
-        "the 4 n images with the highest scores), typicality (dense regions first), random, or a JSON list of"
-        " strategies.",
+        "coral (diversity x score), coral_objects (diversity x score, where objects that are known already count "
+        "less), coreset (diversity), active_learning (score), two_stage (diversity among the 4 n images with the "
+        "highest scores), typicality (dense regions first), random, or a JSON list of strategies.",
         parse_strategy,
         group=_SELECT,
         metavar="NAME|JSON",
@@ -439,7 +439,7 @@ class Settings:
     score_strength: float = knob(
         "CORAL_SCORE_STRENGTH",
         0.5,
-        "Exponent of the score in coral's product; 0 ignores the score.",
+        "Exponent of the score in the product of coral, and of the objects in that of coral_objects; 0 ignores them.",
         number(0),
         group=_SELECT,
         metavar="X",
@@ -448,7 +448,7 @@ class Settings:
     diversity_strength: float = knob(
         "CORAL_DIVERSITY_STRENGTH",
         1.0,
-        "Exponent of the distance in coral's product; 0 ignores the distance.",
+        "Exponent of the distance in the product of coral and coral_objects; 0 ignores the distance.",
         number(0),
         group=_SELECT,
         metavar="X",

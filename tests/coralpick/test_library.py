@@ -132,7 +132,7 @@ def test_an_example_of_the_manual_runs(number: int) -> None:
 
 
 def test_the_examples_of_the_manual_have_the_right_types(tmp_path: Path) -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     for number, example in enumerate(EXAMPLES):
         (tmp_path / f"example{number}.py").write_text(example)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path)]

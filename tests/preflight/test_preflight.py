@@ -8,6 +8,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 
 from job import limits, preflight
 from job.detect import gpu
+from job.detect.model import Detector
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, Stopped
 from job.lightly import transport
 from job.preflight import inputs, machine, plan, trial
@@ -173,6 +175,17 @@ def test_check_names_a_class_that_does_not_exist(few_frames: Path, tmp_path: Pat
     done = job("check", **demo_variables(few_frames, tmp_path / "out", **wrong))
     assert done.returncode == 64 and "check classes: failed. CORAL_EXPORT_CLASSES names 'bycicle'" in done.stderr
     assert "did you mean bicycle?" in done.stderr
+
+
+def test_objects_need_a_model_whose_boxes_have_features(demo_detector: Detector) -> None:
+    of_objects = settings(strategy="coral_objects")
+    found = known(of_objects, detector=demo_detector)
+    assert tried(plan.objects, found) == ["the detector has the features of boxes that CORAL_STRATEGY compares"]
+    unknown = replace(demo_detector, probabilities="synthetic")  # as of a model of an unknown class
+    (error,) = tried(plan.objects, known(of_objects, detector=unknown))
+    assert isinstance(error, SettingsError)
+    assert "CORAL_STRATEGY compares objects, and their boxes have no features" in str(error)
+    assert tried(plan.objects, known(detector=unknown)) == []
 
 
 @pytest.mark.parametrize("variable", ["CORAL_EXPORT_CLASSES", "CORAL_CLASS_WEIGHTS"])

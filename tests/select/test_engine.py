@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.select import STRATEGIES, choose, coverage, select
+from job.select import STRATEGIES, Objects, choose, coverage, select
 from job.select.engine import SCORE_FLOOR
 from job.select.greedy import find_nearest_center
 from job.select.points import to_unit_length
@@ -167,7 +167,7 @@ MASK = np.isin(np.arange(10), [4, 7])
 )  # fmt: skip
 def test_rows_may_be_integers_or_a_mask(rows: Any) -> None:
     scores = np.random.default_rng(1).random(10)
-    for strategy in STRATEGIES:
+    for strategy in (name for name in STRATEGIES if name != "coral_objects"):
         expected = select(EMBEDDINGS, scores, 9, strategy=strategy, labelled=[4, 7])
         assert not {4, 7} & {pick.index for pick in expected.picks} and len(expected.picks) == 8
         assert select(EMBEDDINGS, scores, 9, strategy=strategy, labelled=rows).picks == expected.picks
@@ -209,8 +209,10 @@ def test_scores_are_needed_only_where_they_count(strategy: str) -> None:
         with pytest.raises(ValueError, match=f"the strategy '{strategy}' needs scores"):
             select(EMBEDDINGS, None, 3, strategy=strategy)
     else:
-        expected = select(EMBEDDINGS, np.zeros(10), 3, strategy=strategy)
-        assert select(EMBEDDINGS, None, 3, strategy=strategy).picks == expected.picks and len(expected.picks) == 3
+        objects = Objects(np.ones(10, np.int64), EMBEDDINGS, np.ones(10))
+        expected = select(EMBEDDINGS, np.zeros(10), 3, strategy=strategy, objects=objects)
+        without = select(EMBEDDINGS, None, 3, strategy=strategy, objects=objects)
+        assert without.picks == expected.picks and len(expected.picks) == 3
 
 
 @pytest.mark.parametrize("count", [-1, 2.5, "3", None, True])

@@ -164,9 +164,17 @@ def test_contradictions() -> None:
     assert "CORAL_MIN_SIZE=500 is above CORAL_MAX_SIZE=400" in problems(CORAL_MIN_SIZE="500", CORAL_MAX_SIZE="400")[0]
     assert "contradict each other: remove one" in problems(CORAL_REQUIRE_GPU="1", CORAL_DEVICE="cpu")[0]
     assert "are both '/in/../in'" in problems(CORAL_INPUT="/in/../in", CORAL_OUTPUT="/in")[0]
+    of_objects = {"CORAL_STRATEGY": "coral_objects", "CORAL_SCORE_STRENGTH": "1"}
+    assert resolve({}, GIVEN | of_objects).score_strength == 1
+    for predictions in ("/boxes.json", "none"):
+        (without,) = problems(**of_objects, CORAL_PREDICTIONS=predictions)
+        assert "predictions from CORAL_PREDICTIONS have no features of boxes: remove CORAL_PREDICTIONS, or" in without
     (same,) = problems(CORAL_OUTPUT="/out/../out", CORAL_PREDICTIONS="/out", CORAL_EMBEDDING="/a.csv")
     assert same.startswith("CORAL_PREDICTIONS and CORAL_OUTPUT are both '/out/../out': set CORAL_OUTPUT to another")
-    assert "work with CORAL_STRATEGY=coral only" in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    assert (
+        "work with CORAL_STRATEGY=coral or coral_objects only"
+        in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
+    )
     assert "the picks of this run replace" in problems(CORAL_LABELLED="/out/", CORAL_OUTPUT="/out")[0]
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]

@@ -12,6 +12,7 @@ from job.settings import choices
 from job.settings.entries import (
     BalanceEntry,
     Diversity,
+    ObjectDiversity,
     Random,
     Similarity,
     Threshold,
@@ -45,6 +46,8 @@ ENTROPY = {"score": "uncertainty_entropy"}
             Weights({"entropy_sum": 0.75, "objectness_margin": 0.25}, "", 2.0),
         ),
         (entry("METADATA", "WEIGHTS", {"key": "num_boxes"}), Weights({}, "num_boxes", 1.0)),
+        (entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"}), ObjectDiversity(1.0)),
+        (entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"}, strength=0.5), ObjectDiversity(0.5)),
         (entry("RANDOM", "WEIGHTS", {"random_seed": 7}), Random(7, 1.0)),
         (entry("RANDOM", "WEIGHTS"), Random(None, 1.0)),
         (entry("EMBEDDINGS", "TYPICALITY", num_nearest_neighbors=5), Typicality(5, 1.0)),
@@ -90,6 +93,21 @@ def test_entries_become_records(given: dict[str, Any], expected: Any) -> None:
         ([entry("PREDICTIONS", "BALANCE", target={"a": 0.7, "b": 0.7})], "sum to at most 1"),
         ([entry("PREDICTIONS", "BALANCE")], "needs 'target'"),
         ([entry("EMBEDDINGS", "SIMILARITY", images=[])], "needs 'images'"),
+        (
+            [entry("EMBEDDINGS", "DIVERSITY", {"task": "crops"})],
+            "the task 'crops': use objects, or none for whole images",
+        ),
+        (
+            [entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"}, stopping_condition_minimum_distance=0.1)],
+            "has the unknown field 'stopping_condition_minimum_distance'",
+        ),
+        (
+            [
+                entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"}),
+                entry("METADATA", "BALANCE", {"key": "folder"}, distribution="UNIFORM"),
+            ],
+            "has the DIVERSITY of objects and a BALANCE, which do not work together: remove one",
+        ),
         ([entry("RANDOM", "WEIGHTS", {"random_seed": -1})], "needs a 'random_seed'"),
     ],
 )
@@ -105,6 +123,12 @@ def test_no_json_makes_it_fall_over(given: Any) -> None:
         parse_strategy(json.dumps([given]))
     except ValueError as error:
         assert str(error)
+
+
+def test_which_strategies_compare_objects() -> None:
+    listed = parse_strategy(json.dumps([entry("EMBEDDINGS", "DIVERSITY", {"task": "objects"})]))
+    assert listed.uses_objects and listed.uses_distance and listed.uses_scores and listed.scores is None
+    assert [name for name, strategy in STRATEGIES.items() if strategy.uses_objects] == ["coral_objects"]
 
 
 def test_names_are_taken_as_they_are() -> None:
