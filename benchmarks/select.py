@@ -8,6 +8,9 @@ data per pick, at the memory bandwidth that is measured first; data that fit int
 faster. Embeddings are unit vectors in 300 clusters of Zipf-distributed sizes, with 12 dimensions of variation inside a
 cluster, plus noise.
 
+`coral_objects` is measured beside coral, with 8 boxes per image on average. The feature of a box is 64 numbers in half
+precision in a temporary file, as in the job. The picks of the smaller case are compared with the definition in float64.
+
 From disk, `ParquetPoints` reads a Parquet file that is still in the system's cache, and memory is that of the whole
 process. On a GPU, the data are in a tensor on the device before the clock starts.
 """
@@ -22,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -31,19 +35,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from job.select import ParquetPoints, select
-from job.select.engine import SCORE_FLOOR
+from job.select import Objects, ParquetPoints, select
+from job.select.engine import SCORE_FLOOR, find_scale
+from job.select.objects import FLOOR, MAX_DISTANCE, CenteredPoints
 from job.select.points import Array, Vectors, to_unit_length
+from job.spool import SpooledRows
 
 # (n, d, k) in an array; in a file; on a GPU, where the first is measured and the picks of the second are compared with
-# those from an array.
+# those from an array; with objects, where the picks of the first are compared with the definition.
 Case = tuple[int, int, int]
 CASES: list[Case] = [(100_000, 128, 100), (100_000, 128, 1000), (1_000_000, 32, 100)]
 DISK: list[Case] = [(10_000_000, 32, 100), (1_000_000, 32, 100)]
+OBJECTS: list[Case] = [(100_000, 128, 100), (1_000_000, 32, 100)]
 GPU: list[Case] = [(10_000_000, 128, 100), (100_000, 128, 1000)]
 ROOT = Path(__file__).resolve().parent.parent
 TURNS, SLOW_SECONDS = 3, 10.0
 CLUSTERS, VARIATION, NOISE = 300, 0.7, 0.3
+BOXES_PER_IMAGE, BOX_DIMENSION, BOX_CLUSTERS, BOX_NOISE, STRENGTH = 8, 64, 80, 0.5, 0.5
 ROWS_PER_BLOCK, WARM_UP_ROWS = 1 << 16, 20_000
 PEERS = {
     "mundig": "lightly-mundig",
@@ -73,6 +81,19 @@ def make_blocks(count: int, dimension: int) -> Iterator[Vectors]:
         yield to_unit_length(block)
 
 
+def make_objects(count: int) -> Objects:
+    """Makes the boxes of so many images, the same in every process; their features are in a temporary file."""
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(BOXES_PER_IMAGE, count)
+    centers = rng.standard_normal((BOX_CLUSTERS, BOX_DIMENSION), np.float32)
+    features = SpooledRows((int(counts.sum()), BOX_DIMENSION), np.float16)
+    for start in range(0, len(features), ROWS_PER_BLOCK):
+        size = min(ROWS_PER_BLOCK, len(features) - start)
+        noise = rng.standard_normal((size, BOX_DIMENSION), np.float32) * np.float32(BOX_NOISE)
+        features.write(start, centers[rng.integers(0, BOX_CLUSTERS, size)] + noise)
+    return Objects(counts, CenteredPoints(features), rng.random(len(features)), STRENGTH)
+
+
 def write_file(path: str, count: int, dimension: int) -> None:
     """Writes the embeddings to an uncompressed Parquet file, block by block."""
     schema = pa.schema({"embedding": pa.list_(pa.float32(), dimension)})
@@ -90,6 +111,41 @@ def coral_weights(scores: Array, strategy: str) -> Array | None:
 def run_coralpick(points: Any, scores: Array, count: int, strategy: str) -> list[int]:
     """Picks by the job's selection."""
     return [pick.index for pick in select(points, scores, count, strategy=strategy, labelled=[0]).picks]
+
+
+def run_objects(objects: Objects, points: Any, scores: Array, count: int, strategy: str) -> list[int]:
+    """Picks by the job's selection with objects."""
+    options: dict[str, Any] = {"objects": objects, "score_strength": objects.strength, "labelled": [0]}
+    return [pick.index for pick in select(points, None, count, strategy="coral_objects", **options).picks]
+
+
+def run_objects_naive(objects: Objects, points: Any, scores: Array, count: int, strategy: str) -> list[int]:
+    """Picks by the definition of coral_objects, in float64."""
+    starts = np.concatenate([[0], np.cumsum(objects.counts)])
+    images = np.repeat(np.arange(len(points)), objects.counts)
+    weights = objects.weights / find_scale(objects.sum_weights())
+    blocks = [to_unit_length(block).astype(np.float64) for _, block in objects.points.blocks()]
+    boxes, near = np.concatenate(blocks), np.full(len(weights), MAX_DISTANCE)
+    vectors, closest, center, picks = to_unit_length(points).astype(np.float64), np.full(len(points), 2.0), 0, [0]
+    while len(picks) <= count:
+        closest = np.minimum(closest, measure_distances(vectors, vectors[center]))
+        for box in range(starts[center], starts[center + 1]):
+            near = np.minimum(near, measure_distances(boxes, boxes[box]))
+        of_objects = FLOOR + (1 - FLOOR) * np.bincount(images, weights * near, len(points))
+        values = closest * of_objects**objects.strength
+        values[picks] = -1
+        center = int(values.argmax())
+        picks.append(center)
+    return picks[1:]
+
+
+def measure_distances(vectors: Array, center: Array) -> Array:
+    """(n,) distances of vectors to a center, by differences."""
+    result = np.empty(len(vectors))
+    for start in range(0, len(vectors), 2048):  # so few rows stay in the cache
+        difference = vectors[start : start + 2048] - center
+        result[start : start + 2048] = np.einsum("ij,ij->i", difference, difference)
+    return np.sqrt(result)
 
 
 def run_mundig(points: Any, scores: Array, count: int, strategy: str) -> list[int]:
@@ -147,11 +203,7 @@ def run_naive(points: Any, scores: Array, count: int, strategy: str) -> list[int
     vectors = to_unit_length(points).astype(np.float64)
 
     def distances(row: int) -> Array:
-        result = np.empty(len(vectors))
-        for start in range(0, len(vectors), 2048):  # so few rows stay in the cache
-            difference = vectors[start : start + 2048] - vectors[row]
-            result[start : start + 2048] = np.einsum("ij,ij->i", difference, difference)
-        return np.sqrt(result)
+        return measure_distances(vectors, vectors[row])
 
     return pick_by_passes(distances, count, coral_weights(scores, strategy))
 
@@ -164,6 +216,7 @@ RUNS = {
     "gemv": run_gemv,
     "naive": run_naive,
 }
+OF_OBJECTS = {"objects": run_objects, "objects_naive": run_objects_naive}
 
 
 def work_in_child(
@@ -180,12 +233,12 @@ def work_in_child(
     scores = np.random.default_rng(1).random(count)
     if method == "gpu":
         return work_on_gpu(count, dimension, scores, picks, strategy, turns)
-    run = RUNS[method]
+    run, warm_up = (make_run(method, size) for size in (count, min(count, WARM_UP_ROWS)))
     if method == "disk":
         points: Any = ParquetPoints(Path(path))
     else:
         points = fill(np.empty((count, dimension), np.float32), lambda block: block)
-        run(points[:WARM_UP_ROWS], scores[:WARM_UP_ROWS], 2, strategy)  # imports, starts threads, makes buffers
+        warm_up(points[:WARM_UP_ROWS], scores[:WARM_UP_ROWS], 2, strategy)  # imports, starts threads, makes buffers
     # Freed memory goes back to the system; otherwise a call could use it again and seem to need none.
     ctypes.CDLL(None).malloc_trim(0)
     before = resident_mb("VmRSS")
@@ -194,6 +247,11 @@ def work_in_child(
             Path("/proc/self/clear_refs").write_text("5")
     result = clock(lambda: run(points, scores, picks, strategy))
     return {**result, "mb": resident_mb("VmHWM") - before, "peak_mb": resident_mb("VmHWM")}
+
+
+def make_run(method: str, count: int) -> Callable[[Any, Array, int, str], list[int]]:
+    """Returns what a method runs on so many images, with their boxes if it needs them."""
+    return partial(OF_OBJECTS[method], make_objects(count)) if method in OF_OBJECTS else RUNS[method]
 
 
 def work_on_gpu(count: int, dimension: int, scores: Array, picks: int, strategy: str, turns: int) -> dict[str, Any]:
@@ -304,6 +362,24 @@ def measure_from_disk(cases: list[Case]) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_with_objects(cases: list[Case], turns: int) -> list[dict[str, Any]]:
+    """Measures coral_objects beside coral, and whether the picks of the first case are those of the definition."""
+    rows = []
+    for number, case in enumerate(cases):
+        best: dict[str, dict[str, Any]] = {}
+        for turn in range(turns):
+            for method in ("ours", "objects"):
+                if turn == 0 or best[method]["s"] <= SLOW_SECONDS:
+                    result = run_child(method, case, "coral")
+                    best[method] = min(best.get(method, result), result, key=lambda timing: float(timing["s"]))
+        row = case_figures(case, "coral_objects") | {name: best["objects"][name] for name in ("s", "cpu_s", "mb")}
+        row |= {f"coral_{name}": best["ours"][name] for name in ("s", "cpu_s", "mb")}
+        if number == 0:
+            row["same_picks"] = best["objects"]["picks"] == run_child("objects_naive", case)["picks"]
+        rows.append(row)
+    return rows
+
+
 def measure_on_gpu(cases: list[Case], turns: int) -> dict[str, Any]:
     """Measures a GPU: seconds, memory, and whether the picks of a smaller case are those from an array."""
     result = run_child("gpu", cases[0], "coreset", turns)
@@ -316,11 +392,13 @@ def measure(turns: int, shrink: int, disk: bool) -> dict[str, Any]:
     """Measures everything."""
     import torch
 
-    cases, files, tensors = ([(n // shrink, d, k) for n, d, k in group] for group in (CASES, DISK, GPU))
+    groups = ([(n // shrink, d, k) for n, d, k in group] for group in (CASES, DISK, GPU, OBJECTS))
+    cases, files, tensors, with_objects = groups
     speed = measure_bandwidth()
     figures: dict[str, Any] = {"bandwidth_gb_s": speed / 1e9, "threads": torch.get_num_threads()}
     rows = [measure_in_memory(case, strategy, turns, speed) for strategy in ("coreset", "coral") for case in cases]
     figures["cases"] = rows
+    figures["objects"] = measure_with_objects(with_objects, turns)
     figures |= {"disk": measure_from_disk(files)} if disk else {"disk": None, "disk_reason": "--no-disk"}
     figures |= (
         {"gpu": measure_on_gpu(tensors, turns)} if torch.cuda.is_available() else {"gpu": None, "gpu_reason": NO_GPU}
@@ -336,7 +414,9 @@ def summarize(figures: dict[str, Any]) -> dict[str, Any]:
         times = [case[f"{method}_s"] / case["ours_s"] for case in cases if case["strategy"] == "coreset"]
         result[f"speedup_over_{method}"] = min(times)
     result["most_extra_mb"] = max(case["extra_mb"] for case in cases)
-    rows = cases + (figures["disk"] or []) + ([figures["gpu"]] if figures["gpu"] else [])
+    result["objects_over_coral"] = max(row["cpu_s"] / row["coral_cpu_s"] for row in figures["objects"])
+    compared = [row for row in figures["objects"] if "same_picks" in row]
+    rows = cases + compared + (figures["disk"] or []) + ([figures["gpu"]] if figures["gpu"] else [])
     result["same_picks"] = sum(row["same_picks"] for row in rows) / len(rows)
     if figures["disk"] is None:
         return result | {"disk_peak_mb": None, "disk_peak_mb_reason": figures["disk_reason"]}
@@ -371,6 +451,10 @@ def print_figures(figures: dict[str, Any]) -> None:
     headers = ["", "", "s", "CPU s", "x roof", "x ours", "extra MB", "correct picks"]
     print(tabulate(make_table(figures["cases"]), headers, disable_numparse=True))
     print(f"\nlightly-mundig with coral: {OTHER_RULE}.\n")
+    for row in figures["objects"]:
+        title = f"{format_title(row)}, {BOXES_PER_IMAGE} boxes per image"
+        print(f"{title}: {row['s']:.2f} s, {row['cpu_s']:.2f} CPU s, {row['mb']:.0f} MB besides the data; coral alone "
+              f"{row['coral_s']:.2f} s, {row['coral_cpu_s']:.2f} CPU s, {row['coral_mb']:.0f} MB")  # fmt: skip
     for row in figures["disk"] or []:
         same = "the same picks as from the array" if row["same_picks"] else "OTHER PICKS than from the array"
         print(f"{format_title(row)} from a file of {row['file_mb']:.0f} MB: {row['s']:.2f} s, {row['cpu_s']:.2f} CPU "
@@ -385,6 +469,7 @@ def print_figures(figures: dict[str, Any]) -> None:
         "speedup_over_mundig": "speedup over lightly-mundig with coreset, in the worst case",
         "speedup_over_sklearn": "speedup over scikit-learn with coreset, in the worst case",
         "speedup_over_gemv": "speedup over numpy with coreset, in the worst case",
+        "objects_over_coral": "CPU seconds of coral_objects relative to coral, in the worst case",
         "same_picks": "share of runs with the correct picks, or from disk and on a GPU, with the picks from an array",
         "most_extra_mb": "memory besides the data, in the worst case",
         "disk_peak_mb": "memory of the whole process when selecting from a file, in the worst case",

@@ -21,7 +21,7 @@ MAX_DISTANCE = 2.0
 # As for scores: images without boxes can still be picked.
 FLOOR = 0.05
 _SHORTLIST_SHARE = 1 / 256
-_MIN_SHORTLIST, _MAX_SHORTLIST = 256, 4096
+_MIN_SHORTLIST, _MAX_SHORTLIST = 512, 4096
 _MAX_PRODUCTS = 1 << 22
 _IMAGES_AT_ONCE = 1 << 14
 
@@ -93,8 +93,9 @@ class CenteredPoints:
         return self._center(self._points.rows(indices))
 
     def _center(self, features: npt.NDArray[np.floating]) -> Vectors:
-        result: Vectors = (features - self._mean).astype(np.float32)
-        return result
+        result = features.astype(np.float64)  # before the difference, since numpy mixes types slowly
+        result -= self._mean
+        return result.astype(np.float32)
 
 
 def check_objects(objects: Objects, num_images: int) -> None:
