@@ -94,7 +94,10 @@ def describe_detections(
         return "nothing detected"
     if not contributions.any():
         return f"{scores.count_boxes(boxes)}, none contributes to the score"
-    return scores.TABLE[score].describe(boxes, contributions, class_names)
+    words, top = scores.TABLE[score].describe(boxes, contributions, class_names), int(contributions.argmax())
+    # Class weights can leave out the class of such a box, so it is named.
+    is_faint = detections.scores[top] < LOW_CONFIDENCE
+    return f"{words}; {_name_box(detections, top, class_names)}" if is_faint else words
 
 
 def describe_object(pick: Pick, detections: Detections, class_names: Sequence[str]) -> str:

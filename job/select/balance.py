@@ -12,6 +12,7 @@ from job.select.shortlist import Rows, Worth
 
 # As for scores: images without anything that is wanted can still be picked.
 _FLOOR = 0.05
+_ROUNDING = 1e-6  # of sums of shares
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,34 @@ class Balance:
         wanted = np.where(self.target > 0, self.target, 0) / np.where(self.target > 0, self.target + so_far, 1)
         result: Array = (_FLOOR + (1 - _FLOOR) * np.minimum(self.shares @ wanted, 1)) ** self.strength
         return result.round(12)
+
+
+def check_balance(balance: Balance, num_images: int) -> None:
+    """Checks that shares and target are distributions: other numbers would be cut off and balance nothing.
+
+    Raises:
+        ValueError: If shapes do not match, a value is negative or not finite, or a sum is wrong.
+    """
+    shares, target = balance.shares, balance.target
+    if shares.ndim != 2 or len(shares) != num_images or target.shape != shares.shape[1:]:
+        raise ValueError(
+            f"a balance needs shares of shape ({num_images}, classes) and a target of shape (classes,), not "
+            f"{shares.shape} and {target.shape}"
+        )
+    sums = shares.sum(axis=1)
+    is_good = (np.abs(sums - 1) <= _ROUNDING) | (sums == 0)
+    is_good &= ((shares >= 0) & (shares < np.inf)).all(axis=1)
+    if not is_good.all():
+        row = int(np.flatnonzero(~is_good)[0])
+        raise ValueError(
+            "shares of a balance must be distributions, not negative and with the sum 1, or 0 for an image without: "
+            f"row {row} has the sum {sums[row]:g} and the least share {shares[row].min():g}"
+        )
+    if not ((target >= 0) & (target < np.inf)).all() or abs(target.sum() - 1) > _ROUNDING:
+        raise ValueError(
+            "the target of a balance must be a distribution, not negative and with the sum 1, but it has the sum "
+            f"{target.sum():g}"
+        )
 
 
 def select_balanced(

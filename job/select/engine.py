@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from job.select.balance import Balance, select_balanced
+from job.select.balance import Balance, check_balance, select_balanced
 from job.select.checks import Rows, check_count, check_elsewhere, check_names, check_rows, check_values
 from job.select.greedy import select_greedily
 from job.select.objects import Objects, check_objects, select_by_objects
@@ -165,8 +165,8 @@ def choose(
         The picks; fewer than `count` if no more images may be picked.
 
     Raises:
-        ValueError: If an embedding is not finite, a row does not exist, an image has boxes without features, or there
-            are both objects and balances.
+        ValueError: If an embedding is not finite, a row does not exist, an image has boxes without features, shares of
+            a balance are no distributions, or there are both objects and balances.
     """
     points = as_points(embeddings)
     labelled = check_rows("labelled", labelled, points.shape[0])
@@ -190,6 +190,8 @@ def choose(
         scale = find_scale(objects.sum_weights())
         picks = select_by_objects(points, worth, replace(objects, weights=objects.weights / scale), count, **options)
     elif balances:
+        for balance in balances:
+            check_balance(balance, points.shape[0])
         picks = select_balanced(points, worth, balances, count, **options)
     else:
         picks = select_greedily(points, _make_pass(embeddings, points), worth, count, **options)
