@@ -69,6 +69,7 @@ def fill(folder: Path, count: int, shards: int = 1, part_size: int = 512) -> dic
             boxes=np.tile(np.array([1, 2, 50, 60 + number % 9], np.float32), (boxes, 1)),
             scores=np.full(boxes, 0.5, np.float32), classes=np.full(boxes, number % classes, np.int32),
             class_probabilities=certainty, thumbnail=thumbnail,
+            box_features=rng.normal(size=(boxes, 64)).astype(np.float16),
             feature=vectors[number % 50] + np.float16(number % 11) * vectors[number % 49] / 16,
         )  # fmt: skip
     for index in range(shards):
@@ -106,21 +107,26 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, str]]
     return variables
 
 
-def test_memory_grows_by_little_for_each_image(pools: dict[int, dict[str, str]]) -> None:
+@pytest.mark.parametrize("strategy", ["coral", "coral_objects"])
+def test_memory_grows_by_little_for_each_image(pools: dict[int, dict[str, str]], strategy: str) -> None:
     """The features alone are 8 KB. The same run takes 200 to 240 MB, from time to time, so the limit is not tighter."""
     peaks = {}
     for count, variables in pools.items():
-        code, peaks[count], loaded, log = select(variables)
+        code, peaks[count], loaded, log = select(variables | {"CORAL_STRATEGY": strategy})
         assert code == 0 and loaded == [], log
     grown = (peaks[LARGE] - peaks[SMALL]) * 2**20 / (LARGE - SMALL)
     assert grown < 5000, (grown, peaks)
 
 
-@pytest.mark.parametrize(("shards", "part_size"), [(3, 512), (7, 50), (1, 33)])
-def test_how_the_work_was_cut_changes_no_byte(tmp_path: Path, shards: int, part_size: int) -> None:
+@pytest.mark.parametrize(
+    ("shards", "part_size", "strategy"),
+    [(3, 512, "coral"), (7, 50, "coral"), (1, 33, "coral"), (3, 50, "coral_objects")],
+)
+def test_how_the_work_was_cut_changes_no_byte(tmp_path: Path, shards: int, part_size: int, strategy: str) -> None:
     whole, cut = fill(tmp_path / "whole", 700), fill(tmp_path / "cut", 700, shards, part_size)
     for variables in (whole, cut):
-        code, _, _, log = select(variables | {"CORAL_SHARD_COUNT": str(shards if variables is cut else 1)})
+        shard_count = str(shards if variables is cut else 1)
+        code, _, _, log = select(variables | {"CORAL_SHARD_COUNT": shard_count, "CORAL_STRATEGY": strategy})
         assert code == 0, log
     for name in ("selected.csv", "selected.txt", "images.parquet", "embeddings.parquet", "detections.parquet"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
