@@ -1,5 +1,7 @@
 """What the documentation claims of the default, held to the measured figures."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from benchmarks import quality_figures
 from job.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 POOLS = ("video", "shift", "curated")
 
 
@@ -54,6 +57,16 @@ def test_the_default_beside_the_former_one(figures: Any) -> None:
         assert gains["low"] < 0 < gains["high"]
     settings = Settings(input="-", output="-")
     assert (settings.strategy.text, str(settings.score), settings.score_strength) == ("coral", "entropy_sum", 0.5)
+
+
+def test_objects_beside_the_default_are_as_the_documentation_says(figures: Any) -> None:
+    beside = {pool: figures["pools"][pool]["coral_objects"]["over_default"] for pool in POOLS}
+    page = " ".join((ROOT / "docs" / "selection.md").read_text().split())
+    (said,) = re.findall(r"`coral_objects` is an option, not the default\. (.*?) To become the default", page)
+    assert re.findall(r"[+-][\d.]+ \[.*?\]", said) == [
+        quality_figures.format_gain(beside[pool][cost]) for pool in POOLS for cost in ("per_image", "per_box")
+    ]
+    assert any(gain["mean"] < 0.004 for gains in beside.values() for gain in gains.values())  # so it is no default
 
 
 def test_objects_gain_a_little_under_a_shift(figures: Any) -> None:
