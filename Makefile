@@ -1,7 +1,7 @@
 # Start with `make demo`, which runs the whole job on real images, or `make test`. Each target installs what it needs.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
+.PHONY: help setup demo reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
@@ -51,6 +51,10 @@ setup: $(VENV)/.dev ## Installs all packages, pinned, into .venv.
 
 demo: $(VENV)/.runtime ## Runs the whole job on 250 real street frames with a real COCO detector.
 	@$(RUN) -m demo.run
+
+reselect: $(VENV)/.runtime ## Replaces rejected picks: make reselect OUTPUT=demo/output REJECTED=rejected.txt.
+	@test -n "$$OUTPUT" -a -n "$$REJECTED" || { echo "Set OUTPUT to the results and REJECTED to the list of rejected picks, which report.html saves."; exit 64; }
+	@$(RUN) -m scripts.reselect "$$OUTPUT" "$$REJECTED"
 
 studio: $(if $(OUTPUT),$(STUDIO)/.runtime) ## Opens results in LightlyStudio: make studio OUTPUT=demo/output (optional: INPUT, PORT).
 	@test -n "$$OUTPUT" || { echo "Set OUTPUT to the results to open, for example make studio OUTPUT=demo/output."; exit 64; }
@@ -116,6 +120,13 @@ $(AZURITE):
 	echo "Installing Azure's emulator for the tests ..."; \
 	mkdir -p .cache/azurite && npm install --prefix .cache/azurite --no-save --no-fund --no-audit --loglevel=error azurite@3.37.0
 
+# The rules of accessibility for the test of the report. Without npm, it is skipped.
+AXE := .cache/axe/node_modules/axe-core
+$(AXE):
+	@command -v npm >/dev/null || { echo "npm was not found: the test of the report's accessibility will be skipped."; exit 0; }; \
+	echo "Installing axe-core for the test of the report ..."; \
+	mkdir -p .cache/axe && npm install --prefix .cache/axe --no-save --no-fund --no-audit --loglevel=error axe-core@4.14.1
+
 # Ultralytics stays outside of the environment because of its licence. Without it, the tests with its files are skipped.
 TOOLS := .cache/tools
 $(TOOLS)/.installed: requirements/ultralytics.txt $(VENV)/.dev
@@ -140,7 +151,7 @@ lock: $(VENV)/.dev ## Writes the hashes of the pinned packages into requirements
 docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into docs/.
 	@$(RUN) -m scripts.docs
 
-test: $(VENV)/.dev $(AZURITE) $(TOOLS)/.installed ## Runs the tests (20 minutes on two cores).
+test: $(VENV)/.dev $(AZURITE) $(AXE) $(TOOLS)/.installed ## Runs the tests (20 minutes on two cores).
 	@$(RUN) -m demo.fetch
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@echo "All tests passed. Next: make demo, or read ARCHITECTURE.md."

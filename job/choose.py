@@ -1,6 +1,6 @@
 """The selection that the settings ask for, on the images of the pool."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,42 @@ def _read_objects(settings: Settings, output: Storage, pool: Pool) -> Objects:
         return weights
 
     return part_objects.read(output, pool, weigh)
+
+
+def choose_without(
+    rejected: Collection[str],
+    settings: Settings,
+    output: Storage,
+    pool: Pool,
+    embeddings: "Embeddings",
+    labelled: Sequence[str],
+    elsewhere: npt.NDArray[np.float32] | None = None,
+) -> Selection:
+    """Selects as `choose_among` does, and replaces rejected picks by the next best images.
+
+    The greedy goes on until there are enough other picks. So these stay, and rejected picks still repel images that
+    look like them. A strategy that first takes the highest scores takes more of them.
+
+    Args:
+        rejected: File names of the rejected images.
+        settings: The settings.
+        output: Folder with the parts.
+        pool: The images.
+        embeddings: (n, d) in the order of the pool.
+        labelled: File names of the images that have labels.
+        elsewhere: (k, d) embeddings of labelled images that are not in the pool; None for none.
+
+    Raises:
+        SettingsError: If the strategy names an image, a class or a column that the pool does not have.
+    """
+    count = wanted = settings.n_samples
+    while True:
+        widened = replace(settings, n_samples=count)
+        selection = choose_among(widened, output, pool, embeddings, labelled, elsewhere)
+        kept = [pick for pick in selection.picks if pool.file_names[pick.index] not in rejected]
+        if len(kept) >= wanted or len(selection.picks) < count:
+            return Selection(kept[:wanted], selection.factors)
+        count += wanted - len(kept)
 
 
 def check_classes(settings: Settings, class_names: Sequence[str]) -> None:

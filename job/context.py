@@ -65,6 +65,7 @@ class SelectionInputs:
         elsewhere: Other labelled images.
         digests: Digests of the names and sizes of the images, and of the list of labelled images.
         run_id: Name of the job's own selection.
+        rejected: File names of the images of CORAL_REJECTED.
     """
 
     pool: Pool
@@ -74,6 +75,7 @@ class SelectionInputs:
     elsewhere: LabelledElsewhere
     digests: dict[str, str]
     run_id: str
+    rejected: frozenset[str] = frozenset()
 
     def name_center(self, index: int) -> str:
         """File name of a labelled or picked image: a row of the pool, or n + i for the i-th image elsewhere."""

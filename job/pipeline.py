@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from job import embed, exports, inputs, logs, parts, preflight
-from job.choose import choose_among
+from job.choose import choose_without
 from job.context import Run, Selected, SelectionInputs
 from job.detect import described
 from job.embed import elsewhere
@@ -213,6 +213,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
             found = elsewhere.find_required(settings, match)
             num_elsewhere = len({name for place in found for name in place.match.file_names})
             labelled = sorted(set(run.accept("labelled", match, num_elsewhere).file_names.values()), key=str.encode)
+        rejected = _read_rejected(run, listing)
         if (match_similar := similar.match(settings.strategy.entries, listing, settings.input)) is not None:
             run.accept("strategy", match_similar)
         table = _read_metadata(run, listing)
@@ -235,7 +236,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         embeddings, embedding = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool), run.accept)
         others = elsewhere.read(settings, found, embedding, pool.provenance, embeddings.shape[1])
     with run.stage("select"):
-        selection = choose_among(settings, output, pool, embeddings, labelled, others.embeddings)
+        selection = choose_without(rejected, settings, output, pool, embeddings, labelled, others.embeddings)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
             "Only %d of %d images were picked: all other images are labelled, unusable, outside a threshold or closer "
@@ -255,11 +256,13 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     if others.file_names:
         vectors = hashlib.sha256(others.embeddings.tobytes()).hexdigest()
         digests["labelled_elsewhere_sha256"] = _sha256([*others.file_names, vectors])
+    if rejected:
+        digests["rejected_sha256"] = _sha256(sorted(rejected, key=str.encode))
     if table is not None:
         digests["metadata_sha256"] = table.sha256
     name = compute_run_id(settings, pool, embedding, digests, selection)
     logs.add_fields(run_id=name)
-    results = SelectionInputs(pool, embeddings, embedding, labelled, others, digests, name)
+    results = SelectionInputs(pool, embeddings, embedding, labelled, others, digests, name, rejected)
     if run.platform and settings.lightly_select == "platform":
         selected = to_lightly.publish_picks(run, run.platform, results, selection)
         _finish(output, claim, name)
@@ -287,6 +290,20 @@ def _finish(output: OwnedOutput, claim: Claim, run_id: str) -> None:
     claim.verify()
     output.write(SUCCESS, f"{run_id}\n".encode())
     output.finish()
+
+
+def _read_rejected(run: Run, listing: Listing) -> frozenset[str]:
+    """Reads the file names of the images that must not be picked.
+
+    Raises:
+        SettingsError: If the list cannot be read, or names none of the images.
+    """
+    settings = run.settings
+    if settings.rejected is None:
+        return frozenset()
+    match = labels.match(settings.rejected, listing, settings.input, "CORAL_REJECTED")
+    match.require_any()
+    return frozenset(run.accept("rejected", match).file_names.values())
 
 
 def _read_metadata(run: Run, listing: Listing) -> Metadata | None:

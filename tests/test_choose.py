@@ -73,6 +73,20 @@ def test_entries_multiply(made: tuple[LocalFolder, Pool, Any]) -> None:
     assert [each.name for each in selection.factors] == ["uncertainty_margin+entropy_sum", "num_boxes"]
 
 
+def test_rejected_picks_are_those_that_the_greedy_skips(made: tuple[LocalFolder, Pool, Any]) -> None:
+    output, found, embeddings = made
+    labelled = [found.file_names[3]]
+    sequence = rows_of(choose.choose_among(settings(n_samples=20), output, found, embeddings, labelled))
+    # Rejected: the first pick, one that comes later, and an image that only replaces another rejected one.
+    rejected = {found.file_names[sequence[number]] for number in (0, 4, 8)} | {labelled[0]}
+    chosen = choose.choose_without(rejected, settings(n_samples=8), output, found, embeddings, labelled)
+    assert rows_of(chosen) == [sequence[number] for number in (1, 2, 3, 5, 6, 7, 9, 10)]
+    everything = choose.choose_without(
+        set(found.file_names), settings(n_samples=8), output, found, embeddings, labelled
+    )
+    assert rows_of(everything) == []
+
+
 def test_top_comes_after_thresholds_wherever_it_stands(made: tuple[LocalFolder, Pool, Any]) -> None:
     _, found, _ = made
     narrow = [

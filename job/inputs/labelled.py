@@ -1,4 +1,4 @@
-"""Reads CORAL_LABELLED: the names of images that have labels, in the forms that labelling tools and this job write."""
+"""Reads CORAL_LABELLED and CORAL_REJECTED: names of images, in the forms that labelling tools and this job write."""
 
 import csv
 import io
@@ -15,23 +15,24 @@ from job.storage import Listing, open_folder, read_file
 _PICKS = "selected.txt"
 
 
-def match(uri: str, listing: Listing, input_uri: str) -> Match:
-    """Reads the names of the labelled images, and compares them with the images of the input.
+def match(uri: str, listing: Listing, input_uri: str, setting: str = "CORAL_LABELLED") -> Match:
+    """Reads the names of the labelled or rejected images, and compares them with the images of the input.
 
     Args:
-        uri: CORAL_LABELLED: path or URI of a list, or of the output of an earlier run.
+        uri: Path or URI of a list, or of the output of an earlier run.
         listing: The images.
         input_uri: CORAL_INPUT.
+        setting: Name of the setting, for messages.
 
     Raises:
         SettingsError: If the list cannot be read.
         JobError: If the store cannot be used.
     """
-    return compare(f"CORAL_LABELLED={uri!r}", read(uri), listing, input_uri)
+    return compare(f"{setting}={uri!r}", read(uri, setting), listing, input_uri)
 
 
-def read(uri: str) -> list[str]:
-    """Reads the names of the labelled images, as they are written.
+def read(uri: str, setting: str = "CORAL_LABELLED") -> list[str]:
+    """Reads the names of the labelled or rejected images, as they are written.
 
     The forms are lines (any extension), ``.csv`` with a column ``file_name``, ``.jsonl`` with strings or objects that
     have a ``file_name``, a JSON list of these, COCO JSON (all its images), and the output of a run (its picks). Without
@@ -46,7 +47,7 @@ def read(uri: str) -> list[str]:
     except (OSError, ValueError, RecursionError) as error:  # the last of JSON that is nested too deeply
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error).rstrip(".")
         raise SettingsError(
-            f"CORAL_LABELLED={uri!r} cannot be read: {reason}. Give a list of file names (.txt), a .csv or .jsonl with "
+            f"{setting}={uri!r} cannot be read: {reason}. Give a list of file names (.txt), a .csv or .jsonl with "
             "file_name, a COCO JSON file, or an earlier CORAL_OUTPUT."
         ) from None
 

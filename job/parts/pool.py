@@ -270,7 +270,7 @@ def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iter
 
 
 def read_boxes(
-    output: Storage, pool: Pool, rows: Iterable[int]
+    output: Storage, pool: Pool, rows: Iterable[int], columns: Sequence[str] = BOX_COLUMNS
 ) -> Iterator[tuple[str, Rows, list[npt.NDArray[Any]], Rows]]:
     """Reads the boxes of some images.
 
@@ -278,13 +278,14 @@ def read_boxes(
         output: Folder with the parts.
         pool: The images.
         rows: Rows of the images.
+        columns: What to read of the boxes; all by default.
 
     Yields:
         For each part that holds some of them: its name; the rows of these images; the values of the boxes of all of
-        them, as in `Detections`; and how many of the boxes belong to each image.
+        them in each column, as in `Detections`; and how many of the boxes belong to each image.
     """
-    for part, of_images, table in read_rows(output, pool, rows, list(BOX_COLUMNS)):
-        ragged = [parts.flatten_lists(table[column]) for column in BOX_COLUMNS]
+    for part, of_images, table in read_rows(output, pool, rows, list(columns)):
+        ragged = [parts.flatten_lists(table[column]) for column in columns]
         counts = ragged[0][1]
         check_counts(output, pool, part, of_images, counts)
         yield part, of_images, [values for values, _ in ragged], counts
@@ -343,7 +344,7 @@ def class_weight_array(given: Mapping[str, float], class_names: Sequence[str]) -
 def class_shares(output: Storage, pool: Pool) -> Floats:
     """(n, classes) share of each class among the boxes of each image; zeros for an image without boxes."""
     result = np.zeros((len(pool.file_names), len(pool.provenance.class_names)))
-    for _, rows, table in _read_rows(output, pool, range(len(pool.file_names)), [CLASS_COUNTS.name]):
+    for _, rows, table in read_rows(output, pool, range(len(pool.file_names)), [CLASS_COUNTS.name]):
         counts, classes_per_image = parts.flatten_lists(table[CLASS_COUNTS.name])
         result[rows.repeat(classes_per_image), counts[:, 0]] = counts[:, 1]
     result /= np.maximum(pool.num_boxes, 1)[:, None]

@@ -28,6 +28,7 @@ INPUTS = (
     Check("predictions", inputs.predictions, in_run=False),
     Check("lightly names", inputs.lightly_names, in_run=True),
     Check("labelled", inputs.labelled, in_run=True),
+    Check("rejected", inputs.rejected, in_run=True),
     Check("similar images", inputs.similar_images, in_run=True),
     Check("metadata", inputs.metadata, in_run=True),
     Check("embeddings", inputs.embeddings, in_run=True),

@@ -166,6 +166,16 @@ def labelled(state: State) -> Findings:
     yield from _describe_names(state, match, num_elsewhere)
 
 
+def rejected(state: State) -> Findings:
+    """The list of images that must not be picked."""
+    if not state.settings.rejected or state.listing is None or state.shard.count > 1:  # they may be of other shards
+        return
+    match = labels.match(state.settings.rejected, state.listing, state.settings.input, "CORAL_REJECTED")
+    match.require_any()
+    yield f"{quantify(match.counts['matched'], 'image is', 'images are')} rejected"
+    yield from _describe_names(state, match)
+
+
 def similar_images(state: State) -> Findings:
     """The images that SIMILARITY in the strategy names."""
     if state.listing is None or state.shard.count > 1:  # they may be those of other shards

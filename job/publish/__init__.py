@@ -15,6 +15,7 @@ EMBEDDINGS = "embeddings.parquet"
 FAILURES = "failures.jsonl"
 RUN = "run.json"
 REPORT = "report.html"
+ROUNDS = "rounds/"
 EXPORTS = "exports/"
 COPIES = "exports/copies.jsonl"
 SELECTED = "selected/"
@@ -109,8 +110,15 @@ FILES = (
         name=REPORT,
         writer="job.publish.results",
         written="always",
-        content="One page for people: the picks with their boxes and reasons, where the detector struggles, a map of "
-        "the embeddings, near-duplicates, failures.",
+        content="One page for people: what the picks bring and cost, the picks with their boxes and reasons, a map of "
+        "the pool, where the detector struggles, how pool and picks spread, near-duplicates, failures.",
+    ),
+    OutputFile(
+        name=ROUNDS,
+        writer="job.publish.rounds",
+        written="always",
+        content="One `<run_id>.json` per selection in this output: number of the round, picks, figures, classes. Those "
+        "of earlier runs stay, and the report compares the last two.",
     ),
     OutputFile(
         name=EXPORTS,

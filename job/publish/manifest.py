@@ -1,6 +1,7 @@
 """run.json: what others need to repeat a run and to trust its result."""
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -61,6 +62,7 @@ def compose(
     return {
         "coralpick": job.__version__,
         "run_id": run_id,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": as_json(settings),
         "detector": json.loads(provenance.to_json()) | {"digest": provenance.digest},
         "inputs": inputs,

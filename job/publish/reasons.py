@@ -20,7 +20,7 @@ def compose(
     detected: str | None,
     random: bool,
     nearest_name: str | None,
-    nearest_is_labelled: bool,
+    nearest_kind: str,
     first: str,
 ) -> str:
     """Says in one line why an image was picked.
@@ -30,7 +30,7 @@ def compose(
         detected: Where its score comes from, in words; None if the score did not decide.
         random: Whether the image was drawn at random.
         nearest_name: File name of the image at `pick.distance`; None if distances are not known.
-        nearest_is_labelled: Whether that image has labels; otherwise it is an earlier pick.
+        nearest_kind: What that image is, such as ``labelled image``.
         first: Words for a pick without a distance.
 
     Returns:
@@ -42,8 +42,7 @@ def compose(
     if pick.distance is None:
         parts.append(first)
     elif nearest_name is not None:
-        kind = "labelled image" if nearest_is_labelled else "pick"
-        parts.append(f"{pick.distance:.2f} from the nearest {kind}, {nearest_name}")
+        parts.append(f"{pick.distance:.2f} from the nearest {nearest_kind}, {nearest_name}")
     return "; ".join(parts)
 
 

@@ -19,6 +19,7 @@ from job.publish import (
     REPORT,
     manifest,
     reasons,
+    rounds,
     stale,
     summary,
     tables,
@@ -105,6 +106,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         "boxes": int(pool.num_boxes.sum()),
         "labelled": len(inputs.labelled),
         "labelled_elsewhere": len(inputs.elsewhere.file_names),
+        "rejected": len(inputs.rejected),
         "selected": len(selected),
     }
     with run.stage("report"):
@@ -122,7 +124,9 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         )
         source = _open_input(run)
         sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
-        report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, content, source)
+        shown = content | {"previous_round": rounds.write(output, content, selected)}
+        lines = tables.format_picks(selected)
+        report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, shown, source, lines)
         output.write(REPORT, report.render(report_content))
     with run.stage("export"):
         written = export(run, inputs.pool, sized, selected, detections, source)
@@ -250,7 +254,11 @@ def explain(
             detected=detected,
             random=settings.strategy.is_random,
             nearest_name=nearest,
-            nearest_is_labelled=nearest in labelled,
+            nearest_kind="labelled image"
+            if nearest in labelled
+            else "rejected image"
+            if nearest in inputs.rejected
+            else "pick",
             first=first,
         )
         if selected_by != "local":

@@ -30,7 +30,7 @@ def remove(output: Storage, settings: Settings, written: Collection[str]) -> Non
     """
     read = {
         normalize(uri)
-        for uri in (settings.predictions, settings.labelled, settings.metadata, settings.embedding)
+        for uri in (settings.predictions, settings.labelled, settings.rejected, settings.metadata, settings.embedding)
         if uri is not None
     }
     for name in OPTIONAL:

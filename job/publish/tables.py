@@ -17,6 +17,7 @@ from job import names
 from job.context import Selected, SelectionInputs
 from job.parts.pool import Pool
 from job.publish import FAILURES, IMAGES, SELECTED_CSV, SELECTED_JSONL, SELECTED_TXT
+from job.report.content import PickLines
 from job.spool import Spool
 from job.storage import Storage
 
@@ -47,18 +48,28 @@ def write_selected(output: Storage, selected: list[Selected]) -> None:
 
     In the CSV, factors and boxes are JSON, and one more column has the file name as a spreadsheet may open it.
     """
-    rows = [_round(asdict(pick)) for pick in selected]
-    output.write(SELECTED_JSONL, _json_lines(rows))
-    text = io.StringIO()
+    output.write(SELECTED_JSONL, _json_lines([_round(asdict(pick)) for pick in selected]))
+    lines = format_picks(selected)
+    output.write(SELECTED_CSV, "".join(line.csv for line in lines).encode())
+    output.write(SELECTED_TXT, "".join(line.txt for line in lines).encode())
+
+
+def format_picks(selected: Sequence[Selected]) -> list[PickLines]:
+    """Formats the header and each pick as lines of selected.txt and selected.csv."""
     columns = [*Selected.__dataclass_fields__, _SPREADSHEET_NAME]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    nested = ("factors", "boxes")
-    for row in rows:
-        texts = {name: json.dumps(row[name], ensure_ascii=False) for name in nested}
-        writer.writerow(row | texts | {_SPREADSHEET_NAME: _make_harmless(row["file_name"])})
-    output.write(SELECTED_CSV, text.getvalue().encode())
-    output.write(SELECTED_TXT, names.dump([pick.file_name for pick in selected]).encode())
+    lines = [PickLines("", _format_csv(columns))]
+    for pick in selected:
+        row = _round(asdict(pick))
+        row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("factors", "boxes")}
+        row[_SPREADSHEET_NAME] = _make_harmless(pick.file_name)
+        lines.append(PickLines(names.dump([pick.file_name]), _format_csv([row[name] for name in columns])))
+    return lines
+
+
+def _format_csv(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
+    return text.getvalue()
 
 
 def _make_harmless(file_name: str) -> str:

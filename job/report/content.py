@@ -8,6 +8,25 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class Box:
+    """A detected box.
+
+    Attributes:
+        name: Class name.
+        score: Confidence, 0 to 1.
+        sides: Left, top, right and bottom in pixels of the original.
+        color: Number of the class's colour in `job.report.colors.PALETTE`.
+        is_deciding: Whether the box contributes most to the score that the image was picked by.
+    """
+
+    name: str
+    score: float
+    sides: list[float]
+    color: int
+    is_deciding: bool = False
+
+
+@dataclass(frozen=True)
 class Picture:
     """An image with its detections.
 
@@ -16,14 +35,14 @@ class Picture:
         url: Data URL of a JPEG; empty if there is none.
         width: Width of the original in pixels, after its EXIF orientation; 0 if unknown.
         height: Height of the original in pixels, after its EXIF orientation; 0 if unknown.
-        boxes: Class name, confidence, and left, top, right, bottom in pixels of the original; best first.
+        boxes: Boxes, best first.
     """
 
     file_name: str
     url: str
     width: int
     height: int
-    boxes: list[tuple[str, float, list[float]]]
+    boxes: list[Box]
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class Card:
     @property
     def classes(self) -> list[str]:
         """Names of the classes that were detected on the image."""
-        return sorted({name for name, _, _ in self.picture.boxes})
+        return sorted({box.name for box in self.picture.boxes})
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,7 @@ class ClassRow:
         mean_score: Mean confidence of the boxes in the pool.
         mean_entropy: Mean entropy of the boxes in the pool, in [0, 1].
         low_confidence: Share of low-confidence boxes among those in the pool.
+        color: Number of the class's colour in `job.report.colors.PALETTE`.
     """
 
     name: str
@@ -82,6 +102,22 @@ class ClassRow:
     mean_score: float
     mean_entropy: float
     low_confidence: float
+    color: int
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """Values by which the points of the map are coloured: numbers, or groups.
+
+    Attributes:
+        name: What the values are.
+        values: (m,) numbers, NaN for an unknown one; or (m,) numbers of groups.
+        groups: Names of the groups; empty for numbers.
+    """
+
+    name: str
+    values: npt.NDArray[np.float64] | npt.NDArray[np.int64]
+    groups: list[str]
 
 
 @dataclass(frozen=True)
@@ -90,33 +126,39 @@ class Map:
 
     Attributes:
         points: (m, 2) coordinates.
-        kinds: (m,) ``pool``, ``labelled`` or ``pick``.
         file_names: (m,) file names.
-        thumbnails: (m,) data URLs; empty for no thumbnail.
+        ranks: (m,) ranks of the picks, 0 for other images.
+        is_labelled: (m,) whether an image is labelled.
+        colorings: What the points can be coloured by.
+        thumbnails: Data URLs of small thumbnails, by the number of the point; an even sample has one, and every pick.
         explained: Share of the variance that the two dimensions explain.
         total: Number of images in the pool.
     """
 
     points: npt.NDArray[np.float64]
-    kinds: list[str]
     file_names: list[str]
-    thumbnails: list[str]
+    ranks: npt.NDArray[np.int64]
+    is_labelled: npt.NDArray[np.bool_]
+    colorings: list[Coloring]
+    thumbnails: dict[int, str]
     explained: float
     total: int
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Distribution of a score over the pool and over the picks, in b bins.
+    """Distribution of a value over the pool and over the picks, in b bins.
 
     Attributes:
-        name: Name of the score.
+        name: Name of the value.
+        note: What the value means; empty if the name says it.
         edges: (b + 1,) edges of the bins.
         pool: (b,) shares of the pool.
         picks: (b,) shares of the picks.
     """
 
     name: str
+    note: str
     edges: list[float]
     pool: list[float]
     picks: list[float]
@@ -124,7 +166,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the pool and the picks spread over the values of a column of CORAL_METADATA.
+    """How the pool and the picks spread over folders, or over the values of a column of CORAL_METADATA.
 
     Attributes:
         name: Name of the column.
@@ -136,31 +178,128 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Share of the pool's views that images show, by the number of images.
+
+    Attributes:
+        numbers: Numbers of images, rising.
+        of_picks: Shares that the first picks show; None beyond their number.
+        of_random: Shares that as many random images show.
+        num_picks: Number of picks of this run.
+    """
+
+    numbers: list[int]
+    of_picks: list[float | None]
+    of_random: list[float]
+    num_picks: int
+
+
+@dataclass(frozen=True)
+class Lead:
+    """The first screen.
+
+    Attributes:
+        heading: What to do.
+        about: The model, the pool and the time.
+        headline: What the picks bring, in one sentence; empty if it is not known.
+        last_step: What the picks show, and what the last of them added; empty if it is not known.
+        tiles: Label, value, and a note.
+        curve: Coverage by the number of picks; None if it is not known.
+    """
+
+    heading: str
+    about: list[str]
+    headline: str
+    last_step: str
+    tiles: list[tuple[str, Any, str]]
+    curve: Curve | None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The score along a folder or a clip.
+
+    Attributes:
+        name: The folder or the clip.
+        num_images: Number of its images.
+        places: Positions of some images in the order of the names, rising.
+        values: Scores of these images.
+        picks: Position, score and rank of each pick.
+    """
+
+    name: str
+    num_images: int
+    places: list[int]
+    values: list[float]
+    picks: list[tuple[int, float, int]]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What has changed since the last round.
+
+    Attributes:
+        run_id: Name of the last run.
+        num_same: Number of picks that the last run picked, too.
+        rows: A figure, its value in the last round, and now.
+        classes: Classes, and their shares in the boxes on the picks in the last round, and now.
+    """
+
+    run_id: str
+    num_same: int
+    rows: list[tuple[str, Any, Any]]
+    classes: list[tuple[str, float, float]]
+
+
+@dataclass(frozen=True)
+class PickLines:
+    """A pick, or the header, as the files for programs have it; with line breaks.
+
+    Attributes:
+        txt: Line of selected.txt.
+        csv: Line of selected.csv.
+    """
+
+    txt: str
+    csv: str
+
+
+@dataclass(frozen=True)
 class Content:
     """The whole report.
 
     Attributes:
         title: URI of the results.
-        summary: Tiles at the top: label, value, and a note.
+        run_id: Name of the selection.
+        lines: Header and picks as they are in the lists that the page offers.
+        lead: The first screen.
         cards: Picks, best first.
         strips: Images on which the detector struggles.
         classes: Classes, the most boxes first.
         map: The embeddings; None if there are none.
-        histograms: Distributions of the scores.
-        distributions: Columns of CORAL_METADATA.
+        timelines: Folders and clips, those with the most picks first.
+        timeline_score: Name of the score that these show.
+        histograms: Distributions of scores, box sizes and image quality.
+        distributions: Folders, and columns of CORAL_METADATA.
         duplicates: A sentence about near-duplicates, and groups of them: a picture, and the number of images.
+        changes: What has changed since the last round; None in the first one.
         failures: A reason, the number of images affected, and some of their file names.
         tables: A title, and pairs of name and value.
     """
 
     title: str
-    summary: list[tuple[str, Any, str]]
+    run_id: str
+    lines: list[PickLines]
+    lead: Lead
     cards: list[Card]
     strips: list[Strip]
     classes: list[ClassRow]
     map: Map | None
+    timelines: list[Timeline]
+    timeline_score: str
     histograms: list[Histogram]
     distributions: list[Distribution]
     duplicates: tuple[str, list[tuple[Picture, int]]]
+    changes: Changes | None
     failures: list[tuple[str, int, list[str]]]
     tables: list[tuple[str, list[tuple[str, Any]]]]

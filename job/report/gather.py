@@ -6,25 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from job import scores
 from job.context import Selected
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
-from job.report import duplicates, metadata, pictures
-from job.report.content import Card, ClassRow, Content, Histogram, Map, Picture, Strip
+from job.report import (
+    changes,
+    colors,
+    distributions,
+    duplicates,
+    headline,
+    metadata,
+    pictures,
+    space,
+    struggles,
+    timeline,
+)
+from job.report.content import Card, Content, PickLines, Picture
 from job.report.projection import Projection
+from job.report.sample import read_boxes
 from job.storage import Source, Storage
 
 if TYPE_CHECKING:
     from job.select.points import Embeddings
 
-_MAX_STRIP_IMAGES = 6
-_MAX_EMPTY_IMAGES = 12
-_MAX_MAP_POINTS = 1500
-_MAX_DUPLICATE_GROUPS = 12
-_BINS = 24
+_MAX_DUPLICATE_GROUPS, _MAX_COMPARED_GROUPS = 6, 200
 _MAX_EXAMPLES = 5
 
 
@@ -37,6 +43,7 @@ def gather(
     selected: Sequence[Selected],
     run: Mapping[str, Any],
     source: Source | None,
+    lines: Sequence[PickLines],
 ) -> Content:
     """Gathers the content of the report.
 
@@ -47,174 +54,99 @@ def gather(
         projection: The map of the embeddings; None without any.
         labelled: File names of the images that have labels.
         selected: The picks.
-        run: Content of run.json.
+        run: Content of run.json, and the last round as ``previous_round`` if there was one.
         source: Where the images are; None if they cannot be read.
+        lines: The lines of the result files, of their header and of each pick.
     """
-    picks = pool.file_names.find([pick.file_name for pick in selected]).tolist()
-    struggles = _find_struggles(pool) if pool.has_detections else []
-    shown = sorted({*picks, *(number for _, rows in struggles for number in rows)})
-    detections = pools.detections(output, pool, shown)
-    found = pool.file_names.find(labelled)
-    labelled_rows = found[found >= 0].tolist()
-    on_map = {} if projection is None else _choose_for_map(len(pool.file_names), labelled_rows, picks)
-    repeated = None if embeddings is None else duplicates.find(embeddings)
-    groups = [] if repeated is None else repeated.groups[:_MAX_DUPLICATE_GROUPS]
-    thumbnails = pools.thumbnails(output, pool, {*shown, *on_map, *(row for row, _ in groups)})
+    picks: list[int] = pool.file_names.find([pick.file_name for pick in selected]).tolist()
+    found = struggles.find(pool, embeddings) if pool.has_detections else []
+    detections = pools.detections(output, pool, sorted({*picks, *(number for _, rows in found for number in rows)}))
+    names = pool.provenance.class_names
+    painter = pictures.Painter(pool, colors.assign([names[index] for index in struggles.order_classes(pool)]))
+    known = pool.file_names.find(labelled)
+    labelled_rows: list[int] = known[known >= 0].tolist()
+    shown = space.choose_rows(len(pool.file_names), labelled_rows, picks)
+    sample = read_boxes(output, pool, shown) if pool.has_detections else None
+    copies = None if embeddings is None else duplicates.find(embeddings)
+    groups = [] if copies is None or embeddings is None else _choose_groups(embeddings, copies)
+    with_thumbnail = space.choose_thumbnails(shown, picks)
+    in_strips = (row for _, rows in found for row in rows)
+    thumbnails = pools.thumbnails(output, pool, {*with_thumbnail, *in_strips, *(row for row, _ in groups)})
     previews = pictures.read_previews(pool, picks, source, thumbnails)
+    histograms = distributions.make_score_histograms(pool, picks)
+    if sample is not None:
+        of_picks = [(number, detections[pool.file_names[number]]) for number in picks]
+        sizes = distributions.make_size_histogram(pool, sample, of_picks)
+        histograms += [sizes] if sizes else []
+    histograms += distributions.make_quality_histograms(thumbnails, with_thumbnail, picks)
+    folders = distributions.make_folders(pool.file_names.take(shown), [pick.file_name for pick in selected])
+    score = space.find_score(run, pool) if pool.scores else ""
     return Content(
         title=output.uri,
-        summary=_summarize(run),
-        cards=[_make_card(pool, *pick, previews, detections) for pick in zip(selected, picks, strict=True)],
-        strips=[_make_strip(pool, score, rows, detections, thumbnails) for score, rows in struggles],
-        classes=_make_class_rows(pool, run),
-        map=None if projection is None else _make_map(pool, projection, on_map, thumbnails),
-        histograms=[_make_histogram(name, pool.scores[name], picks) for name in scores.TABLE if name in pool.scores],
-        distributions=metadata.make_distributions(pool.metadata, picks),
-        duplicates=("", []) if repeated is None else _show_duplicates(pool, repeated, thumbnails),
+        run_id=run.get("run_id", ""),
+        lines=list(lines),
+        lead=headline.make_lead(run, copies),
+        cards=[_make_card(painter, pick, row, previews, detections) for pick, row in zip(selected, picks, strict=True)],
+        strips=[struggles.make_strip(pool, score, rows, detections, thumbnails, painter) for score, rows in found],
+        classes=struggles.make_class_rows(pool, run, painter.colors),
+        map=None
+        if projection is None or embeddings is None
+        else space.make_map(pool, embeddings, projection, shown, labelled_rows, picks, sample, thumbnails, run),
+        timelines=timeline.make_timelines(pool, pool.scores[score], picks) if score else [],
+        timeline_score=score,
+        histograms=histograms,
+        distributions=distributions.make_distributions(pool.metadata, picks, folders),
+        duplicates=("", []) if copies is None else _show_duplicates(painter, copies, groups, thumbnails),
+        changes=changes.compare(run["previous_round"], run, [pick.file_name for pick in selected])
+        if run.get("previous_round")
+        else None,
         failures=_group_failures(pool.failures),
         tables=_make_tables(run),
     )
 
 
 def _make_card(
-    pool: Pool, pick: Selected, row: int, previews: Mapping[int, bytes], detections: Mapping[str, Detections]
+    painter: pictures.Painter,
+    pick: Selected,
+    row: int,
+    previews: Mapping[int, bytes],
+    detections: Mapping[str, Detections],
 ) -> Card:
+    pool = painter.pool
     facts: dict[str, Any] = {"value": pick.value, **pick.factors, "boxes": int(pool.num_boxes[row])}
     if pick.score is not None:
         facts["score"] = pick.score
     if pick.nearest is not None:
         facts["nearest"] = pick.nearest
     facts |= {name: value for name, value in metadata.list_values(pool.metadata, row).items() if name not in facts}
-    picture = pictures.make_picture(pool, row, previews[row], detections.get(pick.file_name))
+    deciding = pick.boxes[0] if pick.boxes else None
+    picture = painter.make_picture(row, previews[row], detections.get(pick.file_name), deciding)
     return Card(pick.rank, picture, pick.reason, facts)
 
 
-def _find_struggles(pool: Pool) -> list[tuple[scores.Score | None, list[int]]]:
-    """Rows of the images with the highest values, by score; and, with None for the score, of images without boxes."""
-    struggles: list[tuple[scores.Score | None, list[int]]] = []
-    for score in scores.TABLE.values():
-        if score.title is not None:
-            values = pool.scores[score.name]
-            order = np.argsort(-values, kind="stable")[:_MAX_STRIP_IMAGES]
-            struggles.append((score, [int(row) for row in order if values[row] > 0]))
-    empty = np.flatnonzero(pool.num_boxes == 0)
-    sample = empty[:: max(1, -(-len(empty) // _MAX_EMPTY_IMAGES))]
-    struggles.append((None, [int(row) for row in sample]))
-    return [(score, rows) for score, rows in struggles if rows]
-
-
-def _make_strip(
-    pool: Pool,
-    score: scores.Score | None,
-    rows: list[int],
-    detections: Mapping[str, Detections],
-    thumbnails: Mapping[int, bytes],
-) -> Strip:
-    names = [pool.file_names[row] for row in rows]
-    images = [
-        pictures.make_picture(pool, row, thumbnails[row], detections.get(name))
-        for row, name in zip(rows, names, strict=True)
-    ]
-    if score is None:
-        count = int((pool.num_boxes == 0).sum())
-        note = f"{count:,} of {len(pool.file_names):,} images; {len(rows)} of them are shown, evenly spaced."
-        return Strip("Nothing detected", note, list(zip(images, names, strict=True)))
-    values = pool.scores[score.name]
-    captions = [f"{values[row]:.3g} · {name}" for row, name in zip(rows, names, strict=True)]
-    note = f"The images with the highest scores. This score favours {score.favours}."
-    return Strip(f"{score.title} ({score.name})", note, list(zip(images, captions, strict=True)))
-
-
-def _summarize(run: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    counts, selection = run["counts"], run["selection"]
-    usable, labelled = counts["usable"], counts["labelled"]
-    tiles: list[tuple[str, Any, str]] = [
-        ("picks", counts["selected"], f"of {usable:,} usable images, of which {labelled:,} are labelled")
-    ]
-    if counts["failed"]:
-        tiles.append(("unusable", counts["failed"], f"of {counts['images']:,} images; the reasons are below"))
-    if "covering_radius" in selection:
-        random = f"{selection['covering_radius_random']:.3f} for as many random picks (mean of 20 draws)"
-        tiles.append(("covering radius", selection["covering_radius"], random))
-        pairs = f"pairs of picks less than {selection['near_duplicates_within']} apart"
-        tiles.append(("near-duplicates", selection["near_duplicate_pairs"], pairs))
-    if "expected_boxes" in selection:
-        boxes = f"expected, from the confidences of {selection['boxes']:,} boxes"
-        tiles.append(("boxes to label", round(selection["expected_boxes"]), boxes))
-        share = selection["without_boxes"]
-        pool_share = f"of picks (pool: {_format_percentage(share['pool'])})"
-        tiles.append(("without detections", _format_percentage(share["picks"]), pool_share))
-    if selection["expected_cost"]:
-        tiles.append(("expected cost", selection["expected_cost"], "by CORAL_COST_PER_IMAGE and CORAL_COST_PER_BOX"))
-    return tiles
-
-
-def _format_percentage(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def _make_class_rows(pool: Pool, run: Mapping[str, Any]) -> list[ClassRow]:
-    if not pool.has_detections:
-        return []
-    classes, total = run["selection"]["classes"], run["selection"]["boxes"]
-    names, counts = pool.provenance.class_names, pool.class_counts
-    return [
-        ClassRow(
-            name=names[index],
-            boxes=int(counts[index]),
-            share_picked=classes[names[index]]["picks"] / max(1, total),
-            mean_score=float(pool.class_scores[index] / counts[index]),
-            mean_entropy=float(pool.class_entropies[index] / counts[index]),
-            low_confidence=float(pool.class_low_confidence[index] / counts[index]),
-        )
-        for index in np.argsort(-counts, kind="stable").tolist()
-        if counts[index] > 0
-    ]
-
-
-def _choose_for_map(total: int, labelled: list[int], picks: list[int]) -> dict[int, str]:
-    """Chooses the images to show on the map: all picks, labelled images, and a sample of the others.
-
-    Returns:
-        Row to kind, sorted.
-    """
-    special = {**dict.fromkeys(labelled[:_MAX_MAP_POINTS], "labelled"), **dict.fromkeys(picks, "pick")}
-    free = max(0, _MAX_MAP_POINTS - len(special))
-    sample = range(0, total, max(1, -(-total // max(1, free)))) if free else ()
-    return {row: special.get(row, "pool") for row in sorted({*special, *sample})}
-
-
-def _make_map(pool: Pool, projection: Projection, shown: Mapping[int, str], thumbnails: Mapping[int, bytes]) -> Map:
-    return Map(
-        points=projection.points[list(shown)],
-        kinds=list(shown.values()),
-        file_names=[pool.file_names[row] for row in shown],
-        thumbnails=[pictures.make_hover(thumbnails[row]) for row in shown],
-        explained=projection.explained,
-        total=len(projection.points),
-    )
-
-
-def _make_histogram(name: str, values: npt.NDArray[np.float64], picks: list[int]) -> Histogram:
-    edges = np.linspace(0, max(1.0, float(values.max(initial=0))), _BINS + 1)
-    shares = []
-    for group in (values, values[picks]):
-        counts, _ = np.histogram(group, edges)
-        shares.append((counts / max(1, len(group))).round(6).tolist())
-    return Histogram(name, edges.round(6).tolist(), *shares)
+def _choose_groups(embeddings: "Embeddings", found: duplicates.Duplicates) -> list[tuple[int, int]]:
+    """Chooses large groups of near-duplicates that differ from each other: the first row and the size of each."""
+    largest = dict(found.groups[:_MAX_COMPARED_GROUPS])
+    rows, sizes = np.array(list(largest), np.int64), np.array(list(largest.values()), np.float64)
+    chosen = set(struggles.choose_among(rows, sizes, embeddings, _MAX_DUPLICATE_GROUPS))
+    return [(row, size) for row, size in largest.items() if row in chosen]
 
 
 def _show_duplicates(
-    pool: Pool, found: duplicates.Duplicates, thumbnails: Mapping[int, bytes]
+    painter: pictures.Painter,
+    found: duplicates.Duplicates,
+    groups: Sequence[tuple[int, int]],
+    thumbnails: Mapping[int, bytes],
 ) -> tuple[str, list[tuple[Picture, int]]]:
-    total = len(pool.file_names)
+    """A sentence about near-duplicates, and pictures of the groups."""
+    total = len(painter.pool.file_names)
     sample = "" if found.examined == total else f" (evenly spaced, of {total:,})"
     note = (
         f"{found.with_duplicate:,} of {found.examined:,} images{sample} are within {duplicates.MAX_DISTANCE} "
         "of another image."
     )
-    groups = found.groups[:_MAX_DUPLICATE_GROUPS]
-    return note, [(pictures.make_picture(pool, row, thumbnails[row], None), count) for row, count in groups]
+    note += " Large groups that differ from each other:" if groups else ""
+    return note, [(painter.make_picture(row, thumbnails[row], None), size) for row, size in groups]
 
 
 def _group_failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:

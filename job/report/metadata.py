@@ -12,7 +12,7 @@ from job.names import quantify, shorten_text
 from job.report.content import Distribution
 
 MAX_COLUMNS = 8
-_MAX_VALUES = 12  # of a column that is shown value by value
+MAX_VALUES = 12  # of a column that is shown value by value
 _NUM_BINS = 8
 
 
@@ -37,38 +37,66 @@ def make_distributions(columns: Mapping[str, pa.Array], picks: Sequence[int]) ->
         columns: (n,) values of the pool in each column.
         picks: Rows of the picks.
     """
-    made = (_make(shorten_text(name), column, picks) for name, column in columns.items())
+    rows = pa.array(picks, pa.int64())
+    made = (make_distribution(shorten_text(name), column, column.take(rows)) for name, column in columns.items())
     return [distribution for distribution in made if distribution is not None][:MAX_COLUMNS]
 
 
-def _make(name: str, column: pa.Array, picks: Sequence[int]) -> Distribution | None:
-    is_known = np.asarray(column.is_valid())
-    encoded = column.drop_null().dictionary_encode()
-    values: list[Any] = encoded.dictionary.to_pylist()
-    group = np.full(len(column), len(values))  # the last group is that of unknown values
-    group[is_known] = np.asarray(encoded.indices)
-    if len(values) > _MAX_VALUES and column.type in (pa.int64(), pa.float64()):
-        labels, group = _cut(column, is_known)
-    elif len(values) > max(_MAX_VALUES, is_known.sum() // 2):
+def make_distribution(name: str, column: pa.Array, picked: pa.Array) -> Distribution | None:
+    """Counts values of images and of the picks among them; None if most images have a text of their own.
+
+    Args:
+        name: Name of the column.
+        column: (n,) values of the pool, or of a sample of it.
+        picked: (m,) values of the picks.
+    """
+    grouped = group(pa.concat_arrays([column, picked]), len(column))
+    if grouped is None:
         return None
-    else:
-        labels, group = _order(values, group)
-    pool = np.bincount(group, minlength=len(labels))
-    picked = np.bincount(group[list(picks)], minlength=len(labels))
+    labels, groups = grouped
+    pool = np.bincount(groups[: len(column)], minlength=len(labels))
+    picks = np.bincount(groups[len(column) :], minlength=len(labels))
     rows = [
-        (label, count / max(1, len(column)), of_picks / max(1, len(picks)), count, of_picks)
-        for label, count, of_picks in zip(labels, pool.tolist(), picked.tolist(), strict=True)
-        if count
+        (label, count / max(1, len(column)), of_picks / max(1, len(picked)), count, of_picks)
+        for label, count, of_picks in zip(labels, pool.tolist(), picks.tolist(), strict=True)
+        if count or of_picks
     ]
     return Distribution(name, rows)
 
 
-def _order(values: list[Any], group: npt.NDArray[np.int64]) -> tuple[list[str], npt.NDArray[np.int64]]:
+def group(column: pa.Array, num_counted: int | None = None) -> tuple[list[str], npt.NDArray[np.int64]] | None:
+    """Groups images by a column.
+
+    Columns of numbers with many different values are cut into intervals of equal width.
+
+    Args:
+        column: (n,) values.
+        num_counted: Number of first values by whose frequency the groups are ordered; all by default.
+
+    Returns:
+        The names of the groups, the last of which is that of unknown values; and (n,) numbers of groups. None if the
+        column is text and most images have a value of their own, such as a time.
+    """
+    is_known = np.asarray(column.is_valid())
+    encoded = column.drop_null().dictionary_encode()
+    values: list[Any] = encoded.dictionary.to_pylist()
+    groups = np.full(len(column), len(values))  # the last group is that of unknown values
+    groups[is_known] = np.asarray(encoded.indices)
+    if len(values) > MAX_VALUES and column.type in (pa.int64(), pa.float64()):
+        return _cut(column, is_known)
+    if len(values) > max(MAX_VALUES, is_known.sum() // 2):
+        return None
+    return _order(values, groups, num_counted)
+
+
+def _order(
+    values: list[Any], group: npt.NDArray[np.int64], num_counted: int | None
+) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The most frequent values first, or numbers and booleans by value; the rest as one, and unknown ones last."""
-    counts = np.bincount(group, minlength=len(values) + 1)
+    counts = np.bincount(group[:num_counted], minlength=len(values) + 1)
     is_text = any(isinstance(value, str) for value in values)
     order = sorted(range(len(values)), key=lambda index: (-counts[index] if is_text else 0, values[index]))
-    shown = order[: _MAX_VALUES - 1] if len(order) > _MAX_VALUES else order
+    shown = order[: MAX_VALUES - 1] if len(order) > MAX_VALUES else order
     labels = [_to_text(values[index]) for index in shown]
     place = np.full(len(values) + 1, len(shown))
     place[shown] = np.arange(len(shown))

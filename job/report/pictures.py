@@ -4,6 +4,8 @@ import base64
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,14 +16,14 @@ from job.images import BGR
 from job.names import shorten
 from job.parts.pool import Detections, Pool
 from job.prefetch import prefetch
-from job.report.content import Picture
+from job.report.content import Box, Picture
 from job.storage import Source
 
 logger = logging.getLogger(__name__)
 
 _READERS = 8
 # With these, a hundred picks take some 4 MB, and three hundred picks not three times as much.
-_MAX_SIDE, _MIN_SIDE, _TOTAL_PIXELS = 512, 192, 100 * 512 * 384
+_MAX_SIDE, _MIN_SIDE, _TOTAL_PIXELS = 800, 192, 100 * 512 * 384
 _QUALITY = 72
 _HOVER_SIDE, _HOVER_QUALITY = 72, 60
 _MAX_FAILURES = 3
@@ -85,12 +87,34 @@ def to_data_url(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""
 
 
-def make_picture(pool: Pool, row: int, data: bytes, detections: Detections | None) -> Picture:
-    """Makes a picture from a JPEG file and the detections on the image."""
-    names = pool.provenance.class_names
-    boxes = []
-    if detections is not None:
-        columns = (detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist())
-        boxes = [(names[index], score, box) for index, score, box in zip(*columns, strict=True)]
-    width, height = (int(side) for side in pool.size[row])
-    return Picture(pool.file_names[row], to_data_url(data), width, height, boxes)
+@dataclass(frozen=True)
+class Painter:
+    """Makes pictures of images of the pool.
+
+    Attributes:
+        pool: The images.
+        colors: Number of each class's colour, by its name.
+    """
+
+    pool: Pool
+    colors: Mapping[str, int]
+
+    def make_picture(
+        self, row: int, data: bytes, detections: Detections | None, deciding: Mapping[str, Any] | None = None
+    ) -> Picture:
+        """Makes a picture from a JPEG file and the detections on the image.
+
+        Args:
+            row: Row of the image.
+            data: JPEG file; empty for no picture.
+            detections: The boxes; None if they are not shown.
+            deciding: Class and box that contribute most to the image's score; None if none does.
+        """
+        names, boxes = self.pool.provenance.class_names, []
+        if detections is not None:
+            columns = (detections.classes.tolist(), detections.scores.tolist(), detections.boxes.tolist())
+            for index, score, sides in zip(*columns, strict=True):
+                is_deciding = deciding is not None and (names[index], sides) == (deciding["class"], deciding["box"])
+                boxes.append(Box(names[index], score, sides, self.colors[names[index]], is_deciding))
+        width, height = (int(side) for side in self.pool.size[row])
+        return Picture(self.pool.file_names[row], to_data_url(data), width, height, boxes)

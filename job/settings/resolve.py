@@ -159,12 +159,20 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"CORAL_LABELLED and CORAL_OUTPUT are both {settings.output!r}, where the picks of this run replace the "
             "labelled ones: set CORAL_OUTPUT to a new folder."
         )
-    for name, uri in (("CORAL_LABELLED", settings.labelled), ("CORAL_INPUT", settings.input)):
+    lists = {"CORAL_LABELLED": settings.labelled, "CORAL_INPUT": settings.input, "CORAL_REJECTED": settings.rejected}
+    for name, uri in lists.items():
         if uri and _is_replaced(uri, settings.output):
             yield (
                 f"{name}={uri!r} is in CORAL_OUTPUT, where the picks of this run replace it: copy it to another place, "
                 "or set CORAL_OUTPUT to a new folder."
             )
+    if settings.rejected and _same(settings.rejected, settings.output):
+        yield (
+            f"CORAL_REJECTED and CORAL_OUTPUT are both {settings.output!r}, so that all picks would be rejected: set "
+            "CORAL_REJECTED to a list of the rejected ones."
+        )
+    if settings.rejected and settings.lightly_select == "platform":
+        yield ("CORAL_REJECTED works with the job's own selection only: remove it, or set CORAL_LIGHTLY_SELECT=local.")
     yield from _selection_contradictions(settings)
     yield from _lightly_contradictions(settings)
 

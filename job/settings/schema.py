@@ -474,6 +474,17 @@ class Settings:
         shown_default="none",
         common=True,
     )
+    rejected: str | None = knob(
+        "CORAL_REJECTED",
+        None,
+        "Picks of an earlier run that nobody wants labelled, in the forms of CORAL_LABELLED. The next best images "
+        "replace them, the other picks stay, and images that look like rejected ones are avoided.",
+        uri,
+        group=_SELECT,
+        metavar="URI",
+        shown_default="none",
+        step="select",
+    )
     metadata: str | None = knob(
         "CORAL_METADATA",
         None,

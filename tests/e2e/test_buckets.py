@@ -108,7 +108,8 @@ def test_in_a_bucket_as_on_a_disk(bucket: Bucket, pool: dict[str, Any], local: d
         keys = bucket.keys(out)
         assert len([key for key in keys if key.startswith("parts/part-")]) == 4
         assert len([key for key in keys if key.startswith(".lightly/predictions/")]) == 15 + 2
-        by_digest = ("parts/part-", "parts/done-", "parts/detector-", ".lightly/", "exports/")
+        assert len([key for key in keys if key.startswith("rounds/")]) == 1
+        by_digest = ("parts/part-", "parts/done-", "parts/detector-", ".lightly/", "exports/", "rounds/")
         assert {key for key in keys if not key.startswith(by_digest)} == {
             *FILES, "run.json", "status.json", "report.html", "_SUCCESS", "parts/listing-0-of-1.parquet",
             "parts/precision.json", "predictions/coco.json", ".coralpick/files.json",

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ FILES = {
     "embeddings.parquet",
     "failures.jsonl",
 }
-FOLDERS = {"parts", ".coralpick", "exports", "predictions"}
+FOLDERS = {"parts", ".coralpick", "exports", "predictions", "rounds"}
 RESULTS = FILES | FOLDERS | {"run.json", "status.json", "report.html", "_SUCCESS"}
 
 
@@ -279,6 +280,26 @@ def test_labelled_images_are_kept_away_from(done: dict[str, Any], job: Job, tmp_
     assert lines[0]["nearest"] in first[:2] and "nearest labelled image" in lines[0]["reason"]
     # Greedy: with its first two picks labelled, it goes on as before.
     assert [line["file_name"] for line in lines][:3] == first[2:]
+
+
+def test_rejected_picks_are_replaced_by_the_next_best(done: dict[str, Any], tmp_path: Path) -> None:
+    first = names.parse((done["output"] / "selected.txt").read_text())
+    (tmp_path / "rejected.txt").write_text(names.dump([first[1], first[3]]))
+    output = tmp_path / "out"
+    shutil.copytree(done["output"], output)
+    content = json.loads((output / "run.json").read_text())
+    content["settings"]["CORAL_OUTPUT"] = str(output)
+    (output / "run.json").write_text(json.dumps(content))
+    command = [sys.executable, "-m", "scripts.reselect", str(output), str(tmp_path / "rejected.txt")]
+    ended = subprocess.run(command, cwd=fetch.FRAMES.parents[2], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in (output / "selected.jsonl").read_text().splitlines()]
+    replaced = [line["file_name"] for line in lines]
+    # The picks that were kept stay, in their order, and two others come after them.
+    assert replaced[:3] == [first[0], first[2], first[4]] and len(replaced) == 5
+    assert not {first[1], first[3]} & set(replaced) and [line["rank"] for line in lines] == [1, 2, 3, 4, 5]
+    counts = json.loads((output / "run.json").read_text())["counts"]
+    assert (counts["rejected"], counts["selected"]) == (2, 5)
 
 
 @pytest.mark.parametrize("strategy", ["coreset", "active_learning", "random"])

@@ -22,6 +22,7 @@ CHANGED = (
     r"selected\.jsonl",
     r"selected\.csv",
     r"selected\.txt",
+    r"rounds/",
     r"report\.html",
     r"exports/coco\.json",
     r"exports/voc/",
@@ -76,11 +77,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def copy_output(finished: Path, output: Path, key: str) -> dict[str, bytes]:
-    """Copies an output, or only its detections if the file would not be written again; returns what is there."""
+    """Copies an output, or its detections and rounds if the file would not be written again; returns what is there."""
     shutil.copytree(finished, output)
     if key in UNCHANGED:
         for path in tree(output):
-            if not path.startswith(("parts/part-", "parts/listing-", "parts/precision")):
+            if not path.startswith(("parts/part-", "parts/listing-", "parts/precision", "rounds/")):
                 (output / path).unlink()
     return content(output)
 
@@ -121,7 +122,7 @@ def test_killed_while_it_detects(
     assert found == expected
 
 
-@pytest.mark.parametrize("key", [CHANGED[1], CHANGED[5], CHANGED[9], CHANGED[13], UNCHANGED[3], UNCHANGED[6]])
+@pytest.mark.parametrize("key", [CHANGED[1], CHANGED[5], CHANGED[10], CHANGED[14], UNCHANGED[3], UNCHANGED[6]])
 def test_killed_while_it_writes_results_to_a_bucket(
     warm: WarmJob, source: Path, seaweedfs: S3, finished: dict[str, Path], key: str, tmp_path: Path
 ) -> None:

@@ -129,7 +129,7 @@ def test_the_report_shows_the_same_map(tmp_path: Path) -> None:
         "selection": {"classes": {name: {"picks": 0} for name in MADE_WITH.class_names}, "boxes": 0,
                       "expected_cost": 0.0},
     }  # fmt: skip
-    content = gather(output, pool, embeddings, projection, [], [], run, None)
+    content = gather(output, pool, embeddings, projection, [], [], run, None, [])
     assert content.map is not None and content.map.file_names == pool.file_names
     np.testing.assert_array_equal(content.map.points, projection.points)
 

@@ -176,6 +176,9 @@ def test_contradictions() -> None:
         in problems(CORAL_STRATEGY="coreset", CORAL_SCORE_STRENGTH="2")[0]
     )
     assert "the picks of this run replace" in problems(CORAL_LABELLED="/out/", CORAL_OUTPUT="/out")[0]
+    assert "all picks would be rejected" in problems(CORAL_REJECTED="/out/", CORAL_OUTPUT="/out")[0]
+    platform = problems(CORAL_REJECTED="/no.txt", CORAL_LIGHTLY_SELECT="platform")
+    assert any("CORAL_REJECTED works with the job's own selection only" in problem for problem in platform)
     both = problems(CORAL_PREVIOUS="/last", CORAL_PREDICTIONS="/a.json", CORAL_EMBEDDING="/a.csv")
     assert "both provide detections" in both[0]
     (weights,) = problems(CORAL_EMBEDDING_WEIGHTS="/a.pth", CORAL_EMBEDDING="simclr")
