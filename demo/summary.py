@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from job.names import quantify
+from job.report.headline import describe_coverage
 
 
 def describe(output: Path) -> str:
@@ -26,20 +26,12 @@ def describe(output: Path) -> str:
     )
     sentences = [
         f"{quantify(counts['selected'], 'pick', 'picks')} of {counts['images']:,} images.",
-        _describe_coverage(selection, counts["selected"]),
+        describe_coverage(selection, counts["selected"]),
         f"{quantify(avoided, 'near-duplicate', 'near-duplicates')} of the picks avoided.",
         f"{quantify(round(selection['expected_boxes']), 'box', 'boxes')} to label.",
         f"{sum(run['seconds'].values()):.0f} s.",
     ]
     return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _describe_coverage(selection: Mapping[str, Any], picks: int) -> str:
-    radius, of_random = selection["covering_radius"], selection["covering_radius_random"]
-    if radius >= of_random:
-        return ""
-    share = 100 * (1 - radius / of_random)
-    return f"The image that is farthest from all picks is {share:.0f} % nearer than with {picks:,} random picks."
 
 
 def render_next_round(variables: Mapping[str, str], python: str) -> str:

@@ -125,6 +125,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         source = _open_input(run)
         sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
         shown = content | {"previous_round": rounds.write(output, content, selected)}
+        shown |= {"rejected_names": sorted(inputs.rejected, key=str.encode)}
         lines = tables.format_picks(selected)
         report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, shown, source, lines)
         output.write(REPORT, report.render(report_content))

@@ -272,6 +272,7 @@ class Content:
         title: URI of the results.
         run_id: Name of the selection.
         lines: Header and picks as they are in the lists that the page offers.
+        rejected: Lines of the images that were rejected before, with which the page's list of rejected picks begins.
         lead: The first screen.
         cards: Picks, best first.
         strips: Images on which the detector struggles.
@@ -290,6 +291,7 @@ class Content:
     title: str
     run_id: str
     lines: list[PickLines]
+    rejected: list[str]
     lead: Lead
     cards: list[Card]
     strips: list[Strip]

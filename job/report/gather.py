@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from job import names
 from job.context import Selected
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
@@ -54,15 +55,16 @@ def gather(
         projection: The map of the embeddings; None without any.
         labelled: File names of the images that have labels.
         selected: The picks.
-        run: Content of run.json, and the last round as ``previous_round`` if there was one.
+        run: Content of run.json, the last round as ``previous_round`` if there was one, and the file names of rejected
+            images as ``rejected_names`` if there are any.
         source: Where the images are; None if they cannot be read.
         lines: The lines of the result files, of their header and of each pick.
     """
     picks: list[int] = pool.file_names.find([pick.file_name for pick in selected]).tolist()
     found = struggles.find(pool, embeddings) if pool.has_detections else []
     detections = pools.detections(output, pool, sorted({*picks, *(number for _, rows in found for number in rows)}))
-    names = pool.provenance.class_names
-    painter = pictures.Painter(pool, colors.assign([names[index] for index in struggles.order_classes(pool)]))
+    class_names = pool.provenance.class_names
+    painter = pictures.Painter(pool, colors.assign([class_names[index] for index in struggles.order_classes(pool)]))
     known = pool.file_names.find(labelled)
     labelled_rows: list[int] = known[known >= 0].tolist()
     shown = space.choose_rows(len(pool.file_names), labelled_rows, picks)
@@ -85,6 +87,7 @@ def gather(
         title=output.uri,
         run_id=run.get("run_id", ""),
         lines=list(lines),
+        rejected=[names.dump([name]) for name in run.get("rejected_names", ())],
         lead=headline.make_lead(run, copies),
         cards=[_make_card(painter, pick, row, previews, detections) for pick, row in zip(selected, picks, strict=True)],
         strips=[struggles.make_strip(pool, score, rows, detections, thumbnails, painter) for score, rows in found],
@@ -151,11 +154,11 @@ def _show_duplicates(
 
 def _group_failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:
     """Groups failures by their reason without its numbers, the most frequent first."""
-    names: dict[str, list[str]] = defaultdict(list)
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in failures:
-        names[re.sub(r"\d[\d,.]*", "#", reason)].append(name)
-    order = sorted(names, key=lambda reason: (-len(names[reason]), reason))
-    return [(reason, len(names[reason]), names[reason][:_MAX_EXAMPLES]) for reason in order]
+        by_reason[re.sub(r"\d[\d,.]*", "#", reason)].append(name)
+    order = sorted(by_reason, key=lambda reason: (-len(by_reason[reason]), reason))
+    return [(reason, len(by_reason[reason]), by_reason[reason][:_MAX_EXAMPLES]) for reason in order]
 
 
 def _make_tables(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:

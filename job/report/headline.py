@@ -23,7 +23,7 @@ def make_lead(run: Mapping[str, Any], found: Duplicates | None) -> Lead:
     return Lead(
         heading=f"Label {'this image' if picks == 1 else f'these {picks:,} images'} next",
         about=_describe_run(run),
-        headline=_describe_coverage(selection, picks),
+        headline=describe_coverage(selection, picks),
         last_step=_describe_last(curve),
         tiles=_make_tiles(counts, selection, found, usable),
         curve=curve,
@@ -56,8 +56,13 @@ def _describe_run(run: Mapping[str, Any]) -> list[str]:
     return about
 
 
-def _describe_coverage(selection: Mapping[str, Any], picks: int) -> str:
-    """How well the picks cover the pool, compared with random images."""
+def describe_coverage(selection: Mapping[str, Any], picks: int) -> str:
+    """Says how well the picks cover the pool, compared with random images; empty if that is not known.
+
+    Args:
+        selection: Statistics of the picks, as in run.json.
+        picks: Number of picks.
+    """
     images = f"{picks:,} {'pick covers' if picks == 1 else 'picks cover'}"
     if redundancy := selection.get("redundancy"):
         if redundancy["random_images"] > picks:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -300,6 +301,9 @@ def test_rejected_picks_are_replaced_by_the_next_best(done: dict[str, Any], tmp_
     assert not {first[1], first[3]} & set(replaced) and [line["rank"] for line in lines] == [1, 2, 3, 4, 5]
     counts = json.loads((output / "run.json").read_text())["counts"]
     assert (counts["rejected"], counts["selected"]) == (2, 5)
+    # The list that the next report saves begins with these two, so that they do not come back.
+    (lists,) = re.findall(r'id="lines">(.*?)</script>', (output / "report.html").read_text())
+    assert names.parse("".join(json.loads(lists)["rejected"])) == sorted([first[1], first[3]])
 
 
 @pytest.mark.parametrize("strategy", ["coreset", "active_learning", "random"])

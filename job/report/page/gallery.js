@@ -81,7 +81,9 @@ const gallery = (() => {
     showRejected();
   };
   const save = (name, type, isKept) => {
-    const text = lines[type].filter((_, rank) => (rank === 0 ? name !== "rejected.txt" : isKept(rank))).join("");
+    const isRejected = name === "rejected.txt";
+    const kept = lines[type].filter((_, rank) => (rank === 0 ? !isRejected : isKept(rank)));
+    const text = (isRejected ? lines.rejected : []).concat(kept).join("");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
     link.download = name;
