@@ -1,7 +1,7 @@
 # Start with `make demo`, which runs the whole job on real images, or `make test`. Each target installs what it needs.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
+.PHONY: help setup demo picture reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
@@ -147,6 +147,9 @@ format: $(VENV)/.dev ## Formats the code.
 
 lock: $(VENV)/.dev ## Writes the hashes of the pinned packages into requirements/.
 	@$(RUN) -m scripts.lock
+
+picture: $(VENV)/.dev ## Takes the picture of the demo's report for README.md, after make demo; needs Chromium.
+	@$(RUN) -m scripts.picture
 
 docs: $(VENV)/.runtime ## Writes the tables of settings, outputs, exports and scores into docs/.
 	@$(RUN) -m scripts.docs

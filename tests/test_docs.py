@@ -101,6 +101,12 @@ def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 12_000
 
 
+def test_the_readme_shows_the_report_in_a_small_picture() -> None:
+    picture = ROOT / "docs" / "report.webp"
+    assert f"](docs/{picture.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert picture.read_bytes()[8:12] == b"WEBP" and picture.stat().st_size < 200_000
+
+
 def test_the_contents_name_every_page() -> None:
     contents = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}

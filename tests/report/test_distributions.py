@@ -1,5 +1,6 @@
 """Distributions, strips and clusters of the report, against values that are worked out by hand or by a loop."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -7,10 +8,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from job import parts
+from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.report import colors, distributions, struggles, timeline
-from job.report.sample import measure_sizes, spread
+from job.report.sample import NO_BOXES, measure_sizes, read_boxes, spread
 from job.report.space import find_clusters
+from job.storage import Entry
+from job.storage.local import LocalFolder
+from tests.parts.test_part import MADE_WITH
+from tests.report.test_report import usable
 
 
 def encode(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -106,3 +113,24 @@ def test_black_text_can_be_read_on_every_color() -> None:
         linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
         assert (np.dot(linear, [0.2126, 0.7152, 0.0722]) + 0.05) / (0.0056 + 0.05) >= 4.5
     assert len(set(colors.PALETTE)) == 24
+
+
+def test_boxes_of_a_sample_are_those_of_a_loop(tmp_path: Path) -> None:
+    output = LocalFolder(str(tmp_path))
+    rows = [usable(f"{number:02d}.jpg", number, boxes=number % 4) for number in range(20)]
+    for start in (0, 7, 14):
+        parts.write(output, rows[start : start + 7], MADE_WITH)
+    pool = pools.load(output, [Entry(row.file_name, row.etag, row.byte_size) for row in rows])
+    sample = np.array([1, 2, 4, 5, 11, 19])
+    found = read_boxes(output, pool, sample)
+    expected = np.zeros_like(found.sizes)
+    for place, number in enumerate(sample.tolist()):
+        row = rows[number]
+        assert row.boxes is not None and row.scores is not None and row.classes is not None
+        top = row.classes[row.scores.argmax()] if len(row.scores) else NO_BOXES
+        assert found.top_class[place] == top
+        width, height = pool.size[number]
+        for left, above, right, below in row.boxes.tolist():
+            relative = min(1, ((right - left) * (below - above) / float(width * height)) ** 0.5)
+            expected[min(len(expected) - 1, int(relative * len(expected)))] += 1
+    assert found.sizes.tolist() == expected.tolist() and expected.sum() == 10 and found.num_images == 6
