@@ -13,7 +13,8 @@ from job.report.content import Timeline
 from job.report.distributions import get_folder
 
 _MAX_TIMELINES = 8
-_MIN_IMAGES, _MAX_IMAGES = 24, 200_000  # the names of these are in memory
+_MIN_IMAGES, _MAX_IMAGES = 24, 100_000  # the names of these are in memory
+_MAX_DIGITS = 20
 _MAX_PLACES = 400  # of the line; each is the highest score of its images
 
 
@@ -42,7 +43,7 @@ def make_timelines(pool: Pool, values: npt.NDArray[np.float64], picks: Sequence[
 def list_rows(file_names: Sequence[str], folder: str) -> list[int]:
     """Lists the rows of the images of a folder or clip, with numbers in their names in numeric order.
 
-    A folder with more than 200,000 images, those of its own folders included, has none.
+    A folder with more than 100,000 images, those of its own folders included, has none.
 
     Args:
         file_names: (n,) names, sorted bytewise.
@@ -55,12 +56,12 @@ def list_rows(file_names: Sequence[str], folder: str) -> list[int]:
     if sum(map(len, ranges)) > _MAX_IMAGES:
         return []
     names = {row: name for rows in ranges for row in rows if get_folder(name := file_names[row]) == folder}
-    return sorted(names, key=lambda row: (_split_numbers(names[row]), row))
+    return sorted(names, key=lambda row: (_pad_numbers(names[row]), row))
 
 
-def _split_numbers(name: str) -> list[tuple[int, str]]:
+def _pad_numbers(name: str) -> str:
     """A key by which ``frame-9`` comes before ``frame-10``."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return re.sub(r"\d+", lambda found: found[0].zfill(_MAX_DIGITS), name)
 
 
 def _make(folder: str, values: npt.NDArray[np.float64], ranks: dict[int, int]) -> Timeline:

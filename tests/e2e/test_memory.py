@@ -30,10 +30,10 @@ import json, sys
 from pathlib import Path
 sys.argv = ["entrypoint.py", "select"]
 from job import cli
-from job.report import duplicates, gather, projection
+from job.report import duplicates, projection, space
 from job.select import evidence
 evidence._MAX_COVERED_IMAGES = projection._MAX_FITTED_POINTS = duplicates._MAX_IMAGES = 500
-gather._MAX_MAP_POINTS = 100
+space.MAX_IMAGES = space.MAX_THUMBNAILS = 100
 code = cli.main()
 peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 loaded = [name for name in ("torch", "detectron2", "lightly") if name in sys.modules]
