@@ -9,13 +9,15 @@ FROM ${BASE_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # An index of torch wheels for an older CUDA, such as https://download.pytorch.org/whl/cu126, for drivers before 580.
 ARG TORCH_INDEX_URL=
+# 0 leaves out PyAV, whose wheel contains libraries under the GPL. Then the job refuses videos.
+ARG VIDEO=1
 WORKDIR /build
-COPY requirements/runtime.txt requirements/torch.txt requirements/detectron2.txt requirements/timm.txt requirements/
+COPY requirements/runtime.txt requirements/torch.txt requirements/detectron2.txt requirements/timm.txt requirements/video.txt requirements/
 COPY scripts/install.sh scripts/
 # The build cache, not the image, keeps what pip downloads, so that the next build can reuse it.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv \
-    && TORCH_INDEX_URL="${TORCH_INDEX_URL}" scripts/install.sh /opt/venv/bin/python
+    && TORCH_INDEX_URL="${TORCH_INDEX_URL}" VIDEO="${VIDEO}" scripts/install.sh /opt/venv/bin/python
 COPY entrypoint.py /app/
 COPY job /app/job
 COPY scripts/__init__.py scripts/bake.py scripts/

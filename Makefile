@@ -21,7 +21,7 @@ $(VENV)/bin/python $(STUDIO)/bin/python:
 	@echo "Creating a virtual environment in $(@:/bin/python=) ..."
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
-RUNTIME_PINS := $(addprefix requirements/,runtime.txt torch.txt detectron2.txt timm.txt)
+RUNTIME_PINS := $(addprefix requirements/,runtime.txt torch.txt detectron2.txt timm.txt video.txt)
 $(VENV)/.runtime: $(RUNTIME_PINS) scripts/install.sh | $(VENV)/bin/python
 	@echo "Installing the packages of the job ..."
 	@scripts/install.sh $(RUN)
@@ -71,9 +71,9 @@ LABELS = --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg
 DOCKER ?= docker
 IMAGE ?= coralpick
 
-image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, BAKE_WEIGHTS, IMAGE, ATTEST=0).
+image: ## Builds the image (optional: BASE_IMAGE, TORCH_INDEX_URL, VIDEO=0, BAKE_WEIGHTS, IMAGE, ATTEST=0).
 	@DOCKER="$(DOCKER)" ATTEST="$(ATTEST)" scripts/build_image.sh --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
-		$(foreach name,BASE_IMAGE TORCH_INDEX_URL BAKE_WEIGHTS,$(if $($(name)),--build-arg $(name)=$($(name)))) .
+		$(foreach name,BASE_IMAGE TORCH_INDEX_URL VIDEO BAKE_WEIGHTS,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 	@echo "Next: docker run --gpus all -e CORAL_INPUT=... -e CORAL_OUTPUT=... $(IMAGE)"
 
 SBOM ?= coralpick.spdx.json

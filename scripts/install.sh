@@ -2,6 +2,7 @@
 # Installs the pinned packages of the job, each only if its file has the pinned hash: install.sh PYTHON
 # TORCH_INDEX_URL is an index for torch and torchvision alone, such as one of wheels for another CUDA. These wheels and
 # the CUDA packages that they require have no pinned hash: pip compares them only with what their index says.
+# VIDEO=0 leaves out the package that decodes videos.
 set -euo pipefail
 python=$1
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -55,3 +56,8 @@ rm -f "$site"/detectron2/_C.*.so
 
 echo "== timm (without its dependencies)"
 install "${hashed[@]}" --no-deps --requirement "$root/requirements/timm.txt"
+
+if [ "${VIDEO:-1}" != 0 ]; then
+    echo "== PyAV"
+    install "${hashed[@]}" --requirement "$root/requirements/video.txt"
+fi

@@ -53,7 +53,9 @@ def test_no_weights_or_none_that_exist(tmp_path: Path, capsys: pytest.CaptureFix
     assert "BAKE_WEIGHTS: CORAL_MODEL='fastest.yaml' is neither a file nor" in capsys.readouterr().err
 
 
-def run_install(folder: Path, installed: str, index: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def run_install(
+    folder: Path, installed: str, index: str, video: str = ""
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Runs scripts/install.sh with a stand-in for Python that installs nothing, and returns pip's command lines."""
     python, calls = folder / "python", folder / "calls"
     python.write_text(
@@ -66,7 +68,7 @@ def run_install(folder: Path, installed: str, index: str) -> tuple[subprocess.Co
         esac"""
     )
     python.chmod(0o755)
-    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX_URL": index}
+    environment = {"PATH": os.environ["PATH"], "TORCH_INDEX_URL": index, "VIDEO": video}
     command = [ROOT / "scripts" / "install.sh", python]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done, calls.read_text().splitlines()
@@ -75,9 +77,19 @@ def run_install(folder: Path, installed: str, index: str) -> tuple[subprocess.Co
 def test_every_package_needs_its_hash(tmp_path: Path) -> None:
     done, calls = run_install(tmp_path, "2.14.1", index="")
     assert done.returncode == 0, done.stderr
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert [call for call in calls if "--require-hashes" not in call or "--only-binary :all:" not in call] == []
     assert not [call for call in calls if "index-url" in call]
+
+
+def test_the_package_for_videos_can_be_left_out(tmp_path: Path) -> None:
+    """So that an image has nothing under the GPL besides what Debian brings."""
+    for value, count in (("0", 0), ("1", 1)):
+        (tmp_path / value).mkdir()
+        done, calls = run_install(tmp_path / value, "2.14.1", index="", video=value)
+        assert done.returncode == 0, done.stderr
+        assert sum("video.txt" in call for call in calls) == count
+    assert 'VIDEO="${VIDEO}" scripts/install.sh' in DOCKERFILE
 
 
 @pytest.mark.parametrize(("installed", "code"), [("2.14.1+cu126", 0), ("2.14.1", 1), ("", 1)])

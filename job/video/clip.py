@@ -1,0 +1,228 @@
+"""One video: the times of its frames, and their pixels."""
+
+import contextlib
+import io
+import itertools
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from job.errors import first_line
+from job.images import BGR, MAX_PIXELS, ImageError
+from job.video.index_only import IndexOnly, has_index
+from job.video.sampling import Sampling
+
+av.logging.set_level(av.logging.PANIC)  # what is damaged becomes the reason of a row
+logging.getLogger("libav").setLevel(logging.CRITICAL)
+
+_MAX_FRAMES = 10_000_000
+_WITHOUT_PARSER = {"fflags": "noparse+nofillin"}
+_WITHOUT_INDEX = ("mpeg", "mpegts")
+_USUAL_RATE = 25  # frames per second
+# Number of quarter turns counterclockwise that undo the rotation of the display matrix.
+_TURNS = {0: 0, 90: 1, 180: 2, -180: 2, -90: 3, 270: 3}
+
+
+class Clip:
+    """The first video stream of a file. It is read in order; a frame before the last one is found by its key frame.
+
+    Frames are numbered in the order of presentation, and found by their time stamps: numbers of a seek are not exact
+    where frames refer to later ones or the rate varies.
+
+    Attributes:
+        seconds: (n,) time of each frame since the first one, ascending.
+    """
+
+    def __init__(self, file: io.IOBase) -> None:
+        """Opens a video and reads its time stamps.
+
+        Args:
+            file: The file, with `read` and `seek`.
+
+        Raises:
+            ImageError: If it is no video, or has no frames.
+        """
+        self._file = file
+        self._container: Any = None
+        self._frames: Iterator[tuple[int, Any]] = iter(())
+        self._position: int | None = None  # time stamp of the frame that was decoded last
+        self._seeks_exactly: bool | None = None  # None until a seek has missed a frame
+        self._counts = False  # whether frames have their numbers as time stamps
+        self._time_base = 1.0
+        try:
+            self._stamps, self._keys = self._read_stamps()
+        except (av.FFmpegError, ValueError) as error:
+            raise ImageError(f"it is no video that can be read ({_describe(error)})") from None
+        finally:
+            self.close()
+        if not len(self._stamps):
+            raise ImageError("it has no frames")
+        self.seconds: npt.NDArray[np.float64] = (self._stamps - self._stamps[0]) * self._time_base
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._container:
+            self._container.close()
+        self._container = None
+
+    def read_until(self, number: int, wanted: frozenset[int] = frozenset()) -> dict[int, BGR]:
+        """Decodes on to a frame.
+
+        Args:
+            number: The frame.
+            wanted: Frames to return as well if they are decoded on the way.
+
+        Returns:
+            (height, width, 3) BGR pixels as they are to be seen, by number.
+
+        Raises:
+            ImageError: If the frame cannot be decoded.
+        """
+        if not 0 <= number < len(self._stamps):
+            raise ImageError(f"its video has {len(self._stamps):,} frames only")
+        if self._container is None:
+            self._open()
+        target = int(self._stamps[number])
+        has_sought = self._seek(target)
+        found = self._decode_until(number, wanted)
+        if number not in found and has_sought and self._seeks_exactly is not True:
+            # Some containers cannot be sought exactly. Whether this is one of them shows from the beginning.
+            self._open()
+            found |= self._decode_until(number, wanted)
+            self._seeks_exactly = number not in found
+        if number not in found:
+            raise ImageError(f"its video is damaged {self.seconds[number]:.1f} s after its beginning")
+        return found
+
+    def _decode_until(self, last: int, wanted: frozenset[int]) -> dict[int, BGR]:
+        found: dict[int, BGR] = {}
+        for stamp, frame in self._frames:
+            self._position = stamp
+            number = int(np.searchsorted(self._stamps, stamp))
+            is_known = number < len(self._stamps) and self._stamps[number] == stamp
+            if is_known and (number == last or number in wanted) and not frame.is_corrupt:
+                found[number] = _to_pixels(frame, self._stream.sample_aspect_ratio)
+            if number >= last:
+                break
+        return found
+
+    def _open(self, *, index_only: bool = False) -> None:
+        """Opens the file from its beginning.
+
+        Args:
+            index_only: Whether the pictures are not needed. Then no parser may look at them either: it would take
+                them for other frames than the index says.
+        """
+        self.close()
+        self._file.seek(0)
+        file, options = (IndexOnly(self._file), _WITHOUT_PARSER) if index_only else (self._file, {})
+        # Edit lists stay as they are: what they cut off is not shown.
+        self._container = av.open(file, metadata_errors="ignore", options=options)
+        if not self._container.streams.video:
+            raise ValueError("it has no pictures")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        if not self._counts:
+            self._time_base = float(self._stream.time_base)
+        if self._container.format.name in _WITHOUT_INDEX:
+            self._seeks_exactly = False
+        self._frames, self._position = self._decode(), None
+
+    def _read_stamps(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Returns the time stamps of all frames, and those of the key frames, ascending."""
+        self._open(index_only=has_index(self._file))
+        stamps, keys, complete = [], [], True
+        for packet in self._demux():
+            if packet.size and not packet.is_discard:
+                complete &= packet.pts is not None
+                stamps.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+            if len(stamps) > _MAX_FRAMES:
+                raise ValueError(f"it has more than {_MAX_FRAMES:,} frames")
+        if not complete:  # old containers leave time stamps to the decoder
+            self._open()
+            stamps = [stamp for stamp, _ in self._decode()]
+            if not stamps:  # a stream without a container has none at all
+                self._counts, self._seeks_exactly = True, False
+                self._time_base = 1 / float(self._stream.guessed_rate or _USUAL_RATE)
+                self._open()
+                stamps = [stamp for stamp, _ in self._decode()]
+            keys = []
+        return np.unique(np.array(stamps, np.int64)), np.unique(np.array(keys, np.int64))
+
+    def _seek(self, target: int) -> bool:
+        """Goes to the last key frame before a frame if that is nearer; returns whether it did."""
+        before = self._keys[self._keys <= target]
+        key = int(before[-1]) if len(before) else int(self._stamps[0])
+        if self._position is not None and key <= self._position < target:
+            return False
+        if self._position is None and key <= int(self._stamps[0]):
+            return False
+        if self._seeks_exactly is False:
+            if self._position is None or self._position >= target:
+                self._open()
+            return False
+        try:
+            self._container.seek(key, stream=self._stream, backward=True)
+            self._frames, self._position = self._decode(), None
+        except av.FFmpegError:  # a file that cannot be sought is read from its beginning
+            self._open()
+        return True
+
+    def _demux(self) -> Iterator[Any]:
+        """Yields packets up to the end, or to where the file is damaged."""
+        with contextlib.suppress(av.FFmpegError):
+            yield from self._container.demux(self._stream)
+
+    def _decode(self) -> Iterator[tuple[int, Any]]:
+        """Yields frames with their time stamps."""
+        packets = itertools.chain((packet for packet in self._demux() if packet.size), [None])
+        # The decoder still holds frames at the end, also where the file was cut.
+        frames = itertools.chain.from_iterable(map(self._decode_packet, packets))
+        if self._counts:
+            yield from enumerate(frames)
+        else:
+            yield from ((frame.pts, frame) for frame in frames if frame.pts is not None)
+
+    def _decode_packet(self, packet: Any) -> Iterator[Any]:
+        # The frames of a damaged packet are missing; later ones may be whole.
+        with contextlib.suppress(av.FFmpegError):
+            yield from self._stream.codec_context.decode(packet)
+
+
+def list_times(file: io.IOBase, sampling: Sampling) -> tuple[int, list[tuple[int, float]]]:
+    """Lists the chosen frames of a video.
+
+    Returns:
+        The number of the last frame, and number and time in seconds of each chosen frame.
+
+    Raises:
+        ImageError: If it is no video that can be read.
+    """
+    clip = Clip(file)
+    chosen = sampling.choose(clip.seconds)
+    return len(clip.seconds) - 1, [(int(number), float(clip.seconds[number])) for number in chosen]
+
+
+def _to_pixels(frame: Any, pixel_ratio: Fraction | None) -> BGR:
+    """Converts a frame as it is to be seen: its colours, its rotation, and the shape of its pixels."""
+    if frame.width * frame.height > MAX_PIXELS:
+        raise ImageError(f"its {frame.width}x{frame.height} pixels are more than the limit of {MAX_PIXELS:,}")
+    pixels: BGR = frame.to_ndarray(format="bgr24")
+    if pixel_ratio and 0.1 < pixel_ratio < 10 and pixel_ratio != 1:
+        width = max(1, round(frame.width * float(pixel_ratio)))
+        pixels = np.asarray(cv2.resize(pixels, (width, frame.height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    turns = _TURNS.get(round(frame.rotation / 90) * 90, 0)
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _describe(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or first_line(error)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,58 @@
+"""MP4 and QuickTime files without their pictures: the index alone says which frames there are, and when."""
+
+import io
+from collections.abc import Iterator
+
+from job.video.ranged import RangedFile
+
+_HEADER_BYTES, _LONG_HEADER_BYTES = 8, 16
+_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})
+_TO_THE_END, _LONG = 0, 1  # sizes that mean something else
+
+
+def has_index(file: io.IOBase) -> bool:
+    """Whether a file is MP4 or QuickTime, by its beginning."""
+    file.seek(0)
+    return file.read(_HEADER_BYTES)[4:] in _FIRST_BOXES
+
+
+class IndexOnly(RangedFile):
+    """A file whose pictures are zeros, which are not read.
+
+    Pictures are the content of the boxes `mdat` (ISO/IEC 14496-12, sections 4.2 and 8.1.1).
+
+    Args:
+        file: The file, with `read` and `seek`.
+    """
+
+    def __init__(self, file: io.IOBase) -> None:
+        super().__init__(file.seek(0, io.SEEK_END))
+        self._file = file
+        self._pictures = list(self._find_pictures())
+
+    def read_from(self, start: int, length: int) -> bytes:
+        """Returns bytes up to where pictures begin or end."""
+        first, last = next((pair for pair in self._pictures if start < pair[1]), (self._size, self._size))
+        if start >= first:
+            return bytes(min(length, last - start))
+        return self._read_at(start, min(length, first - start))
+
+    def _read_at(self, start: int, length: int) -> bytes:
+        self._file.seek(start)
+        data: bytes = self._file.read(length)
+        return data
+
+    def _find_pictures(self) -> Iterator[tuple[int, int]]:
+        """Yields where the pictures begin and end."""
+        start = 0
+        while start + _HEADER_BYTES <= self._size:
+            header = self._read_at(start, _LONG_HEADER_BYTES)
+            length, content = int.from_bytes(header[:4], "big"), start + _HEADER_BYTES
+            if length == _LONG:
+                length, content = int.from_bytes(header[8:], "big"), start + _LONG_HEADER_BYTES
+            end = self._size if length == _TO_THE_END else start + length
+            if end < content:  # no box; whatever follows is read as it is
+                return
+            if header[4:8] == b"mdat":
+                yield content, min(end, self._size)
+            start = end

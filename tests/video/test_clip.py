@@ -1,0 +1,215 @@
+"""Frames of videos, which are made here and say their own numbers."""
+
+import io
+import random
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from demo import fetch
+from job.images import ImageError
+from job.video.clip import Clip, list_times
+from job.video.sampling import Sampling
+from tests.video.clips import SIZE, draw, read_number, turn, write_video
+
+NUMBERS = range(60)
+PICTURES = [draw(number) for number in NUMBERS]
+# Their files are much larger than the index.
+NOISY = [np.random.default_rng(number).integers(0, 256, (*SIZE, 3), np.uint8) for number in NUMBERS]
+GOP = {"g": "12", "bf": "3"}
+
+
+def open_clip(path: Path) -> Clip:
+    return Clip(io.BytesIO(path.read_bytes()))
+
+
+def read(clip: Clip, number: int) -> Any:
+    return clip.read_until(number)[number]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "b-frames.mp4": {"options": GOP},
+    "one-key.mp4": {},
+    "open.mp4": {"codec": "libx265", "options": {"x265-params": "log-level=none:keyint=12:open-gop=1"}},
+    "matroska.mkv": {"options": GOP},
+    "old.avi": {"codec": "mpeg4", "options": {"g": "12"}},
+    "dvd.mpg": {"codec": "mpeg2video", "options": {"g": "12"}, "tick": Fraction(1, 25)},
+    "web.webm": {"codec": "libvpx-vp9"},
+    "phone.mov": {"options": GOP},
+    "ten-bits.mp4": {"pixels": "yuv420p10le", "options": GOP},
+    "4-2-2.mkv": {"codec": "ffv1", "pixels": "yuv422p"},
+    "stream.hevc": {"codec": "libx265", "options": {"x265-params": "log-level=none"}},
+    "two.mp4": {"second_stream": True, "options": GOP},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_in_any_order_are_those_that_were_written(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, PICTURES, **KINDS[name])
+    clip = open_clip(path)
+    assert np.allclose(clip.seconds - clip.seconds[0], np.array(NUMBERS) / 25, atol=0.002)
+    in_order = [read(clip, number) for number in NUMBERS]
+    assert [read_number(image) for image in in_order] == list(NUMBERS)
+    shuffled = random.Random(0).sample(NUMBERS, len(NUMBERS))
+    other = open_clip(path)
+    assert all(np.array_equal(read(other, number), in_order[number]) for number in shuffled)
+
+
+def test_frames_that_are_decoded_on_the_way_come_along(tmp_path: Path) -> None:
+    clip = open_clip(write_video(tmp_path / "clip.mp4", PICTURES, options=GOP))
+    found = clip.read_until(20, frozenset({3, 14, 17, 40}))
+    assert {number: read_number(image) for number, image in found.items()} == {14: 14, 17: 17, 20: 20}
+
+
+def test_times_are_those_of_a_variable_rate(tmp_path: Path) -> None:
+    stamps = [20 * number + number**2 for number in NUMBERS]
+    clip = open_clip(write_video(tmp_path / "clip.mp4", PICTURES, stamps=stamps, options=GOP))
+    assert np.allclose(clip.seconds, np.array(stamps) / 1000, atol=0.001)
+    assert read_number(read(clip, 41)) == 41
+
+
+def test_the_clip_of_the_demo_as_opencv_reads_it() -> None:
+    fetch.fetch()
+    clip, reader = open_clip(fetch.VIDEO), cv2.VideoCapture(str(fetch.VIDEO))
+    assert len(clip.seconds) == 250
+    for number in range(250):
+        done, expected = reader.read()
+        assert done and np.array_equal(read(clip, number), expected)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "turned"),
+    [(0, None), (90, cv2.ROTATE_90_CLOCKWISE), (180, cv2.ROTATE_180), (270, cv2.ROTATE_90_COUNTERCLOCKWISE)],
+)
+def test_a_display_matrix_turns_the_picture(degrees: int, turned: int | None, tmp_path: Path) -> None:
+    path = turn(write_video(tmp_path / "clip.mp4", PICTURES, options={"qp": "0"}), degrees)
+    expected = draw(13) if turned is None else cv2.rotate(draw(13), turned)
+    image = read(open_clip(path), 13)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).max() < 6
+
+
+def to_bgr(y: float, cb: float, cr: float, red: float, blue: float, full: bool) -> list[float]:
+    """Converts by the definitions of ITU-R BT.601 and BT.709, from 8-bit values."""
+    if full:
+        y, cb, cr = y / 255, (cb - 128) / 255, (cr - 128) / 255
+    else:
+        y, cb, cr = (y - 16) / 219, (cb - 128) / 224, (cr - 128) / 224
+    r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    return [min(255.0, max(0.0, 255 * value)) for value in (b, g, r)]
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("space", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114)])
+@pytest.mark.parametrize("color", [(81, 90, 240), (145, 54, 34), (180, 120, 130)])
+def test_colours_follow_the_matrix_and_the_range(
+    color: tuple[int, int, int], space: int, red: float, blue: float, full: bool, tmp_path: Path
+) -> None:
+    """Space 1 is BT.709, space 6 BT.601, as in ISO/IEC 23091-2."""
+    path = tmp_path / "flat.mkv"
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = space, 2 if full else 1
+        frame: Any = av.VideoFrame(SIZE[1], SIZE[0], "yuv420p")
+        for plane, value in zip(frame.planes, color, strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        frame.colorspace, frame.color_range = space, 2 if full else 1
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    image = read(open_clip(path), 0)
+    assert np.abs(image[20, 20] - np.array(to_bgr(*color, red, blue, full))).max() <= 3
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "wide.mp4", PICTURES, sample_aspect_ratio=Fraction(4, 3), options={"qp": "0"})
+    image = read(open_clip(path), 13)
+    assert image.shape == (64, 128, 3)
+    expected = cv2.resize(draw(13), (128, 64), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(image.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_of_a_file_that_was_cut_what_is_there_is_read(tenth: int, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "cut.mp4", NOISY, options=GOP)
+    whole = open_clip(path)
+    data = path.read_bytes()
+    try:
+        clip = Clip(io.BytesIO(data[: len(data) * tenth // 10]))
+    except ImageError:
+        assert tenth == 0
+        return
+    found = 0
+    for number in range(len(clip.seconds)):
+        try:
+            image = read(clip, number)
+        except ImageError as error:
+            assert "damaged" in str(error)
+        else:
+            found += 1
+            assert np.array_equal(image, read(whole, number))
+    assert found >= 60 * (tenth - 2) / 10
+
+
+def test_a_stretch_that_is_damaged(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "damaged.mkv", NOISY, options=GOP)
+    whole, data = open_clip(path), bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    clip = Clip(io.BytesIO(bytes(data)))
+    same = 0
+    for number in range(len(clip.seconds)):
+        try:
+            same += np.array_equal(read(clip, number), read(whole, round(clip.seconds[number] * 25)))
+        except ImageError as error:
+            assert "s after its beginning" in str(error)
+    assert same >= 36  # of 60
+
+
+def make_audio(path: Path) -> Path:
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("aac", rate=44100)
+        frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.sample_rate, frame.pts = 44100, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def test_files_that_are_no_videos(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "clip.mov", PICTURES).read_bytes()
+    index, frames = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
+    files = {
+        "empty": b"",
+        "text": b"no video\n" * 100,
+        "no index": whole[:index] + whole[frames:],
+        "audio": make_audio(tmp_path / "audio.mp4").read_bytes(),
+    }
+    reasons = {}
+    for name, data in files.items():
+        try:
+            Clip(io.BytesIO(data))
+            reasons[name] = "none"
+        except ImageError as error:
+            reasons[name] = str(error)
+    unreadable = "it is no video that can be read (invalid data found when processing input)"
+    assert reasons == dict.fromkeys(files, unreadable) | {
+        "audio": "it is no video that can be read (it has no pictures)"
+    }
+
+
+def test_the_chosen_frames_and_the_number_of_the_last(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", PICTURES)
+    last, times = list_times(io.BytesIO(path.read_bytes()), Sampling.parse("fps:1"))
+    assert last == 59
+    assert [number for number, _ in times] == [0, 25, 50]
+    assert [seconds for _, seconds in times] == pytest.approx([0, 1, 2], abs=0.001)
