@@ -23,6 +23,11 @@ def explain_missing_package(error: BaseException) -> ServiceUnavailable | None:
             "The upload needs the package lightly, which is not installed: run `pip install 'coralpick[lightly]'`, or "
             "remove the token."
         )
+    if package == "av":
+        return ServiceUnavailable(
+            "CORAL_INPUT holds videos, which need the package av, which is not installed: run "
+            "`pip install 'coralpick[video]'`, or set CORAL_FRAMES=none to skip them."
+        )
     return ServiceUnavailable(
         f"The job needs the package {package}, which is not installed: run `pip install 'coralpick[job]'`."
     )

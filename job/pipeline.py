@@ -21,8 +21,8 @@ from job.embed import elsewhere
 from job.errors import DamagedFileError, SettingsError, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
 from job.external.take_in import find_embedded, import_for_images, import_predictions
+from job.inputs import frames, metadata, similar
 from job.inputs import labelled as labels
-from job.inputs import metadata, similar
 from job.inputs.metadata import Metadata
 from job.names import quantify, shorten
 from job.parts import listings, previous, sizes
@@ -223,8 +223,11 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
             with_features=settings.uses_features,
         )
         run.check_provenance(pool)
+    columns = frames.list_columns(listing, pool)
     if table is not None:
         pool = _add_metadata(settings, pool, table)
+    if columns:
+        pool = dataclasses.replace(pool, metadata=columns | dict(pool.metadata))
     if pool.has_detections:
         exports.check_classes(settings.export_classes, pool.provenance.class_names)
     now.failures = len(pool.failures)

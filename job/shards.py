@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from job.errors import SettingsError
 from job.names import shorten
+from job.video.names import parse_frame
 
+_FRAMES_PER_STRETCH = 256
 MAX_SHARDS = 10_000  # of an array of AWS Batch; each shard lists the whole input
 
 
@@ -31,7 +33,9 @@ class Shard:
     count: int = 1
 
     def owns(self, key: str) -> bool:
-        """Returns whether an image belongs to this shard."""
+        """Returns whether an image belongs to this shard. Neighbouring frames of a video stay together."""
+        if frame := parse_frame(key):
+            key = f"{frame.video}#{frame.number // _FRAMES_PER_STRETCH}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.count == self.index
 

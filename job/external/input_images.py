@@ -13,8 +13,9 @@ from job.inputs.headers import Size
 from job.inputs.match import compare, find_cause
 from job.names import is_text
 from job.settings import Settings
-from job.storage import Entry, Listing, Source, open_source
+from job.storage import Entry, Listing, open_source
 from job.storage.filelist import FileList
+from job.storage.frames import VideoSource
 
 
 class InputImages:
@@ -98,7 +99,7 @@ class InputImages:
 
     def read_sizes(self, file_names: Iterable[str]) -> tuple[dict[str, Size], list[str]]:
         """Reads the sizes of some images as `job.inputs.headers.read_sizes` does; of none if the input is a list."""
-        if isinstance(self._source, FileList):  # its files need not exist
+        if isinstance(self._source.files, FileList):  # its files need not exist
             return {}, []
         return headers.read_sizes(self._source, ((name, None) for name in file_names))
 
@@ -107,8 +108,8 @@ class InputImages:
         return "" if self._owns else str(size)
 
     @functools.cached_property
-    def _source(self) -> Source:
-        return open_source(self._settings.input, self._stop)
+    def _source(self) -> VideoSource:
+        return open_source(self._settings.input, self._stop, self._settings.frames)
 
     @functools.cached_property
     def _tables(self) -> list[dict[str, list[str]]]:

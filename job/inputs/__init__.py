@@ -14,7 +14,10 @@ from job.shards import Shard
 from job.storage import Listing, Source, open_source
 from job.storage.clutter import is_clutter
 from job.storage.filelist import FileList
+from job.storage.frames import VideoSource
 from job.uris import normalize, relativize
+from job.video import EXTENSIONS as VIDEOS
+from job.video import is_video
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ _MAX_PROBES = 3
 _MAX_KINDS_SHOWN = 8
 
 
-def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
+def list_images(settings: Settings, source: VideoSource, shard: Shard) -> Listing:
     """Lists the images of a shard, sorted bytewise by name. Skips results of the job in folders below the input.
 
     All files that a list names count as images. In a folder, the extension decides.
@@ -32,17 +35,17 @@ def list_images(settings: Settings, source: Source, shard: Shard) -> Listing:
     """
     folders = [relativize(source.uri, normalize(uri)) for uri in (settings.output, *settings.previous)]
     results = tuple(folder for folder in folders if folder)
-    if isinstance(source, FileList):
+    if isinstance(source.files, FileList):
         listing = Listing.from_entries(source.list(keep=shard.owns))
-        if source.is_empty:
+        if source.files.is_empty:
             raise SettingsError(f"CORAL_INPUT={source.uri!r} names no files. Write one path or URI per line.")
     else:
-        images_only = _Filter(results)
+        images_only = _Filter(results, with_videos=not settings.frames.skips_videos)
         listing = Listing.from_entries(source.list(keep=lambda key: images_only.keep(key) and shard.owns(key)))
         if not images_only.num_images:
-            formats = ", ".join(sorted(extension[1:] for extension in images.EXTENSIONS))
+            formats = ", ".join(sorted(extension[1:] for extension in images.EXTENSIONS | VIDEOS))
             skipped = images_only.describe_skipped() or "It holds no other files either."
-            raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images ({formats}). {skipped}")
+            raise SettingsError(f"CORAL_INPUT={source.uri!r} holds no images or videos ({formats}). {skipped}")
         images_only.log()
     if shard.count > 1:
         logger.info(
@@ -58,13 +61,14 @@ class _Filter:
 
     Args:
         results: Folders with results of the job, each with a ``/`` at its end.
+        with_videos: Whether videos, and so their frames, are images.
 
     Attributes:
         num_images: Number of images.
     """
 
-    def __init__(self, results: tuple[str, ...]) -> None:
-        self._results = results
+    def __init__(self, results: tuple[str, ...], *, with_videos: bool) -> None:
+        self._results, self._with_videos = results, with_videos
         self._first: str | None = None
         self._reset()
 
@@ -84,7 +88,7 @@ class _Filter:
             self._num_clutter, self._clutter = self._num_clutter + 1, self._clutter or key
             return False
         extension = splitext(key)[1].lower()
-        if extension not in images.EXTENSIONS:
+        if extension not in images.EXTENSIONS and not (self._with_videos and is_video(key)):
             self._skipped[extension if re.fullmatch(r"\.\w{1,10}", extension) else "others"] += 1
             return False
         self.num_images += 1
@@ -168,11 +172,11 @@ def list_names(settings: Settings, stop: threading.Event) -> Listing:
     Raises:
         SettingsError: If the input does not exist or contains no images.
     """
-    source = open_source(settings.input, stop)
+    source = open_source(settings.input, stop, settings.frames)
     try:
         keys = (
-            source.keys()
-            if isinstance(source, FileList)
+            source.files.keys()
+            if isinstance(source.files, FileList)
             else [entry.key for entry in list_images(settings, source, Shard())]
         )
     except SettingsError as error:

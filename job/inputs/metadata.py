@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from job import columns
 from job.columns import NAME_COLUMNS, describe_type
 from job.errors import SettingsError, one_line
+from job.inputs import frames
 from job.inputs.match import Match, compare
 from job.names import list_first, shorten
 from job.settings.choices import SCORES
@@ -150,12 +151,12 @@ def check_strategy(
     Raises:
         SettingsError: If a column does not exist, holds the wrong kind of values, or lacks values.
     """
-    accepted = [*metadata.columns, *OWN_COLUMNS]
+    accepted = [*metadata.columns, *OWN_COLUMNS, *frames.COLUMNS]
     for entry in entries:
         if not isinstance(entry, BalanceEntry | Threshold | Weights) or not entry.column:
             continue
         name, column = entry.column, metadata.columns.get(entry.column)
-        if column is None and name not in OWN_COLUMNS:
+        if column is None and name not in (*OWN_COLUMNS, *frames.COLUMNS):
             raise SettingsError(
                 f"CORAL_STRATEGY names the column {shorten(name)}, which neither images.parquet nor CORAL_METADATA "
                 f"has: use {list_first(accepted)}{hint(name, accepted)}."

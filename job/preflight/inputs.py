@@ -48,7 +48,7 @@ def images(state: State) -> Findings:
         state.listing = state.files = inputs.list_names(settings, state.stop.requested)
         yield quantify(len(state.listing), "file name")
         return
-    source = open_source(settings.input, state.stop.requested)
+    source = open_source(settings.input, state.stop.requested, settings.frames)
     if settings.predictions:  # names are compared with those of all images
         state.files = inputs.list_images(settings, source, Shard())
         listing = Listing.from_entries(file for file in state.files if state.shard.owns(file.key))

@@ -31,7 +31,8 @@ from job.report.projection import project
 from job.select import Selection, coverage
 from job.settings import Settings
 from job.settings.mix import largest_share
-from job.storage import Source, open_source
+from job.storage import open_source
+from job.storage.frames import VideoSource
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def export(
     sized: Pool,
     selected: list[Selected],
     detections: dict[str, Detections],
-    source: Source | None,
+    source: VideoSource | None,
 ) -> set[str]:
     """Writes the picks for other tools, and copies their files if CORAL_COPY_SELECTED=1; removes outdated ones.
 
@@ -187,7 +188,7 @@ def export(
                 f"CORAL_COPY_SELECTED=1 needs to read CORAL_INPUT={settings.input!r}, which failed (see the warning "
                 "above): make it readable, or set CORAL_COPY_SELECTED=0."
             )
-        exports.copy_selected(output, source, pool, picks)
+        exports.copy_selected(output, source.to_keep(), pool, picks)
     else:
         exports.remove_copies(output)
     return written
@@ -208,10 +209,10 @@ def _can_export_probabilities(pool: Pool) -> bool:
     return False
 
 
-def _open_input(run: Run) -> Source | None:
+def _open_input(run: Run) -> VideoSource | None:
     """Opens the input for the pictures in the report; None, with a warning, if it cannot be read."""
     try:
-        return open_source(run.settings.input, run.stop.requested)
+        return open_source(run.settings.input, run.stop.requested, run.settings.frames)
     except JobError as error:
         logger.warning("The report shows thumbnails of the picks, because the input cannot be read: %s", error)
         return None

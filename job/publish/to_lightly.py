@@ -45,7 +45,9 @@ def upload(run: Run, platform: "Platform", results: SelectionInputs, selection: 
     from job.lightly import upload as lightly_upload
 
     settings = run.settings
-    source = open_source(settings.input, run.stop.requested) if settings.lightly_images == "full" else None
+    source = None
+    if settings.lightly_images == "full":
+        source = open_source(settings.input, run.stop.requested, settings.frames).to_keep()
     outcome = lightly_upload.Outcome(
         results.pool,
         results.embeddings,

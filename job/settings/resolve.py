@@ -20,6 +20,7 @@ from job.settings.parse import ReadFile
 from job.settings.schema import Settings, knobs
 from job.settings.strategy import STRATEGIES, Strategy
 from job.uris import Location, normalize, redact, relativize
+from job.video import Sampling
 
 # The platform's own selection does not know the default score.
 _PLATFORM_SCORE = "uncertainty_entropy"
@@ -90,7 +91,7 @@ def as_json(settings: Settings) -> dict[str, Any]:
     """
 
     def plain(value: Any) -> Any:
-        if isinstance(value, Secret | Strategy | ScoreMix):
+        if isinstance(value, Secret | Strategy | ScoreMix | Sampling):
             return str(value)
         return redact(value) if isinstance(value, str) else value
 

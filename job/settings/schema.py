@@ -33,6 +33,7 @@ from job.settings.parse import (
 )
 from job.settings.strategy import STRATEGIES, Strategy, parse_strategy
 from job.shards import MAX_SHARDS
+from job.video import Sampling
 
 Device = str
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -61,13 +62,22 @@ class Settings:
     input: str = knob(
         "CORAL_INPUT",
         "",
-        "Folder with the images (a path, s3://, gs:// or az://), searched recursively; or a list of files "
+        "Folder with the images and videos (a path, s3://, gs:// or az://), searched recursively; or a list of files "
         "(.txt, .jsonl).",
         uri,
         group=_DATA,
         metavar="URI",
         shown_default="required",
         common=True,
+    )
+    frames: Sampling = knob(
+        "CORAL_FRAMES",
+        Sampling("fps"),
+        "Which frames of videos are images: fps:N (N frames per second), every:N (every Nth frame), all, or none.",
+        Sampling.parse,
+        group=_DATA,
+        metavar="RULE",
+        shown_default="fps:1",
     )
     output: str = knob(
         "CORAL_OUTPUT",

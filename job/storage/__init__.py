@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from job.errors import AccessDenied, ServiceUnavailable, SettingsError
 from job.retry import Patience
@@ -10,6 +11,10 @@ from job.storage.base import Entry, Source, Storage
 from job.storage.listing import Listing
 from job.storage.stores import STORES
 from job.uris import Location, normalize
+from job.video import Sampling
+
+if TYPE_CHECKING:
+    from job.storage.frames import VideoSource
 
 __all__ = [
     "STORES", "Entry", "Listing", "Source", "Storage",
@@ -71,23 +76,26 @@ def open_output(uri: str, *, stop: threading.Event, patience: Patience) -> Stora
     return LocalFolder(location.path, follows_links=False, stop=stop, patience=patience)
 
 
-def open_source(uri: str, stop: threading.Event) -> Source:
+def open_source(uri: str, stop: threading.Event, sampling: Sampling) -> "VideoSource":
     """Opens the input: a folder, or a list of files (``.txt``, ``.jsonl``). Files too large for an image are not read.
 
     Args:
         uri: A path, or a URI of a bucket.
         stop: When set, waiting for a store ends.
+        sampling: Which frames of videos are images.
 
     Raises:
         SettingsError: If the folder cannot be opened, or if the list cannot be read or parsed.
     """
-    from job.images import MAX_BYTES  # its libraries take long to import, and other folders do not need them
+    # The libraries of images take long to import, and other folders do not need them.
+    from job.images import MAX_BYTES
+    from job.storage.frames import VideoSource
 
     def open_limited(location: Location) -> Storage:
         return open_location(location, stop=stop, max_bytes=MAX_BYTES)
 
     if not uri.endswith((".txt", ".jsonl")):
-        return open_limited(Location.parse(uri))
+        return VideoSource(open_limited(Location.parse(uri)), sampling)
     from job.storage.filelist import FileList
 
     try:
@@ -96,7 +104,7 @@ def open_source(uri: str, stop: threading.Event) -> Source:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {reason}.") from None
     base, _ = Location.parse(uri).split()
-    return FileList(normalize(uri), text, base, open_limited)
+    return VideoSource(FileList(normalize(uri), text, base, open_limited), sampling)
 
 
 def read_file(uri: str) -> bytes:

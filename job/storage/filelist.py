@@ -66,7 +66,7 @@ class FileList:
         """Yields the files of the list; asks the stores for the entries that the list does not give."""
         wanted = [key for key in self._entries if key.startswith(prefix) and keep(key)]
         with ThreadPoolExecutor(_MAX_SIMULTANEOUS, thread_name_prefix="stat") as executor:
-            yield from prefetch(executor, self._entry, wanted, ahead=4 * _MAX_SIMULTANEOUS)
+            yield from prefetch(executor, self.entry, wanted, ahead=4 * _MAX_SIMULTANEOUS)
 
     def read(self, key: str, etag: str | None = None) -> bytes:
         """Reads a whole file."""
@@ -82,8 +82,9 @@ class FileList:
         """The files as the list names them, without asking a store."""
         return self._entries.keys()
 
-    def _entry(self, key: str) -> Entry:
-        if (entry := self._entries[key]) is not None:
+    def entry(self, key: str) -> Entry:
+        """Returns the entry of a file of the list; asks its store if the list does not give it."""
+        if (entry := self._entries.get(key)) is not None:
             return entry
         folder, name = self._find(key)
         # A file that does not exist, or that cannot be looked at, must not vanish: it is listed, and its read fails.

@@ -14,6 +14,7 @@ from job.images import ImageError
 from job.inputs import headers
 from job.storage import Source, open_folder, open_source
 from job.storage.local import LocalFolder
+from job.video import Sampling
 from tests.conftest import S3
 
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
@@ -78,7 +79,7 @@ def test_of_lists_and_buckets(tmp_path: Path, seaweedfs: S3) -> None:
     for name in names:
         folder.write(name, FILES.get(name, b""))
     (tmp_path / "list.txt").write_text("".join(f"{folder.uri}/{name}\n" for name in names))
-    listed = open_source(str(tmp_path / "list.txt"), threading.Event())
+    listed = open_source(str(tmp_path / "list.txt"), threading.Event(), Sampling("all"))
     sources: list[tuple[Source, str]] = [(folder, ""), (listed, f"{folder.uri}/")]
     for source, prefix in sources:
         for name in names[:2]:

@@ -16,6 +16,7 @@ from job.errors import AccessDenied, SettingsError
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Entry, Listing, open_folder, open_source
+from job.video import Sampling
 from tests.conftest import S3, Job, demo_variables, settings
 
 CLUTTER = ("._a.jpg", "sub/._b.jpg", "__MACOSX/a.jpg", "lost+found/x.jpg", "@eaDir/a.jpg/thumb.jpg", ".Trash-0/a.jpg")
@@ -24,7 +25,7 @@ OTHERS = ("a.txt", "b.heic", "c.HEIC", "sub/d.arw", "noextension", ".jpg", "z.jp
 
 
 def listed(uri: Path | str, shard: Shard = Shard(), **values: Any) -> Listing:  # noqa: B008
-    source = open_source(str(uri), Stop().requested)
+    source = open_source(str(uri), Stop().requested, Sampling("all"))
     return inputs.list_images(settings(input=str(uri), **values), source, shard)
 
 
@@ -69,7 +70,7 @@ def test_few_kinds_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 def test_no_images_are_a_sentence_with_what_is_there(tmp_path: Path) -> None:
     fill(tmp_path, ("a.heic", "b.heic", "c.txt"))
-    with pytest.raises(SettingsError, match=r"holds no images \(.*\). 3 files are skipped: .heic 2, .txt 1."):
+    with pytest.raises(SettingsError, match=r"holds no images or videos \(.*\). 3 files are skipped: .heic 2, .txt 1."):
         listed(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match="It holds no other files either"):

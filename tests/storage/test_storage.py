@@ -24,6 +24,7 @@ from job.storage.base import keep_all
 from job.storage.gcs_azure import CloudFolder
 from job.storage.local import LocalFolder
 from job.storage.s3 import S3Folder
+from job.video import Sampling
 from tests.conftest import S3
 from tests.standins.servers import (
     ADMIN,
@@ -495,7 +496,7 @@ def test_a_list_of_files_in_any_place(moto: S3, tmp_path: Path) -> None:
     remote = moto.uri(f"{tmp_path.name}/z.jpg")
     lines = ["here/a.jpg", f"{here}/b c.jpg", '"here/line\\nbreak.jpg"', remote, "here/gone.jpg"]
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    source = open_source(str(tmp_path / "list.txt"), threading.Event())
+    source = open_source(str(tmp_path / "list.txt"), threading.Event(), Sampling("all"))
     found = {each.key: each for each in source.list()}
     assert list(found) == ["here/a.jpg", f"{here}/b c.jpg", "here/line\nbreak.jpg", remote, "here/gone.jpg"]
     assert source.read(remote, found[remote].etag) == b"z"
@@ -507,7 +508,7 @@ def test_a_list_of_files_in_any_place(moto: S3, tmp_path: Path) -> None:
     known = json.dumps({"uri": remote, "etag": "e", "size": 7}) + '\n"a.jpg"\n\n{"uri": "gone.jpg"}\n'
     s3.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/list.jsonl", Body=known)
     s3.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/a.jpg", Body=b"12")
-    source = open_source(moto.uri(f"{tmp_path.name}/list.jsonl"), threading.Event())
+    source = open_source(moto.uri(f"{tmp_path.name}/list.jsonl"), threading.Event(), Sampling("all"))
     entries = list(source.list(keep=lambda key: key != "gone.jpg"))
     assert [(each.key, each.size) for each in entries] == [(remote, 7), ("a.jpg", 2)]
     assert entries[0].etag == "e" and source.read("a.jpg", entries[1].etag) == b"12"
@@ -518,7 +519,7 @@ def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
     (tmp_path / "good.jpg").write_bytes(b"1")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, odd)))
-    source = open_source(str(tmp_path / "list.jsonl"), threading.Event())
+    source = open_source(str(tmp_path / "list.jsonl"), threading.Event(), Sampling("all"))
     assert [(each.key, each.size) for each in source.list()] == list(zip(odd, (0, 0, 1, 0), strict=True))
     for name in ("x" * 300 + ".jpg", "nul\0.jpg", "folder.jpg"):
         with pytest.raises(OSError):
@@ -543,7 +544,7 @@ def test_odd_lines_of_a_list_become_rows(moto: S3, tmp_path: Path) -> None:
 def test_a_list_that_is_none(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SettingsError, match=says) as caught:
-        open_source(str(tmp_path / name), threading.Event())
+        open_source(str(tmp_path / name), threading.Event(), Sampling("all"))
     assert "s3cret" not in str(caught.value)
 
 
@@ -553,7 +554,7 @@ def test_a_list_that_is_none(tmp_path: Path, name: str, text: str, says: str) ->
 def test_an_entry_that_cannot_be_true_is_not_believed(tmp_path: Path, given: dict[str, Any]) -> None:
     (tmp_path / "a.jpg").write_bytes(b"1234")
     (tmp_path / "list.jsonl").write_text(json.dumps({"uri": "a.jpg"} | given))
-    listing = Listing.from_entries(open_source(str(tmp_path / "list.jsonl"), threading.Event()).list())
+    listing = Listing.from_entries(open_source(str(tmp_path / "list.jsonl"), threading.Event(), Sampling("all")).list())
     assert [(entry.key, entry.size) for entry in listing] == [("a.jpg", 4)]
 
 
@@ -567,7 +568,7 @@ def test_the_size_in_a_list_is_not_believed(moto: S3, tmp_path: Path, monkeypatc
         assert entry is not None
         lines.append({"uri": f"{place}/a.jpg", "etag": entry.etag, "size": 10})
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    source = open_source(str(tmp_path / "list.jsonl"), threading.Event())
+    source = open_source(str(tmp_path / "list.jsonl"), threading.Event(), Sampling("all"))
     for entry in source.list():
         with pytest.raises(OSError, match="its size is above the limit of 1,000 bytes"):
             source.read(entry.key, entry.etag)

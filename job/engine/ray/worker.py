@@ -197,7 +197,8 @@ class Worker:
 
     def _work(self, batch_size: int, shard: Shard) -> None:
         try:
-            source, output = open_source(self._settings.input, self._stop), self._open_output()
+            source = open_source(self._settings.input, self._stop, self._settings.frames)
+            output = self._open_output()
             while (first := self._wait()) is not None:
                 runner.detect(
                     self._follow(first),
