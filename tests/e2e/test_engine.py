@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from demo import fetch
 from tests.conftest import ROOT, clean_environment, demo_variables, start_job
 from tests.e2e.test_kills import content
 from tests.standins.poison.sitecustomize import POISON
@@ -192,6 +193,23 @@ def test_a_killed_job_goes_on(source: Path, expected: dict[str, bytes], tmp_path
     again = run(source, tmp_path / "out", CORAL_ENGINE="ray", CORAL_WORKERS=2)
     assert again.returncode == 0, again.stderr
     assert content(tmp_path / "out") == expected
+
+
+def test_workers_share_the_frames_of_a_video(tmp_path: Path) -> None:
+    """Each worker opens the video itself, and goes to the frames of its pieces."""
+    fetch.fetch()
+    (tmp_path / "in").mkdir()
+    shutil.copy(fetch.VIDEO, tmp_path / "in" / "bikes.mp4")
+    assert run(tmp_path / "in", tmp_path / "one", CORAL_FRAMES="every:10").returncode == 0
+    given = {"CORAL_ENGINE": "ray", "CORAL_WORKERS": 2, "CORAL_FRAMES": "every:10"}
+    job = start_job("run", **variables(tmp_path / "in", tmp_path / "out", **given))
+    wait_for_parts(tmp_path / "out", 2, job)
+    job.kill()
+    finish(job)
+    again = run(tmp_path / "in", tmp_path / "out", **given)
+    assert again.returncode == 0, again.stderr
+    assert content(tmp_path / "out") == content(tmp_path / "one")
+    assert len(content(tmp_path / "one")) > 10
 
 
 def test_an_image_that_kills_its_worker_becomes_a_failed_row(source: Path, frames: list[Path], tmp_path: Path) -> None:
