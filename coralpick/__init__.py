@@ -13,6 +13,7 @@ from coralpick import scores
 from job import __version__
 from job.select import (
     STRATEGIES,
+    Apart,
     ArrayPoints,
     Balance,
     Factor,
@@ -27,6 +28,7 @@ from job.select import (
 
 __all__ = [
     "STRATEGIES",
+    "Apart",
     "ArrayPoints",
     "Balance",
     "Factor",

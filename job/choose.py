@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from job import scores
 from job.errors import SettingsError
-from job.inputs import metadata, similar
+from job.inputs import frames, metadata, similar
 from job.names import list_first, shorten, shorten_text
 from job.parts import objects as part_objects
 from job.parts import pool as pools
 from job.parts.pool import Floats, Pool
 from job.select import STRATEGIES as IMPLEMENTED
-from job.select import Balance, Factor, Objects, Selection, choose, coverage, select
+from job.select import Apart, Balance, Factor, Objects, Selection, choose, coverage, select
 from job.select.engine import SCORE_FLOOR, as_points, find_highest, random_order, scale_scores
 from job.select.typicality import typicality
 from job.settings import Settings
@@ -89,6 +89,7 @@ def choose_among(
         elsewhere=elsewhere,
         candidates=None if candidates is None else pool.file_names.find(candidates).tolist(),
         min_distance=settings.min_distance if candidates is None else 0.0,
+        apart=frames.keep_apart(pool, settings.min_seconds) if candidates is None else None,
     )
     objects = _read_objects(settings, output, pool) if settings.strategy.uses_objects else None
     if settings.strategy.entries:
@@ -107,6 +108,7 @@ def choose_among(
         labelled_elsewhere=limits.elsewhere,
         candidates=limits.candidates,
         min_distance=limits.min_distance,
+        apart=limits.apart,
     )
 
 
@@ -208,12 +210,14 @@ class _Limits:
         elsewhere: (k, d) embeddings of labelled images that are not in the pool; None for none.
         candidates: Rows that may be picked; all if None.
         min_distance: Smallest distance of a pick to every labelled or picked image.
+        apart: What keeps picks of one video apart in time; None for nothing.
     """
 
     labelled: Sequence[int]
     elsewhere: npt.NDArray[np.float32] | None
     candidates: Sequence[int] | None
     min_distance: float
+    apart: Apart | None
 
 
 class _Composition:
@@ -244,6 +248,7 @@ class _Composition:
             labelled_elsewhere=limits.elsewhere,
             candidates=self._candidates(entries, limits),
             min_distance=max([limits.min_distance, *(entry.min_distance for entry in diversities)]),
+            apart=limits.apart,
         )
 
     def _candidates(self, entries: Sequence[Entry], limits: _Limits) -> list[int]:

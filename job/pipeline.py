@@ -227,7 +227,7 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     if table is not None:
         pool = _add_metadata(settings, pool, table)
     if columns:
-        pool = dataclasses.replace(pool, metadata=columns | dict(pool.metadata))
+        pool = dataclasses.replace(pool, frames=columns, metadata=columns | dict(pool.metadata))
     if pool.has_detections:
         exports.check_classes(settings.export_classes, pool.provenance.class_names)
     now.failures = len(pool.failures)
@@ -242,8 +242,8 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
         selection = choose_without(rejected, settings, output, pool, embeddings, labelled, others.embeddings)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
-            "Only %d of %d images were picked: all other images are labelled, unusable, outside a threshold or closer "
-            "than CORAL_MIN_DISTANCE.",
+            "Only %d of %d images were picked: all other images are labelled, unusable, outside a threshold, or closer "
+            "than CORAL_MIN_DISTANCE or CORAL_MIN_SECONDS allows.",
             len(selection.picks),
             settings.n_samples,
         )

@@ -32,7 +32,7 @@ def test_every_line_is_a_pin_with_hashes(path: Path) -> None:
 
 def test_a_package_of_two_files_is_the_same_in_both() -> None:
     """But for LightlyStudio, whose environment is its own."""
-    job, tools = pins("runtime.txt", "torch.txt"), pins("dev.txt")
+    job, tools = pins("runtime.txt", "torch.txt", "video.txt"), pins("dev.txt")
     assert not set(job) & set(tools)
     studio = pins("studio.txt", "studio-dev.txt")
     for name in set(studio) & set(job | tools):
@@ -40,7 +40,9 @@ def test_a_package_of_two_files_is_the_same_in_both() -> None:
         assert studio[name] == ours or studio[name][0] != ours[0], name
 
 
-@pytest.mark.parametrize("names", [("runtime.txt", "torch.txt"), ("runtime.txt", "torch.txt", "dev.txt")])
+@pytest.mark.parametrize(
+    "names", [("runtime.txt", "torch.txt", "video.txt"), ("runtime.txt", "torch.txt", "video.txt", "dev.txt")]
+)
 def test_no_dependency_is_missing(names: tuple[str, ...]) -> None:
     """By the metadata of the installed packages. pip would refuse the missing one, as it has no hash."""
     pinned = pins(*names)

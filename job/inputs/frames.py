@@ -1,15 +1,63 @@
 """The columns of frames of videos: which video, which frame, and when."""
 
+import logging
+from dataclasses import dataclass
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from job.parts.pool import Pool
+from job.select import Apart
 from job.storage import Listing
 from job.video.names import TIME_MARK, parse_frame, split_time
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("video", "frame", "time_s")
 _CHUNK = 10_000
 _TYPES = (pa.string(), pa.int64(), pa.float64())
+
+
+@dataclass(frozen=True)
+class FrameOf:
+    """Where in a video a frame is.
+
+    Attributes:
+        video: Key of the video.
+        number: Number of the frame, from 0.
+        seconds: Time since the first frame.
+    """
+
+    video: str
+    number: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s of {self.video}"
+
+
+def find_frame(pool: Pool, row: int) -> FrameOf | None:
+    """Returns where in a video an image is; None if it is no frame."""
+    if not pool.frames or not pool.frames["video"][row].is_valid:
+        return None
+    return FrameOf(*(pool.frames[name][row].as_py() for name in COLUMNS))
+
+
+def keep_apart(pool: Pool, least_seconds: float) -> Apart | None:
+    """Returns what keeps picks of one video apart in time; None if nothing does.
+
+    Args:
+        pool: The images, with the columns of frames.
+        least_seconds: CORAL_MIN_SECONDS.
+    """
+    if not least_seconds:
+        return None
+    if not pool.frames:
+        logger.warning("CORAL_MIN_SECONDS=%g has no effect, because no image is a frame of a video.", least_seconds)
+        return None
+    groups = pool.frames["video"].dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    return Apart(groups, pool.frames["time_s"].fill_null(0).to_numpy(), least_seconds)
 
 
 def list_columns(listing: Listing, pool: Pool) -> dict[str, pa.Array]:

@@ -15,6 +15,7 @@ from lightly.openapi_generated.swagger_client import api as endpoints
 from lightly.openapi_generated.swagger_client import models
 from lightly.openapi_generated.swagger_client.exceptions import ApiException
 
+from job.inputs.frames import FrameOf
 from job.lightly.transport import TIMEOUT, Refused, Transport
 from job.retry import Attempt
 
@@ -219,7 +220,12 @@ class Platform:
         return list(self._pages("list samples", get, _PAGE_SIZE, dataset.id, field="fileName"))
 
     def create_sample(
-        self, dataset: Dataset, file_name: str, thumbnail_name: str | None, meta_data: dict[str, Any]
+        self,
+        dataset: Dataset,
+        file_name: str,
+        thumbnail_name: str | None,
+        meta_data: dict[str, Any],
+        frame: FrameOf | None = None,
     ) -> tuple[str, WriteUrls | None]:
         """Registers an image.
 
@@ -228,13 +234,20 @@ class Platform:
             file_name: File name of the image.
             thumbnail_name: File name of the thumbnail; None if no file is uploaded.
             meta_data: Metadata of the file, with the API's field names.
+            frame: Where in a video the image is; None if it is no frame.
 
         Returns:
             The id of the sample, and the URLs for its files. The URLs are None if no file is uploaded, or if an earlier
             attempt made the sample.
         """
         path = f"/v1/datasets/{dataset.id}/samples"
-        body = {"fileName": file_name, "exif": {}, "metaData": meta_data}
+        body: dict[str, Any] = {"fileName": file_name, "exif": {}, "metaData": meta_data}
+        if frame:
+            body["videoFrameData"] = {
+                "sourceVideo": frame.video,
+                "sourceVideoFrameIndex": frame.number,
+                "sourceVideoFrameTimestamp": frame.seconds,
+            }
 
         def create(attempt: Attempt) -> tuple[str, WriteUrls | None]:
             if attempt.number > 1 and (sample := self._find_sample(dataset, file_name)):

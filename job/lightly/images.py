@@ -7,6 +7,7 @@ from typing import Any
 
 from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import categories, predictions, task_name
+from job.inputs.frames import find_frame
 from job.lightly.api import Dataset, Platform
 from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line, quantify, shorten
@@ -187,7 +188,10 @@ def _send(
         meta_data: dict[str, Any] = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
         if pool.etag[row] == "":  # the job has not read the file: its detections were made elsewhere
             meta_data = {"shape": [height, width, 3]} if width else {}
-        sample, urls = platform.create_sample(dataset, name, thumbnail_name, meta_data)
+        frame = find_frame(pool, row)
+        if frame:
+            meta_data.pop("sizeInBytes", None)  # it has no file
+        sample, urls = platform.create_sample(dataset, name, thumbnail_name, meta_data, frame)
     if mode != "none":
         urls = urls or platform.write_urls(dataset, sample)
         platform.put(urls.thumbnail, thumbnail)

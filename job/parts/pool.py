@@ -58,6 +58,7 @@ class Pool:
         failures: File name and reason of each unusable image, sorted bytewise.
         provenance: What the parts were made with.
         metadata: (n,) columns of CORAL_METADATA by name; see `job.inputs.metadata`.
+        frames: (n,) columns of frames of videos by name; see `job.inputs.frames`. Empty without videos.
         absent: File names of the failures that imported predictions or embeddings lack; their files may be good.
     """
 
@@ -79,6 +80,7 @@ class Pool:
     failures: list[tuple[str, str]]
     provenance: parts.Provenance
     metadata: Mapping[str, pa.Array] = field(default_factory=dict)
+    frames: Mapping[str, pa.Array] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
 
     @property

@@ -7,6 +7,7 @@ from job import exports, report
 from job.choose import ranking_score
 from job.context import Run, Selected, SelectionInputs
 from job.errors import JobError, SettingsError
+from job.inputs import frames
 from job.parts import ledger
 from job.parts import pool as pools
 from job.parts.pool import Detections, Pool
@@ -55,6 +56,8 @@ def compute_run_id(
     names = ("n_samples", "score_strength", "diversity_strength", "min_distance", "seed")
     of_selection: dict[str, Any] = {name: getattr(settings, name) for name in names}
     of_selection |= {"strategy": settings.strategy.text, "score": settings.score.text}
+    if settings.min_seconds:
+        of_selection["min_seconds"] = settings.min_seconds
     if settings.class_weights:
         of_selection["class_weights"] = settings.class_weights
     return ledger.name_piece(digests, pool.provenance.digest, embedding, of_selection, list_picks(pool, selection))[:8]
@@ -263,6 +266,8 @@ def explain(
             else "pick",
             first=first,
         )
+        if frame := frames.find_frame(pool, pick.index):
+            words = f"{words}; {frame}"
         if selected_by != "local":
             words = f"picked by Lightly; {words}"
         distance = pick.distance if inputs.has_distances else None

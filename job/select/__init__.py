@@ -10,6 +10,7 @@ its nearest pick. Embeddings are a numpy array, a torch tensor, or `ParquetPoint
 memory. torch is imported only for a tensor.
 """
 
+from job.select.apart import Apart
 from job.select.balance import Balance
 from job.select.engine import STRATEGIES, choose, select
 from job.select.evidence import coverage
@@ -20,6 +21,7 @@ from job.select.selection import Factor, Selection
 
 __all__ = [
     "STRATEGIES",
+    "Apart",
     "ArrayPoints",
     "Balance",
     "Factor",

@@ -106,7 +106,7 @@ def select_balanced(
     """
     distance, nearest = coverage(points, labelled, elsewhere)
     sums = [balance.shares[list(labelled)].sum(axis=0) for balance in balances]
-    worth.allowed[list(labelled)] = False
+    worth.forbid(labelled)
     weight = 1.0 if worth.weight is None else worth.weight
     picks: list[Pick] = []
     while len(picks) < count:
@@ -134,7 +134,7 @@ def select_balanced(
                 balance=float(product[row]),
             )
         picks.append(pick)
-        worth.allowed[row] = False
+        worth.forbid([row])
         _merge_center(points, row, distance, nearest)
         for balance, so_far in zip(balances, sums, strict=True):
             so_far += balance.shares[row]

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from job.select.apart import Apart
 from job.select.points import Array, Vectors, to_unit_length
 
 # Row numbers, or a boolean mask of all rows.
@@ -54,6 +55,20 @@ def check_count(count: int) -> None:
     """
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
         raise ValueError(f"count must be an integer of at least 0, but is {count!r}")
+
+
+def check_apart(apart: Apart, count: int) -> None:
+    """Checks the groups and positions of the images.
+
+    Raises:
+        ValueError: If there is not one of each per image, a position is not finite, or the least distance is not
+            above 0.
+    """
+    shapes = apart.groups.shape, apart.positions.shape
+    if shapes != ((count,), (count,)) or apart.groups.dtype.kind not in "iu":
+        raise ValueError(f"apart needs {count} integer groups and {count} positions, but their shapes are {shapes}")
+    if not np.isfinite(apart.positions).all() or not apart.least > 0:
+        raise ValueError("apart needs finite positions and a least distance above 0")
 
 
 def check_names(names: Sequence[str] | None, count: int) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from job.select.apart import Apart
 from job.select.balance import Balance, check_balance, select_balanced
-from job.select.checks import Rows, check_count, check_elsewhere, check_names, check_rows, check_values
+from job.select.checks import Rows, check_apart, check_count, check_elsewhere, check_names, check_rows, check_values
 from job.select.greedy import select_greedily
 from job.select.objects import Objects, check_objects, select_by_objects
 from job.select.passes import ArrayPass
@@ -43,6 +44,7 @@ def select(
     score_strength: float = 1.0,
     diversity_strength: float = 1.0,
     min_distance: float = 0.0,
+    apart: Apart | None = None,
     seed: int = 0,
 ) -> Selection:
     """Selects the images most worth labelling.
@@ -80,6 +82,7 @@ def select(
         score_strength: Exponent of u, for coral and coral_objects.
         diversity_strength: Exponent of d, for coral and coral_objects.
         min_distance: Smallest distance of a pick to a labelled or earlier picked image.
+        apart: Another distance that picks keep from labelled and earlier picked images, such as seconds of video.
         seed: Seed of the random strategy.
 
     Returns:
@@ -108,6 +111,7 @@ def select(
         "labelled_elsewhere": labelled_elsewhere,
         "rank": rank,
         "min_distance": min_distance,
+        "apart": apart,
     }
     if strategy == "coral":
         utility = SCORE_FLOOR + (1 - SCORE_FLOOR) * scores
@@ -143,6 +147,7 @@ def choose(
     first: Array | None = None,
     rank: npt.NDArray[np.int64] | None = None,
     min_distance: float = 0.0,
+    apart: Apart | None = None,
 ) -> Selection:
     """Selects by the product of factors, of the distance to the power of its strength, and of balances.
 
@@ -160,6 +165,7 @@ def choose(
         first: (n,) values for the first pick if nothing is labelled; the product of the factors by default.
         rank: (n,) order among images of equal value, the lowest first; the order of the rows by default.
         min_distance: Smallest distance of a pick to a labelled or earlier picked image.
+        apart: As for `select`.
 
     Returns:
         The picks; fewer than `count` if no more images may be picked.
@@ -180,7 +186,9 @@ def choose(
     for factor in factors:
         power = factor.values if factor.strength == 1 else factor.values**factor.strength
         weight = power if weight is None else weight * power
-    worth = Worth(weight, diversity_strength, min_distance, allowed, rank)
+    if apart is not None:
+        check_apart(apart, points.shape[0])
+    worth = Worth(weight, diversity_strength, min_distance, allowed, rank, apart)
     first = weight if first is None else first
     options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "first": first}
     if objects is not None:

@@ -77,7 +77,7 @@ def select_greedily(
     count = min(count, points.shape[0])
     centers = Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
     centers.add(*gather_centers(points, labelled, elsewhere))
-    worth.allowed[list(labelled)] = False
+    worth.forbid(labelled)
     picks: list[Pick] = []
     if len(centers) == 0:
         start = choose_first(worth, first)
@@ -85,7 +85,7 @@ def select_greedily(
             return picks
         row, value = start
         picks.append(Pick(index=row, value=value, distance=None, nearest=None))
-        worth.allowed[row] = False
+        worth.forbid([row])
         centers.add(to_unit_length(points.rows([row])), [row])
     if len(picks) == count:
         embedding_pass.shortlist(centers.vectors, worth, 1)  # checks that all embeddings are finite
@@ -191,7 +191,8 @@ def _pick_from(shortlist: Shortlist, worth: Worth, centers: Centers, count: int)
                 nearest=int(centers.rows[nearest[best]]),
             )
         )
-        listed.allowed[row] = worth.allowed[rows[row]] = False
+        worth.forbid([int(rows[row])])
+        listed.allowed[:] &= worth.allowed[rows]
         if distance[best] > 0:
             centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
             cosine = vectors @ vectors[row] if without_zeros else cosines(vectors, vectors[row : row + 1])[:, 0]

@@ -148,7 +148,7 @@ def select_by_objects(
     known = _KnownBoxes(objects, labelled, count)
     centers = Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
     centers.add(*gather_centers(points, labelled, elsewhere))
-    worth.allowed[list(labelled)] = False
+    worth.forbid(labelled)
     picks: list[Pick] = []
     if len(centers) == 0:
         value = FLOOR + (1 - FLOOR) * objects.sum_weights()
@@ -159,7 +159,7 @@ def select_by_objects(
         row = start[0]
         box = _find_best(objects.weights[known.slice_boxes(row)])
         picks.append(Pick(index=row, value=start[1], distance=None, nearest=None, objects=float(value[row]), box=box))
-        worth.allowed[row] = False
+        worth.forbid([row])
         centers.add(to_unit_length(points.rows([row])), [row])
         known.add(row)
     embedding_pass, bounded = ArrayPass(points), _BoundedWorth(**vars(worth), known=known)
@@ -333,7 +333,8 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
                 box_distance=None if box is None or not len(known.centers) else float(of_boxes[own[box]]),
             )
         )
-        listed.allowed[row] = worth.allowed[rows[row]] = False
+        worth.forbid([int(rows[row])])
+        listed.allowed[:] &= worth.allowed[rows]
         new = known.add(int(rows[row]))
         if len(new):
             np.maximum(near_boxes, max_cosines(features, new), out=near_boxes)

@@ -8,12 +8,14 @@ The pass works with cosines in single precision; `slack` bounds their error. Exa
 picked (`job.select.greedy`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from job.select.apart import Apart
 from job.select.points import Array, Vectors
 
 Rows = npt.NDArray[np.int64]
@@ -32,6 +34,7 @@ class Worth:
         min_distance: Smallest distance to a labelled or picked image at which an image may be picked.
         allowed: (n,) whether an image may be picked. It is updated in place: every pick becomes False.
         rank: (n,) order among images of equal value, the lowest first; None for the order of the rows.
+        apart: What else an image must keep a distance in; None for nothing.
     """
 
     weight: Array | None
@@ -39,6 +42,14 @@ class Worth:
     min_distance: float
     allowed: npt.NDArray[np.bool_]
     rank: Rows | None = None
+    apart: Apart | None = None
+
+    def forbid(self, rows: Sequence[int]) -> None:
+        """Forbids labelled or picked images, and those that they keep away."""
+        self.allowed[list(rows)] = False
+        if self.apart is not None:
+            for row in rows:
+                self.allowed[self.apart.find_near(row)] = False
 
     def evaluate(self, square: Array, rows: slice | Rows) -> Array:
         """Values of some rows.

@@ -261,6 +261,8 @@ def _platform_contradictions(settings: Settings) -> Iterator[str]:
             "CORAL_LIGHTLY_SELECT='platform' supports no strengths: remove CORAL_SCORE_STRENGTH and "
             "CORAL_DIVERSITY_STRENGTH."
         )
+    if settings.min_seconds:
+        yield "CORAL_LIGHTLY_SELECT='platform' knows no times of frames: remove CORAL_MIN_SECONDS."
 
 
 def _is_replaced(uri: str, output: str) -> bool:

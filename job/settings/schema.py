@@ -473,6 +473,15 @@ class Settings:
         metavar="X",
         step="select",
     )
+    min_seconds: float = knob(
+        "CORAL_MIN_SECONDS",
+        0.0,
+        "Smallest time between a pick and every labelled or picked frame of the same video, in seconds.",
+        number(0),
+        group=_SELECT,
+        metavar="X",
+        step="select",
+    )
     labelled: str | None = knob(
         "CORAL_LABELLED",
         None,

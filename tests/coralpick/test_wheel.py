@@ -146,7 +146,7 @@ def test_select_needs_no_detector_and_run_says_what_is_missing(wheel: Path, few_
 
 def test_the_extras_are_installed_versions_of_the_pins() -> None:
     """Every package of an extra is pinned for the job, in a version that the extra accepts."""
-    texts = [(ROOT / "requirements" / name).read_text() for name in ("runtime.txt", "torch.txt")]
+    texts = [(ROOT / "requirements" / name).read_text() for name in ("runtime.txt", "torch.txt", "video.txt")]
     pins = dict(line.split()[0].split("==") for text in texts for line in text.splitlines() if "==" in line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [

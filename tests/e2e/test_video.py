@@ -18,7 +18,7 @@ from tests.conftest import Job, demo_variables, start_job
 
 EVERY = {"CORAL_FRAMES": "every:10"}
 NUMBERS = range(0, 250, 10)
-COLUMNS = ["file_name", "num_boxes", "width", "height", "rank", "value", "distance", "nearest", "reason"]
+COLUMNS = ["file_name", "num_boxes", "width", "height", "rank", "value", "distance", "nearest"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,9 @@ def test_frames_are_what_images_cut_from_the_clip_are(calm: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert (calm / "selected.txt").read_bytes() == (tmp_path / "out" / "selected.txt").read_bytes()
     assert rows(calm) == rows(tmp_path / "out")
+    for found, expected in zip(rows(calm, ["reason", "time_s"]), rows(tmp_path / "out", ["reason"]), strict=True):
+        time = f"; {found['time_s']:.1f} s of bikes.mp4"
+        assert found["reason"] == (expected["reason"] and expected["reason"] + time)
     found, expected = (pq.read_table(output / "detections.parquet").to_pylist() for output in (calm, tmp_path / "out"))
     assert found == expected and len(found) > 50
 
@@ -143,6 +146,16 @@ def test_picks_are_balanced_over_videos(clip: Path, tmp_path: Path, job: Job) ->
     assert done.returncode == 0, done.stderr
     names = (tmp_path / "out" / "selected.txt").read_text().split()
     assert sorted(name[0] for name in names) == ["a", "a", "b", "b"]
+
+
+def test_picks_of_a_video_keep_a_distance_in_time(calm: Path, clip: Path, tmp_path: Path, job: Job) -> None:
+    """The clip has 10 s, so with 3 s between picks there is room for three or four of the five."""
+    given = demo_variables(clip, tmp_path / "out", CORAL_MIN_SECONDS=3, CORAL_PREVIOUS=calm, **EVERY)
+    done = job(**given | {"CORAL_N_SAMPLES": 5})
+    assert done.returncode == 0, done.stderr
+    picked = sorted(row["time_s"] for row in rows(tmp_path / "out", ["time_s", "rank"]) if row["rank"])
+    assert len(picked) in (3, 4) and np.diff(picked).min() >= 3 - 1e-6
+    assert "CORAL_MIN_SECONDS allows" in done.stderr
 
 
 def test_a_wrong_rule_is_a_sentence(clip: Path, tmp_path: Path, job: Job) -> None:

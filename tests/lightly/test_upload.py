@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,21 @@ from tests.standins.lightly_server import Fault, LightlyServer
 TASK = task_name(MADE_WITH)
 
 READING = ("list_", "find_", "get_", "minimum_", "embedding_read_url")
+
+
+def test_frames_arrive_with_their_videos(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:
+    """The stand-in checks the body against the models of Lightly's client."""
+    output, pool = small
+    none = [None] * (len(pool.file_names) - 1)
+    columns = {"video": pa.array(["day/drive.mp4", *none]), "frame": pa.array([40, *none], pa.int64())}
+    columns["time_s"] = pa.array([1.6, *none])
+    assert send(server, output, replace(pool, frames=columns)) is None
+    bodies = {sample.body["fileName"]: sample.body for sample in server.dataset("the set").samples}
+    assert bodies[pool.file_names[0]]["videoFrameData"] == {
+        "sourceVideo": "day/drive.mp4", "sourceVideoFrameIndex": 40, "sourceVideoFrameTimestamp": 1.6
+    }  # fmt: skip
+    assert bodies[pool.file_names[0]]["metaData"] == {"shape": [48, 64, 3]}
+    assert "videoFrameData" not in bodies[pool.file_names[1]]
 
 
 def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tuple[LocalFolder, Pool]) -> None:

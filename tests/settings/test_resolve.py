@@ -318,6 +318,7 @@ def test_defaults_contradict_no_other_setting() -> None:
         ({"CORAL_LIGHTLY_DATASOURCE": "1"}, "needs a folder on S3"),
         ({"CORAL_LIGHTLY_DATASOURCE": "1", "CORAL_INPUT": "s3://b/x", "CORAL_LIGHTLY_IMAGES": "full"}, "remove one"),
         ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_SCORE_STRENGTH": "2"}, "supports no strengths"),
+        ({"CORAL_LIGHTLY_SELECT": "platform", "CORAL_MIN_SECONDS": "2"}, "knows no times of frames"),
         ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "belong together"),
         ({"CORAL_LIGHTLY_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}, "needs CORAL_LIGHTLY_DATASOURCE=1"),
         ({"CORAL_LIGHTLY_ROLE_ARN": "role/x"}, "must look like arn:aws:iam"),

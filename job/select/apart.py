@@ -1,0 +1,43 @@
+"""Picks of one group keep a distance in one number, such as frames of one video in time."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+
+# Positions may be rounded sums: two frames whose times differ by exactly the least distance are far enough apart.
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Which images are too near to a labelled or picked one of the same group.
+
+    Attributes:
+        groups: (n,) group of each image, such as a number for each video; negative for an image without one.
+        positions: (n,) finite position in the group, such as seconds.
+        least: Smallest difference of the positions of two picks of a group, above 0.
+    """
+
+    groups: Rows
+    positions: npt.NDArray[np.float64]
+    least: float
+
+    def find_near(self, row: int) -> Rows:
+        """Finds the images of the same group that are nearer than `least`, the image itself among them."""
+        order, groups, positions = self._sorted
+        if self.groups[row] < 0:
+            return np.array([row])
+        start, end = np.searchsorted(groups, [self.groups[row], self.groups[row] + 1])
+        reach = self.least - _TOLERANCE
+        ends = [self.positions[row] - reach, self.positions[row] + reach]
+        first, last = start + np.searchsorted(positions[start:end], ends, side="left")
+        return order[first : max(last, first)]
+
+    @cached_property
+    def _sorted(self) -> tuple[Rows, Rows, npt.NDArray[np.float64]]:
+        order = np.lexsort((self.positions, self.groups))
+        return order, self.groups[order], self.positions[order]
