@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo picture reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
-	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce
+	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce bench-video
 
 PYTHON ?= python3
 VENV := .venv
@@ -188,7 +188,7 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-detect bench-engine bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-video bench-detect bench-engine bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
@@ -201,6 +201,10 @@ bench-engine: $(VENV)/.dev ## Measures what Ray costs, and how images/s grow wit
 bench-feed: $(VENV)/.dev ## Measures decoding and resizing beside Pillow, OpenCV and torchvision (1 minute).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.feed --json benchmarks/results/feed.json
+
+bench-video: $(VENV)/.dev ## Measures reading frames of videos beside PyAV and OpenCV (2 minutes).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.video --json benchmarks/results/video.json
 
 bench-select: $(VENV)/.dev ## Compares the selection with lightly-mundig, scikit-learn and numpy (10 minutes).
 	@mkdir -p benchmarks/results

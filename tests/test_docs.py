@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,8 +174,12 @@ def test_messages_in_the_manual_are_the_jobs() -> None:
 
 def test_columns_and_fields_are_those_in_the_manual(few_frames: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    fetch.fetch()
+    folder = shutil.copytree(few_frames, tmp_path / "with video")
+    shutil.copy(fetch.VIDEO, folder / "bikes.mp4")
     ours = clean_environment(
-        CORAL_INPUT=few_frames, CORAL_OUTPUT=tmp_path / "out", CORAL_MODEL=DEMO_YAML, CORAL_WEIGHTS=fetch.WEIGHTS,
+        CORAL_INPUT=folder, CORAL_FRAMES="every:100", CORAL_OUTPUT=tmp_path / "out",
+        CORAL_MODEL=DEMO_YAML, CORAL_WEIGHTS=fetch.WEIGHTS,
         CORAL_N_SAMPLES=3,
     )  # fmt: skip
     command = [sys.executable, "entrypoint.py"]
