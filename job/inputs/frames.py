@@ -19,6 +19,12 @@ _CHUNK = 10_000
 _TYPES = (pa.string(), pa.int64(), pa.float64())
 
 
+def count(listing: Listing) -> int:
+    """Counts the frames in a listing."""
+    _, etags = listing.arrays()
+    return pc.sum(pc.match_substring(etags, TIME_MARK)).as_py() or 0
+
+
 @dataclass(frozen=True)
 class FrameOf:
     """Where in a video a frame is.
@@ -71,8 +77,7 @@ def list_columns(listing: Listing, pool: Pool) -> dict[str, pa.Array]:
         (n,) key of the video, number of the frame from 0, and its time in seconds, by column; null for images that are
         no frames. No columns if the listing has no frames.
     """
-    _, etags = listing.arrays()
-    if not pc.any(pc.match_substring(etags, TIME_MARK)).as_py():
+    if not count(listing):
         return {}
     chunks: tuple[list[pa.Array], ...] = ([], [], [])
     for start in range(0, len(pool.file_names), _CHUNK):

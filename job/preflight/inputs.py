@@ -6,9 +6,9 @@ from job import columns, external, inputs, shards
 from job.embed import elsewhere, from_file
 from job.external import take_in
 from job.external.boxes import check_boxes
+from job.inputs import frames, similar
 from job.inputs import labelled as labels
 from job.inputs import metadata as image_metadata
-from job.inputs import similar
 from job.inputs.match import Match
 from job.names import list_first, quantify, shorten
 from job.parts import previous
@@ -57,7 +57,11 @@ def images(state: State) -> Findings:
     inputs.probe(source, listing)
     state.source, state.listing = source, listing
     if len(listing):
-        yield f"{quantify(len(listing), 'image')}, {format_size(listing)}"
+        num_frames = frames.count(listing)
+        words = [quantify(len(listing), "image")]
+        words += [f"{num_frames} of them frames of videos (CORAL_FRAMES={settings.frames})"] if num_frames else []
+        words += [format_size(listing)] if num_frames < len(listing) else []  # a frame has no file
+        yield ", ".join(words)
     else:
         yield Warn(f"No images in this shard (of {state.shard.count}): use fewer shards.")
 

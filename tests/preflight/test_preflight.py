@@ -39,6 +39,7 @@ from tests.detect.test_gpu import H100
 from tests.external import write_own_data
 from tests.standins.lightly_server import TOKEN, LightlyServer
 from tests.standins.servers import BUCKET, LISTER, READER, Fault, FaultProxy
+from tests.video.clips import draw, write_video
 
 Variables = dict[str, str]
 
@@ -484,8 +485,14 @@ def test_images(few_frames: Path, tmp_path: Path, seaweedfs: S3, monkeypatch: py
     lines = [json.dumps({"uri": f"/far/{number}.jpg", "etag": "x", "size": 5_000_000}) for number in range(3000)]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     assert only(inputs.images, known(settings(input=str(tmp_path / "list.jsonl")))) == "3000 images, 15 GB"
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "drive.mp4", [draw(number) for number in range(60)])
+    videos = settings(input=str(tmp_path / "videos"))
+    assert only(inputs.images, known(videos)) == "3 images, 3 of them frames of videos (CORAL_FRAMES=fps:1)"
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in only(inputs.images, known(settings(input=str(tmp_path / "empty"))), SettingsError)
+    assert "holds no images or videos" in only(
+        inputs.images, known(settings(input=str(tmp_path / "empty"))), SettingsError
+    )
     empty = next(Shard(i, 200) for i in range(200) if not any(map(Shard(i, 200).owns, (e.key for e in what.listing))))
     assert "use fewer shards" in only(inputs.images, known(settings(input=str(few_frames)), shard=empty), Warn)
     frame = next(few_frames.glob("*.jpg")).read_bytes()
