@@ -159,6 +159,19 @@ def test_a_long_video_is_read_once_in_blocks(tmp_path: Path) -> None:
     assert sum(counted.lengths) <= 2.5 * path.stat().st_size  # once for the times, once for the frames
 
 
+def test_a_video_of_ten_gigabytes_is_read_in_ranges(tmp_path: Path) -> None:
+    """A sparse file: after the frames comes a box of that size, which players skip. Images may have 512 MB."""
+    path = write_video(tmp_path / "long.mp4", PICTURES, options=GOP)
+    with path.open("ab") as file:
+        file.write((1).to_bytes(4, "big") + b"free" + (10 << 30).to_bytes(8, "big"))
+        file.truncate(file.tell() - 16 + (10 << 30))
+    source = open_frames(tmp_path, "every:20")
+    counted = Counted(source)
+    entries = Listing.from_entries(source.list())
+    assert [number_of(source, entry.key, entry.etag) for entry in entries] == [0, 20, 40]
+    assert sum(counted.lengths) < 8 << 20
+
+
 def test_threads_decode_each_frame_once_without_a_listing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a worker of an engine does, which gets the entries from elsewhere."""
     entries = [entry for entry in Listing.from_entries(open_frames(folder, "all").list()) if "drive" in entry.key]

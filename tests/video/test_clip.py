@@ -15,7 +15,7 @@ from demo import fetch
 from job.images import ImageError
 from job.video.clip import Clip, list_times
 from job.video.sampling import Sampling
-from tests.video.clips import SIZE, draw, read_number, turn, write_video
+from tests.video.clips import SIZE, copy_stream, draw, read_number, turn, write_video
 
 NUMBERS = range(60)
 PICTURES = [draw(number) for number in NUMBERS]
@@ -188,11 +188,14 @@ def make_audio(path: Path) -> Path:
 def test_files_that_are_no_videos(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "clip.mov", PICTURES).read_bytes()
     index, frames = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
+    parts = {"movflags": "frag_keyframe+empty_moov"}
+    fragments = copy_stream(tmp_path / "clip.mov", tmp_path / "parts.mp4", parts).read_bytes()
     files = {
         "empty": b"",
         "text": b"no video\n" * 100,
         "no index": whole[:index] + whole[frames:],
         "audio": make_audio(tmp_path / "audio.mp4").read_bytes(),
+        "no frames": fragments[: fragments.index(b"moof") - 4],
     }
     reasons = {}
     for name, data in files.items():
@@ -203,7 +206,8 @@ def test_files_that_are_no_videos(tmp_path: Path) -> None:
             reasons[name] = str(error)
     unreadable = "it is no video that can be read (invalid data found when processing input)"
     assert reasons == dict.fromkeys(files, unreadable) | {
-        "audio": "it is no video that can be read (it has no pictures)"
+        "audio": "it is no video that can be read (it has no pictures)",
+        "no frames": "it has no frames",
     }
 
 
