@@ -78,7 +78,9 @@ def make_thumbnails() -> list[bytes]:
 
 def describe_detector(output: Storage) -> Provenance:
     """What the parts of the default model are made with; the output then says so, too, as after the map step."""
-    found = described.describe(resolve({}, {"CORAL_INPUT": "/images", "CORAL_OUTPUT": output.uri}), output)
+    chosen = resolve({}, {"CORAL_INPUT": "/images", "CORAL_OUTPUT": output.uri})
+    described.leave(chosen, output)
+    found = described.describe(chosen, output)
     return Provenance(found.sha256, "0" * 64, "fp32", "softmax", found.class_names, projection=PROJECTION)
 
 
