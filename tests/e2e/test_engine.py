@@ -25,7 +25,7 @@ from tests.standins.poison.sitecustomize import POISON
 pytest.importorskip("ray")
 
 _OBJECT_STORE = 80 << 20
-_MAX_SECONDS = 120.0
+_MAX_SECONDS = 240.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,11 +97,10 @@ class TwoNodes:
     def kill_node(self) -> None:
         self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
 
-    def kill_worker(self) -> None:
-        """Kills the process of one worker of the job."""
+    def list_workers(self) -> list[int]:
+        """Lists the processes of the workers of the job."""
         raylets = {info.process.pid for node in self._nodes for info in node.all_processes["raylet"]}
-        workers = [pid for pid, parent, name in processes() if parent in raylets and name.startswith("ray::Worker")]
-        os.kill(workers[0], signal.SIGKILL)
+        return [pid for pid, parent, name in processes() if parent in raylets and name.startswith("ray::Worker")]
 
     def close(self) -> None:
         self._cluster.shutdown()
@@ -137,28 +136,52 @@ def finish(job: "subprocess.Popen[str]") -> tuple[int, str]:
     return job.returncode, text
 
 
-def do_nothing(cluster: TwoNodes) -> None:
+Disturb = Callable[[TwoNodes, Path, "subprocess.Popen[str]"], None]
+
+
+def do_nothing(cluster: TwoNodes, output: Path, job: "subprocess.Popen[str]") -> None:
     pass
+
+
+def kill_worker(cluster: TwoNodes, output: Path, job: "subprocess.Popen[str]") -> None:
+    os.kill(cluster.list_workers()[0], signal.SIGKILL)
+
+
+def kill_node(cluster: TwoNodes, output: Path, job: "subprocess.Popen[str]") -> None:
+    cluster.kill_node()
+
+
+def add_node(cluster: TwoNodes, output: Path, job: "subprocess.Popen[str]") -> None:
+    """Adds a node, and holds the other worker until the new one has written a part, however slow the machine is."""
+    held = cluster.list_workers()
+    for process in held:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        cluster.add_node()
+        wait_for_parts(output, len(list(output.glob("parts/part-*"))) + 1, job)
+    finally:
+        for process in held:
+            os.kill(process, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
     ("nodes", "disturb", "said"),
     [
         (2, do_nothing, r"Ray cluster at .*: one worker for each GPU\."),
-        (2, TwoNodes.kill_worker, r"is lost \(its process ended\): \d pieces? goe?s? to other workers"),
-        (2, TwoNodes.kill_node, r"is lost \(.*\): \d pieces? goe?s? to other workers"),
-        (1, TwoNodes.add_node, r"Worker 2 has loaded the model"),
+        (2, kill_worker, r"is lost \(its process ended\): \d pieces? goe?s? to other workers"),
+        (2, kill_node, r"is lost \(.*\): \d pieces? goe?s? to other workers"),
+        (1, add_node, r"Worker 2 has loaded the model"),
     ],
     ids=["undisturbed", "a worker is killed", "a node is killed", "a node joins"],
 )
 def test_a_cluster_writes_the_bytes_of_one_process(
     cluster: TwoNodes, source: Path, expected: dict[str, bytes], tmp_path: Path, nodes: int,
-    disturb: Callable[[TwoNodes], None], said: str,
+    disturb: Disturb, said: str,
 ) -> None:  # fmt: skip
     cluster.have(nodes)
     job = start_job("run", **variables(source, tmp_path / "out", RAY_ADDRESS=cluster.address))
     wait_for_parts(tmp_path / "out", 1, job)
-    disturb(cluster)
+    disturb(cluster, tmp_path / "out", job)
     code, text = finish(job)
     assert code == 0, text
     assert re.search(said, text), text
