@@ -155,7 +155,7 @@ class Run:
             Stopped: If the job was asked to stop before the stage began. A request that arrives while Python cleans up
                 would be noticed nowhere else.
         """
-        if self.stop.requested.is_set():
+        if self.stop.has_arrived:
             raise Stopped(MESSAGE)
         outer, self.current_stage = self.current_stage, name
         now.enter(name)

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: finish the current work, save it, and exit."""
 
 import contextlib
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,9 +25,12 @@ class Stop:
     def __init__(self) -> None:
         self.requested = threading.Event()
         self._deferred = False
+        self._arrived = False
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def listen(self) -> None:
         """Installs the signal handlers; a second Ctrl-C interrupts the job anywhere."""
+        threading.Thread(target=self._announce, name="stop", daemon=True).start()
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
@@ -42,12 +46,23 @@ class Stop:
             yield self.requested
         finally:
             self._deferred = False
-        if self.requested.is_set():
+        if self.has_arrived:
             raise Stopped(MESSAGE)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        already = self.requested.is_set()
+    @property
+    def has_arrived(self) -> bool:
+        """Whether a signal has arrived, which `requested` says a moment later."""
+        return self._arrived or self.requested.is_set()
+
+    def _announce(self) -> None:
+        self._signals.get()
         self.requested.set()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        already, self._arrived = self._arrived, True
+        # The lock of an event may be held by what the signal interrupts, or by an earlier signal's handler, so the job
+        # would wait for itself. A simple queue may be used within itself, so another thread sets the event.
+        self._signals.put(None)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # Only once: a second request would interrupt the exit that the first one began.
         if not (self._deferred or already):

@@ -328,7 +328,7 @@ def wait_for(call: Any, stop: Stop) -> Any:
     """
     patience = _Patience()
     while not ray.wait([call], timeout=1.0)[0]:
-        if stop.requested.is_set():
+        if stop.has_arrived:
             raise Stopped(MESSAGE)
         patience.check()
     return ray.get(call)
