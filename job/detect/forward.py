@@ -144,6 +144,7 @@ class Forward:
 
 
 def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:
+    """Warns of features that half precision cannot hold, and makes them zeros, as a part holds finite numbers only."""
     for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
         log_first_n(
             logging.WARNING,
@@ -152,6 +153,7 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
             n=3,
             name=__name__,
         )
+        features[row] = 0
 
 
 def _make_row(
