@@ -28,6 +28,11 @@ def explain_missing_package(error: BaseException) -> ServiceUnavailable | None:
             "CORAL_INPUT holds videos, which need the package av, which is not installed: run "
             "`pip install 'coralpick[video]'`, or set CORAL_FRAMES=none to skip them."
         )
+    if package == "ray":
+        return ServiceUnavailable(
+            "Several GPUs need the package ray, which is not installed: run `pip install 'coralpick[ray]'`, or set "
+            "CORAL_ENGINE=none to use one GPU."
+        )
     return ServiceUnavailable(
         f"The job needs the package {package}, which is not installed: run `pip install 'coralpick[job]'`."
     )
