@@ -15,6 +15,8 @@ _BYTES_PER_BOX = 24  # besides its probabilities
 _HALF_BYTES, _SINGLE_BYTES = 2, 4
 # In temporary files: the features; then the embeddings, or the boxes and their table. The larger one counts.
 _SPOOLED_BYTES_PER_BOX = 70
+# With coral_objects: the features of boxes in temporary files; their weights and distances in memory.
+_OBJECT_BYTES_PER_BOX, _OBJECT_MEMORY_PER_BOX = 128, 20
 # Results besides the embeddings, which are compressed to about half.
 _RESULT_BYTES, _RESULT_BYTES_PER_IMAGE, _RESULT_BYTES_PER_BOX = 10e6, 120, 40
 _EMBEDDING_SHARE = 0.6
@@ -42,6 +44,7 @@ class PoolSize:
         centers: Number of labelled images and picks.
         in_memory: Whether the embeddings are held in memory, as those from a file are.
         trains: Whether SimCLR is trained.
+        uses_objects: Whether the features of boxes are read.
     """
 
     images: int
@@ -53,6 +56,7 @@ class PoolSize:
     centers: int = 100
     in_memory: bool = False
     trains: bool = False
+    uses_objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,12 @@ def forecast(pool: PoolSize) -> Need:
     """
     count, boxes = pool.images, pool.images * pool.boxes_per_image
     vectors = count * pool.width * _SINGLE_BYTES
-    per_box = _BYTES_PER_BOX + _HALF_BYTES * (pool.classes + 1)
+    object_bytes = _OBJECT_BYTES_PER_BOX if pool.uses_objects else 0
+    per_box = _BYTES_PER_BOX + _HALF_BYTES * (pool.classes + 1) + object_bytes
     part = min(count, pool.part_images) * pool.boxes_per_image * per_box
     memory = _BASE_BYTES + count * _BYTES_PER_IMAGE + _COPIES_OF_PART * (pool.num_ahead + _PARTS_BESIDES) * part
+    if pool.uses_objects:
+        memory += boxes * _OBJECT_MEMORY_PER_BOX
     if pool.in_memory or pool.trains:
         memory += _COPIES_OF_VECTORS * vectors
     if pool.trains:
@@ -90,7 +97,7 @@ def forecast(pool: PoolSize) -> Need:
     embeddings = _EMBEDDING_SHARE * vectors
     return Need(
         memory_bytes=memory,
-        temporary_bytes=vectors + max(embeddings, boxes * _SPOOLED_BYTES_PER_BOX),
+        temporary_bytes=vectors + max(embeddings, boxes * _SPOOLED_BYTES_PER_BOX, boxes * object_bytes),
         result_bytes=_RESULT_BYTES + embeddings + count * _RESULT_BYTES_PER_IMAGE + boxes * _RESULT_BYTES_PER_BOX,
         cpu_seconds=_CPU_SECONDS
         + count * _CPU_SECONDS_PER_IMAGE

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from job import choose, exports, inputs, parts
 from job.errors import SettingsError, TryAgain
+from job.inputs import frames
 from job.names import list_first, quantify
 from job.parts.objects import describe_missing
 from job.preflight.check import Findings, State, Warn
@@ -126,8 +127,9 @@ def run(state: State) -> Findings:
     strategy, count = settings.strategy, len(listing) - len(state.absent)
     by = strategy.title + (f" with {settings.score}" if strategy.uses_scores and not strategy.entries else "")
     shard = f" in shard {state.shard.index} of {state.shard.count}" if state.shard.count > 1 else ""
+    size = f" ({format_size(listing)})" if frames.count(listing) < len(listing) else ""  # that of frames is unknown
     yield (
-        f"it would use {quantify(count, 'image')} ({format_size(listing)}){shard}, pick {settings.n_samples} by {by}, "
+        f"it would use {quantify(count, 'image')}{size}{shard}, pick {settings.n_samples} by {by}, "
         f"and write to {settings.output}"
     )
     if state.shard.count == 1 and count < settings.n_samples:

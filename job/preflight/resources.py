@@ -95,6 +95,7 @@ def estimate(settings: Settings, output: Storage | None, images: int) -> PoolSiz
         images=images,
         boxes_per_image=forecast.TYPICAL_BOXES if measured is None else measured.boxes_per_image,
         classes=forecast.TYPICAL_CLASSES if measured is None else measured.classes,
+        uses_objects=settings.strategy.uses_objects,
         width=width,
         part_images=part_images if measured is None else measured.images,
         num_ahead=count_ahead(part_images * _PART_BYTES_PER_IMAGE) if measured is None else measured.num_ahead,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from job import scores
+from job import scores, video
 from job.parts.pool import Detections, Pool
 from job.report import metadata
 from job.report.content import Distribution, Histogram
@@ -104,8 +104,8 @@ def make_folders(names: Sequence[str], picked: Sequence[str]) -> Distribution | 
 
 def get_folder(file_name: str) -> str:
     """The folder of an image, or the clip of a frame."""
-    clip, mark, _ = file_name.rpartition("#")
-    return clip if mark and "/" not in file_name[len(clip) :] else file_name.rpartition("/")[0] or "."
+    frame = video.parse_frame(file_name)
+    return frame.video if frame else file_name.rpartition("/")[0] or "."
 
 
 def make_distributions(

@@ -4,10 +4,12 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from posixpath import splitext
 
 import numpy as np
 import numpy.typing as npt
 
+from job import video
 from job.parts.pool import Pool
 from job.report.content import Timeline
 from job.report.distributions import get_folder
@@ -49,7 +51,8 @@ def list_rows(file_names: Sequence[str], folder: str) -> list[int]:
         file_names: (n,) names, sorted bytewise.
         folder: See `get_folder`.
     """
-    ends = [(folder + "#", folder + "$"), (folder + "/", folder + "0")]
+    stem = splitext(folder)[0]
+    ends = [(stem + "-", stem + ".") if video.is_video(folder) else (folder + "/", folder + "0")]
     ranges = [range(bisect_left(file_names, start), bisect_left(file_names, end)) for start, end in ends]
     if folder == ".":
         ranges = [range(len(file_names))]

@@ -106,7 +106,12 @@ class VideoSource:
             self._read_frame(key, 0, etag)
             raise FrameError("it could not be opened when the input was listed")
         if frame is None or not (frame.video in self._listed or _has_time(etag)):
-            return self.files.read(key, etag)
+            try:
+                return self.files.read(key, etag)
+            except FileNotFoundError:
+                if frame is None:
+                    raise
+        # Otherwise it is a frame, also of a source that was not listed.
         pixels = self._read_frame(frame.video, frame.number, etag)
         extension = ".png" if self._to_keep else ".bmp"
         done, data = cv2.imencode(extension, pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1] if self._to_keep else [])
@@ -116,9 +121,13 @@ class VideoSource:
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Reads a part of a file."""
-        frame = video.parse_frame(key)
+        frame = None if self._sampling.skips_videos else video.parse_frame(key)
         if frame is None or frame.video not in self._listed:
-            return self.files.read_range(key, start, length)
+            try:
+                return self.files.read_range(key, start, length)
+            except FileNotFoundError:
+                if frame is None:
+                    raise
         return self.read(key)[start : start + length]
 
     def _list_frames(self, entry: Entry) -> Sequence[Entry]:

@@ -52,7 +52,7 @@ def test_brightness_and_sharpness() -> None:
 
 def test_folders_and_clips() -> None:
     assert distributions.get_folder("a/b/c.jpg") == "a/b" and distributions.get_folder("c.jpg") == "."
-    assert distributions.get_folder("a/clip.mp4#t=1.50") == "a/clip.mp4"
+    assert distributions.get_folder("a/clip-0015-mp4.png") == "a/clip.mp4"
     assert distributions.get_folder("a#1/c.jpg") == "a#1"
     made = distributions.make_folders(["a/1", "a/2", "a/3", "b/1"], ["b/1"])
     assert made is not None and made.rows == [("a", 0.75, 0.0, 3, 0), ("b", 0.25, 1.0, 1, 1)]
@@ -85,9 +85,9 @@ def test_clusters_are_those_that_were_made() -> None:
 
 def test_a_timeline_has_the_order_of_the_numbers() -> None:
     names = [f"{clip}{number}.jpg" for clip in ("a/", "a/b/", "a!", "a-c/f") for number in range(30)]
-    names = sorted([*names, *(f"v.mp4#t={number}.50" for number in range(25))], key=str.encode)
+    names = sorted([*names, *(f"v-{number:02d}-mp4.png" for number in range(25))], key=str.encode)
     assert [names[row] for row in timeline.list_rows(names, "a")] == [f"a/{number}.jpg" for number in range(30)]
-    assert [names[row] for row in timeline.list_rows(names, "v.mp4")] == [f"v.mp4#t={n}.50" for n in range(25)]
+    assert [names[row] for row in timeline.list_rows(names, "v.mp4")] == [f"v-{n:02d}-mp4.png" for n in range(25)]
     assert [names[row] for row in timeline.list_rows(names, ".")] == [f"a!{number}.jpg" for number in range(30)]
     assert len(timeline.list_rows(names, "a/b")) == 30
     pool = SimpleNamespace(file_names=names)

@@ -77,6 +77,17 @@ def test_frames_are_read_without_a_listing_and_checked_against_it(folder: Path) 
         open_frames(folder).read(FRAMES[3], etag)
 
 
+def test_a_frame_is_read_by_its_name_alone(folder: Path) -> None:
+    """Imported predictions name frames, and no listing of theirs has ETags."""
+    source = open_frames(folder)
+    assert [number_of(source, key) for key in FRAMES] == [0, 13, 25, 38, 50]
+    assert source.read_range(FRAMES[1], 0, 2) in (b"BM", b"\x89P")
+    with pytest.raises(OSError):
+        source.read("day 1/gone-07-mp4.png")
+    with pytest.raises(FileNotFoundError):
+        open_frames(folder, "none").read(FRAMES[0])
+
+
 def test_an_image_that_is_named_like_a_frame_is_read(folder: Path) -> None:
     cv2.imwrite(str(folder / "other-07-mp4.png"), draw(9))
     source = open_frames(folder)
