@@ -11,7 +11,7 @@ import pytest
 from job import choose, parts
 from job.context import SelectionInputs
 from job.errors import SettingsError
-from job.parts import pool
+from job.parts import boxes, pool
 from job.parts.pool import Pool
 from job.publish import summary
 from job.publish.results import explain
@@ -119,7 +119,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
         entry("PREDICTIONS", "BALANCE", target={"a": 0.2, "c": 0.5}, strength=2),
         entry("EMBEDDINGS", "DIVERSITY"),
     ]
-    detections = pool.detections(output, found, range(COUNT))
+    detections = boxes.detections(output, found, range(COUNT))
     shares = np.zeros((COUNT, 3))
     for number, key in enumerate(found.file_names):
         for each in detections[key].classes:
@@ -140,7 +140,7 @@ def test_balance_by_predicted_classes_is_that_of_a_loop(made: tuple[LocalFolder,
 
 def test_objects_weigh_what_they_contribute_to_the_score(made: tuple[LocalFolder, Pool, Any]) -> None:
     output, found, embeddings = made
-    detections = pool.detections(output, found, range(COUNT))
+    detections = boxes.detections(output, found, range(COUNT))
     table = pa.concat_tables([part.table.select(["key", "box_features"]) for part in parts.read(output)])
     features = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
     joined = np.concatenate([np.array(features[key], np.float64).reshape(-1, 3) for key in found.file_names])
@@ -211,7 +211,7 @@ def test_what_is_not_in_the_pool_is_said(made: tuple[LocalFolder, Pool, Any], gi
 
 def test_weights_of_classes(made: tuple[LocalFolder, Pool, Any]) -> None:
     output, found, _ = made
-    detections = pool.detections(output, found, range(COUNT))
+    detections = boxes.detections(output, found, range(COUNT))
     for number, key in enumerate(found.file_names):
         each = detections[key]
         weights = np.array([1, 0, 1 / 3])[each.classes]
@@ -269,7 +269,7 @@ def test_what_is_told_of_the_picks(made: tuple[LocalFolder, Pool, Any]) -> None:
     labelled = [found.file_names[3]]
     selection = choose.choose_among(chosen, output, found, embeddings, labelled)
     everything = SelectionInputs(found, embeddings, {"method": "detector"}, labelled, nothing_elsewhere(4), {}, "0")
-    detections = pool.detections(output, found, rows_of(selection))
+    detections = boxes.detections(output, found, rows_of(selection))
     selected = explain(chosen, everything, selection, detections, "local")
     for each, pick in zip(selected, selection.picks, strict=True):
         assert each.value == pytest.approx(each.factors["distance"] * each.factors["utility"] ** 0.5)

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from job.context import Selected
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 
 ORIENTATION = "Boxes are in pixels of the image after its EXIF orientation."
 _DECIMALS, _SCORE_DECIMALS = 3, 6

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.parts import Provenance
-from job.parts.pool import Detections
+from job.parts.boxes import Detections
 
 _DECIMALS = 6
 

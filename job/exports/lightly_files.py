@@ -23,8 +23,9 @@ from job.exports.lightly import categories, predictions, task_name
 from job.exports.paths import is_below
 from job.names import is_one_line
 from job.parts import Provenance, ledger
+from job.parts.boxes import Detections, detections_by_part
 from job.parts.ledger import Ledger
-from job.parts.pool import Detections, Pool, detections_by_part
+from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.storage import Storage, read_required
 

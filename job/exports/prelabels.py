@@ -13,7 +13,8 @@ import numpy.typing as npt
 from job.errors import SettingsError
 from job.exports.detected import DetectedImage, make_detected_image, round_scores
 from job.names import shorten
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 from job.settings.parse import hint
 
 MAX_IOU = 0.7

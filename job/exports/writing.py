@@ -13,9 +13,9 @@ from job.exports.lines import ImageLines
 from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
 from job.exports.uris import to_task_uri
 from job.exports.xml import can_represent
-from job.parts import pool as pools
+from job.parts.boxes import Detections, detections_by_part
 from job.parts.owned import OwnedOutput
-from job.parts.pool import Detections, Pool
+from job.parts.pool import Pool
 from job.spool import Spool
 from job.storage import Storage
 
@@ -106,7 +106,7 @@ def write_all_images(
     )
     num_kept = num_cut = num_dropped = 0
     lines = ImageLines(len(row))
-    for _, by_file_name in pools.detections_by_part(output, pool, range(len(pool.file_names))):
+    for _, by_file_name in detections_by_part(output, pool, range(len(pool.file_names))):
         for file_name, detections in by_file_name.items():
             number = row[file_name]
             image = make_detected_image(pool, number, "", detections, with_probabilities=with_probabilities)

@@ -13,8 +13,9 @@ from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line, quantify, shorten
 from job.parts import ledger
 from job.parts import pool as pools
+from job.parts.boxes import Detections, detections_by_part
 from job.parts.ledger import Ledger
-from job.parts.pool import Detections, Pool, detections_by_part
+from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.progress import Progress
 from job.storage import Source, Storage

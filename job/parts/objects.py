@@ -6,6 +6,7 @@ import numpy as np
 
 from job import scores
 from job.errors import SettingsError
+from job.parts import boxes
 from job.parts import pool as pools
 from job.parts import score as image_scores
 from job.parts.columns import BOX_FEATURES, flatten_lists
@@ -39,7 +40,7 @@ def read(output: Storage, pool: Pool, weigh: Callable[[scores.Boxes], Floats]) -
         if table[BOX_FEATURES].null_count:
             raise SettingsError(describe_missing())
         vectors, own = flatten_lists(table[BOX_FEATURES])
-        pools.check_counts(output, pool, part, images, own)
+        boxes.check_counts(output, pool, part, images, own)
         features = features or SpooledRows((total, vectors.shape[1]), np.float16)
         # How parts are cut and ordered varies from run to run, but not where a box belongs.
         places = (starts[images] - np.cumsum(own) + own).repeat(own) + np.arange(len(vectors))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from job import parts, scores
-from job.errors import DamagedFileError, SettingsError, TryAgain
+from job.errors import SettingsError, TryAgain
 from job.names import list_first, quantify, shorten
 from job.parts import score as image_scores
 from job.parts.columns import CLASS_COUNTS, CLASS_SUMS, name_score_columns
@@ -115,25 +115,6 @@ class Pool:
             "height": self.size[rows, 1],
             **(detected if self.has_detections else {}),
         }
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Boxes that were detected on one image; shapes as in `job.parts.Row`."""
-
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int32]
-    class_probabilities: npt.NDArray[np.float16]
-
-    def take(self, kept: npt.NDArray[np.bool_]) -> "Detections":
-        """The boxes for which `kept` (n,) is true."""
-        return Detections(
-            boxes=self.boxes[kept],
-            scores=self.scores[kept],
-            classes=self.classes[kept],
-            class_probabilities=self.class_probabilities[kept],
-        )
 
 
 def load(
@@ -252,47 +233,6 @@ def describe_new_names(old: Sequence[str], new: Sequence[str]) -> str:
     )
 
 
-def detections(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[str, Detections]:
-    """Reads the detections on some of the usable images, by file name."""
-    by_part = detections_by_part(output, pool, rows)
-    return {name: boxes for _, in_part in by_part for name, boxes in in_part.items()}
-
-
-def detections_by_part(output: Storage, pool: Pool, rows: Iterable[int]) -> Iterator[tuple[str, dict[str, Detections]]]:
-    """Yields the name of each part that holds some of these images, and the detections on them, by file name."""
-    for part, of_images, columns, counts in read_boxes(output, pool, rows):
-        ends = np.cumsum(counts)
-        yield (
-            part,
-            {
-                pool.file_names[row]: Detections(*(values[end - count : end] for values in columns))
-                for row, end, count in zip(of_images, ends, counts, strict=True)
-            },
-        )
-
-
-def read_boxes(
-    output: Storage, pool: Pool, rows: Iterable[int], columns: Sequence[str] = BOX_COLUMNS
-) -> Iterator[tuple[str, Rows, list[npt.NDArray[Any]], Rows]]:
-    """Reads the boxes of some images.
-
-    Args:
-        output: Folder with the parts.
-        pool: The images.
-        rows: Rows of the images.
-        columns: What to read of the boxes; all by default.
-
-    Yields:
-        For each part that holds some of them: its name; the rows of these images; the values of the boxes of all of
-        them in each column, as in `Detections`; and how many of the boxes belong to each image.
-    """
-    for part, of_images, table in read_rows(output, pool, rows, list(columns)):
-        ragged = [parts.flatten_lists(table[column]) for column in columns]
-        counts = ragged[0][1]
-        check_counts(output, pool, part, of_images, counts)
-        yield part, of_images, [values for values, _ in ragged], counts
-
-
 def thumbnails(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[int, bytes]:
     """Reads the thumbnails of some images, JPEG files, by their rows; empty for an image that has none."""
     return {
@@ -300,18 +240,6 @@ def thumbnails(output: Storage, pool: Pool, rows: Iterable[int]) -> dict[int, by
         for _, of_images, table in read_rows(output, pool, rows, ["thumbnail"])
         for row, thumbnail in zip(of_images.tolist(), table["thumbnail"].to_pylist(), strict=True)
     }
-
-
-def check_counts(output: Storage, pool: Pool, part: str, images: Rows, counts: Rows) -> None:
-    """Checks the numbers of boxes of some images in a part.
-
-    Raises:
-        DamagedFileError: If an image has another number than the pool says.
-    """
-    if not np.array_equal(counts, pool.num_boxes[images]):
-        raise DamagedFileError.of(
-            output.uri, part, "an image has another number of boxes", "delete it and run the job again"
-        )
 
 
 def read_rows(

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job import scores
-from job.parts.pool import Detections
+from job.parts.boxes import Detections
 from job.parts.score import LOW_CONFIDENCE
 from job.select.greedy import Pick
 

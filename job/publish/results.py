@@ -10,7 +10,8 @@ from job.errors import JobError, SettingsError
 from job.inputs import frames
 from job.parts import ledger
 from job.parts import pool as pools
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 from job.publish import (
     ALL_IMAGES,
     DETECTIONS,
@@ -25,8 +26,9 @@ from job.publish import (
     summary,
     tables,
 )
-from job.publish.boxes import write_detections
+from job.publish.boxes import read_boxes
 from job.publish.sizes import fill_sizes
+from job.report import needs as report_needs
 from job.report.gather import gather
 from job.report.projection import project
 from job.select import Selection, coverage
@@ -82,25 +84,31 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         SettingsError: If CORAL_COPY_SELECTED=1 and the input cannot be read.
     """
     pool, output = inputs.pool, run.output
+    picks = [pick.index for pick in selection.picks]
+    embeddings = inputs.embeddings if inputs.has_distances else None
     # A run that was killed has no run.json, but the ledger names what it wrote.
     has_earlier_run = bool(manifest.read(output)) or any(map(output.has_written, stale.OPTIONAL))
+    with run.stage("read boxes"):
+        source = _open_input(run)
+        sized = fill_sizes(pool, picks, source)
+        needs = report_needs.choose(sized, embeddings, inputs.labelled, picks)
+        detections_file = read_boxes(output, pool, needs)
+        detections = {name: needs.keeper.detections[name] for name in list_picks(pool, selection)}
     with run.stage("explain"):
-        detections = pools.detections(output, pool, [pick.index for pick in selection.picks])
         selected = explain(run.settings, inputs, selection, detections, selected_by)
-    centers = inputs.find_labelled() + [pick.index for pick in selection.picks]
+    centers = inputs.find_labelled() + picks
     with run.stage("measure distances"):
         if inputs.has_distances:
             distance, nearest = coverage(inputs.embeddings, centers, inputs.elsewhere.embeddings)
         else:
             distance, nearest = coverage(inputs.embeddings, [])
     with run.stage("draw the map"):
-        embeddings = inputs.embeddings if inputs.has_distances else None
         projection = None if embeddings is None else project(embeddings)
         points = None if projection is None else projection.points
     with run.stage("write tables"):
         tables.write_images(output, inputs, selected, distance, nearest, points)
-        if pool.has_detections:
-            write_detections(output, pool)
+        if detections_file is not None:
+            detections_file.write(output)
         tables.write_selected(output, selected)
     counts = {
         "images": len(pool.file_names) + len(pool.failures),
@@ -126,12 +134,12 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
             counts=counts,
             selection=summary.gather(run.settings, inputs, selection, detections, distance),
         )
-        source = _open_input(run)
-        sized = fill_sizes(pool, [pick.index for pick in selection.picks], source)
         shown = content | {"previous_round": rounds.write(output, content, selected)}
         shown |= {"rejected_names": sorted(inputs.rejected, key=str.encode)}
         lines = tables.format_picks(selected)
-        report_content = gather(output, sized, embeddings, projection, inputs.labelled, selected, shown, source, lines)
+        report_content = gather(
+            output, sized, embeddings, projection, inputs.labelled, selected, shown, source, lines, needs
+        )
         output.write(REPORT, report.render(report_content))
     with run.stage("export"):
         written = export(run, inputs.pool, sized, selected, detections, source)

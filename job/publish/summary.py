@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.context import SelectionInputs
-from job.parts.pool import Detections
+from job.parts.boxes import Detections
 from job.publish import redundancy
 from job.select import Selection
 from job.select.evidence import count_close_pairs, coverage_stride, random_covering_radii

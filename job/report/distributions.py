@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from job import scores, video
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 from job.report import metadata
 from job.report.content import Distribution, Histogram
 from job.report.sample import BoxSample, measure_sizes, size_edges
@@ -44,7 +45,7 @@ def make_size_histogram(
         return None
     note = (
         "The square root of a box's share of the area of its image: 0.1 is a box of a tenth of the width and height. "
-        f"The pool is {sample.num_images:,} of its images."
+        f"The pool is {len(sample.rows):,} of its images."
     )
     shares = [counts / max(1, counts.sum()) for counts in (sample.sizes, picked)]
     return Histogram("box size", note, size_edges().round(6).tolist(), *(share.round(6).tolist() for share in shares))

@@ -10,7 +10,8 @@ import numpy as np
 from job import names
 from job.context import Selected
 from job.parts import pool as pools
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 from job.report import (
     changes,
     colors,
@@ -24,8 +25,8 @@ from job.report import (
     timeline,
 )
 from job.report.content import Card, Content, PickLines, Picture
+from job.report.needs import Needs
 from job.report.projection import Projection
-from job.report.sample import read_boxes
 from job.storage import Source, Storage
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def gather(
     run: Mapping[str, Any],
     source: Source | None,
     lines: Sequence[PickLines],
+    needs: Needs,
 ) -> Content:
     """Gathers the content of the report.
 
@@ -59,16 +61,15 @@ def gather(
             images as ``rejected_names`` if there are any.
         source: Where the images are; None if they cannot be read.
         lines: The lines of the result files, of their header and of each pick.
+        needs: What `job.report.needs.choose` chose, after the boxes were read.
     """
     picks: list[int] = pool.file_names.find([pick.file_name for pick in selected]).tolist()
-    found = struggles.find(pool, embeddings) if pool.has_detections else []
-    detections = pools.detections(output, pool, sorted({*picks, *(number for _, rows in found for number in rows)}))
+    found, shown, detections = needs.struggles, needs.shown, needs.keeper.detections
+    sample = needs.sample if pool.has_detections else None
     class_names = pool.provenance.class_names
     painter = pictures.Painter(pool, colors.assign([class_names[index] for index in struggles.order_classes(pool)]))
     known = pool.file_names.find(labelled)
     labelled_rows: list[int] = known[known >= 0].tolist()
-    shown = space.choose_rows(len(pool.file_names), labelled_rows, picks)
-    sample = read_boxes(output, pool, shown) if pool.has_detections else None
     copies = None if embeddings is None else duplicates.find(embeddings)
     groups = [] if copies is None or embeddings is None else _choose_groups(embeddings, copies)
     with_thumbnail = space.choose_thumbnails(shown, picks)

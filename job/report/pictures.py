@@ -14,7 +14,8 @@ from job import images
 from job.errors import JobError, Stopped
 from job.images import BGR
 from job.names import shorten
-from job.parts.pool import Detections, Pool
+from job.parts.boxes import Detections
+from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.report.content import Box, Picture
 from job.storage import Source

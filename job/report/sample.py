@@ -1,33 +1,16 @@
-"""An even sample of the pool, for what would be too much to show or to read of all images."""
+"""An even sample of the pool, for what would be too much to show of all images."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from job.parts import pool as pools
 from job.parts.pool import Pool, Rows
-from job.storage import Storage
 
 MAX_IMAGES = 100_000
-NO_BOXES, NOT_READ = -1, -2
-_MAX_PARTS = 256  # whose boxes are read
+NO_BOXES = -1
 _NUM_SIZE_BINS = 24
-
-
-@dataclass(frozen=True)
-class BoxSample:
-    """Boxes of a sample of the pool.
-
-    Attributes:
-        num_images: Number of images whose boxes were read.
-        top_class: (m,) class of the most confident box of each image of the sample, `NO_BOXES` or `NOT_READ`.
-        sizes: (_NUM_SIZE_BINS,) numbers of boxes by relative size, see `measure_sizes`.
-    """
-
-    num_images: int
-    top_class: Rows
-    sizes: Rows
 
 
 def spread(count: int, limit: int) -> Rows:
@@ -35,27 +18,34 @@ def spread(count: int, limit: int) -> Rows:
     return np.arange(count) if count <= limit else np.arange(max(0, limit)) * count // max(1, limit)
 
 
-def read_boxes(output: Storage, pool: Pool, rows: Rows) -> BoxSample:
-    """Reads the boxes of images, part by part; of a larger pool, those in 256 parts.
+class BoxSample:
+    """Boxes of a sample of the pool; a `job.parts.boxes.Reader`.
 
     Args:
-        output: Folder with the parts.
         pool: The images.
-        rows: (m,) rows of the images, rising.
+        rows: (m,) rows of the sample, rising.
+
+    Attributes:
+        rows: (m,) rows of the sample.
+        top_class: (m,) class of the most confident box of each image of the sample, or `NO_BOXES`.
+        sizes: (_NUM_SIZE_BINS,) numbers of boxes by relative size, see `measure_sizes`.
     """
-    parts = np.unique(pool.part[rows])
-    is_read = np.isin(pool.part[rows], parts[spread(len(parts), _MAX_PARTS)])
-    top_class = np.where(is_read, NO_BOXES, NOT_READ)
-    sizes = np.zeros(_NUM_SIZE_BINS, np.int64)
-    columns = ("boxes", "scores", "classes")
-    for _, of_images, values, counts in pools.read_boxes(output, pool, rows[is_read], columns):
-        boxes, confidences, classes = values
+
+    def __init__(self, pool: Pool, rows: Rows) -> None:
+        self._pool, self.rows = pool, rows
+        self.top_class = np.full(len(rows), NO_BOXES)
+        self.sizes = np.zeros(_NUM_SIZE_BINS, np.int64)
+
+    def add(self, rows: Rows, columns: Sequence[npt.NDArray[Any]], counts: Rows) -> None:
+        """See `job.parts.boxes.Reader`."""
+        is_own = np.isin(rows, self.rows)
+        boxes, confidences, classes = (column[is_own.repeat(counts)] for column in columns[:3])
+        rows, counts = rows[is_own], counts[is_own]
         order = np.lexsort((-confidences, np.repeat(np.arange(len(counts)), counts)))  # the best of each image first
         has_boxes = counts > 0
         best = order[(np.cumsum(counts) - counts)[has_boxes]]
-        top_class[np.searchsorted(rows, of_images[has_boxes])] = classes[best]
-        sizes += measure_sizes(boxes, np.repeat(pool.size[of_images], counts, axis=0))
-    return BoxSample(int(is_read.sum()), top_class, sizes)
+        self.top_class[np.searchsorted(self.rows, rows[has_boxes])] = classes[best]
+        self.sizes += measure_sizes(boxes, np.repeat(self._pool.size[rows], counts, axis=0))
 
 
 def size_edges() -> npt.NDArray[np.float64]:

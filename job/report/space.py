@@ -13,7 +13,7 @@ from job.report import metadata, pictures
 from job.report.content import Coloring, Map
 from job.report.distributions import get_folder
 from job.report.projection import Projection
-from job.report.sample import MAX_IMAGES, NO_BOXES, NOT_READ, BoxSample, spread
+from job.report.sample import MAX_IMAGES, NO_BOXES, BoxSample, spread
 from job.select import select
 from job.select.engine import as_points
 from job.select.points import to_unit_length
@@ -127,7 +127,7 @@ def find_score(run: Mapping[str, Any], pool: Pool) -> str:
 
 def _color_by_class(class_names: Sequence[str], sample: BoxSample) -> Coloring:
     """By the class of the most confident box."""
-    words: dict[int, str | None] = {NO_BOXES: "nothing detected", NOT_READ: None, **dict(enumerate(class_names))}
+    words: dict[int, str | None] = {NO_BOXES: "nothing detected", **dict(enumerate(class_names))}
     names = [words[index] for index in sample.top_class.tolist()]
     labels, groups = metadata.group(pa.array(names, pa.string())) or ([], np.zeros(0, np.int64))
     return Coloring("class", groups, labels)

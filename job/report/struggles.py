@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from job import scores
-from job.parts.pool import Detections, Pool, Rows
+from job.parts.boxes import Detections
+from job.parts.pool import Pool, Rows
 from job.report import pictures
 from job.report.content import ClassRow, Strip
 from job.report.sample import spread

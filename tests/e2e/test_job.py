@@ -116,7 +116,7 @@ def test_run_json_lets_someone_repeat_the_run(done: dict[str, Any]) -> None:
     assert run["counts"]["images"] == run["counts"]["usable"] == 23 and run["counts"]["selected"] == 5
     assert set(run["seconds"]) == {
         *("list", "load the detector", "find what is done", "detect", "score", "embed", "select"),
-        *("read the lists", "explain", "measure distances", "draw the map", "write tables"),
+        *("read the lists", "read boxes", "explain", "measure distances", "draw the map", "write tables"),
         *("report", "export", "start", "other"),
     }
 

@@ -15,7 +15,7 @@ from labelformat.formats.lightly import LightlyObjectDetectionInput
 from job import parts
 from job.exports import lightly_files
 from job.exports.lightly import class_distributions, predictions, task_name
-from job.parts import Row, pool
+from job.parts import Row, boxes, pool
 from job.parts.ledger import Ledger
 from job.parts.pool import Pool
 from job.storage import Entry
@@ -78,11 +78,11 @@ def test_labelformat_reads_what_was_detected(tmp_path: Path) -> None:
     assert [(each.id, each.name) for each in reader.get_categories()] == list(enumerate(MADE_WITH.class_names))
     labels = {each.image.filename: each.objects for each in reader.get_labels()}
     assert {name.split("/in/")[-1] for name in labels} == set(names)
-    detections = pool.detections(output, images, range(len(names)))
+    detections = boxes.detections(output, images, range(len(names)))
     for name, objects in labels.items():
         found = detections[name.split("/in/")[-1]]
-        boxes = [[each.box.xmin, each.box.ymin, each.box.xmax, each.box.ymax] for each in objects]
-        np.testing.assert_allclose(np.array(boxes).reshape(-1, 4), found.boxes, atol=2e-3)
+        corners = [[each.box.xmin, each.box.ymin, each.box.xmax, each.box.ymax] for each in objects]
+        np.testing.assert_allclose(np.array(corners).reshape(-1, 4), found.boxes, atol=2e-3)
         assert [each.category.id for each in objects] == found.classes.tolist()
         assert [each.confidence for each in objects] == pytest.approx(found.scores.tolist(), abs=1e-6)
     assert sorted(len(each) for each in labels.values()) == [0, 0, 1, 1, 2, 2]
@@ -147,7 +147,7 @@ def test_distributions_over_the_classes_sum_to_one(seed: int, boxes: int, classe
 
 
 def test_a_hand_worked_prediction() -> None:
-    one = pool.Detections(
+    one = boxes.Detections(
         boxes=np.array([[-0.5, 2, 10.25, 22.5]], np.float32),
         scores=np.array([0.5], np.float32),
         classes=np.array([1], np.int32),

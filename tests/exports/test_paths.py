@@ -123,13 +123,13 @@ def test_names_that_xml_cannot_hold_are_told_of(tmp_path: Path, caplog: pytest.L
 
 def test_images_that_no_detector_has_seen(tmp_path: Path) -> None:
     from job import parts
-    from job.parts import NO_DETECTOR, Provenance
+    from job.parts import NO_DETECTOR, Provenance, boxes
     from job.parts import pool as pools
 
     output = OwnedOutput(LocalFolder(str(tmp_path), follows_links=False))
     parts.write(output, [Row.undetected("a.jpg"), Row.undetected("b.jpg")], Provenance("", "", "", NO_DETECTOR, ()))
     pool = pools.load(output, [Entry("a.jpg", "", 0), Entry("b.jpg", "", 0)])
-    exports.write(output, pool, ["b.jpg"], uri_of, pools.detections(output, pool, [1]), exports.FORMATS)
+    exports.write(output, pool, ["b.jpg"], uri_of, boxes.detections(output, pool, [1]), exports.FORMATS)
     exports.write_all_images(output, pool, uri_of)
     content = json.loads((tmp_path / "predictions/coco.json").read_text())
     assert [each["file_name"] for each in content["images"]] == ["a.jpg", "b.jpg"]

@@ -17,6 +17,7 @@ from job import exports, parts
 from job.errors import SettingsError
 from job.exports.prelabels import MAX_IOU, PreLabels, check_classes, find_distinct
 from job.parts import pool as pools
+from job.parts.boxes import detections
 from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
 from job.storage import Entry
@@ -73,7 +74,7 @@ def filled(folder: Path, size: tuple[int | None, int | None] = (100, 50)) -> tup
     output = OwnedOutput(LocalFolder(str(folder), follows_links=False))
     parts.write(output, [given], replace(MADE_WITH, class_names=("person", "rider", "car")))
     pool = pools.load(output, [Entry(given.file_name, given.etag, given.byte_size)])
-    return output, pool, pools.detections(output, pool, [0])
+    return output, pool, detections(output, pool, [0])
 
 
 RULES = PreLabels(0.3, {"person": "human", "rider": "human"})

@@ -28,9 +28,11 @@ from job.exports import coco
 from job.exports.detected import DetectedImage, make_detected_image
 from job.exports.lightly import task_name
 from job.external import coco as external
+from job.parts import boxes
 from job.parts import pool as pools
+from job.parts.boxes import Detections
 from job.parts.owned import OwnedOutput
-from job.parts.pool import Detections, Pool
+from job.parts.pool import Pool
 from job.storage import Entry, Storage
 from job.storage.local import LocalFolder
 from tests.conftest import picture
@@ -71,7 +73,7 @@ def filled(folder: Path, names: list[str], per_part: int = 7) -> tuple[OwnedOutp
     for start in range(0, len(rows), per_part):
         parts.write(output, rows[start : start + per_part], made_with)
     pool = pools.load(output, [Entry(each.file_name, each.etag, each.byte_size) for each in rows])
-    return output, pool, pools.detections(output, pool, range(len(pool.file_names)))
+    return output, pool, boxes.detections(output, pool, range(len(pool.file_names)))
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,10 @@ def test_everything_arrives_in_the_right_rows(server: LightlyServer, small: tupl
         if kind in LIGHTLY_SCORES
     }
     assert held["tasks"] == {TASK: categories(MADE_WITH)}
+    from job.parts import boxes
     from job.parts import pool as pools
 
-    found = pools.detections(output, pool, range(len(pool.file_names)))
+    found = boxes.detections(output, pool, range(len(pool.file_names)))
     thumbnails = pools.thumbnails(output, pool, range(len(pool.file_names)))
     for number, name in enumerate(pool.file_names):
         (sample,) = [each for each in dataset.samples if each.body["fileName"] == name]

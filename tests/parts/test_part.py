@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from job import parts, scores
 from job.errors import AccessDenied, DamagedFileError, ServiceUnavailable, SettingsError, TryAgain
-from job.parts import Provenance, Row, pool
+from job.parts import Provenance, Row, boxes, pool
 from job.storage import Entry
 from job.storage.local import LocalFolder
 
@@ -63,7 +63,7 @@ def test_everything_comes_back_by_the_name_of_its_image(tmp_path: Path) -> None:
         assert thumbnails[index] == by_name[key].thumbnail
         assert loaded.num_boxes[index] == len(by_name[key].scores)  # type: ignore[arg-type]
         assert loaded.size[index].tolist() == [64, 48]
-    found = pool.detections(output, loaded, range(len(loaded.file_names)))
+    found = boxes.detections(output, loaded, range(len(loaded.file_names)))
     for key, original in by_name.items():
         for name in ("boxes", "scores", "classes", "class_probabilities"):
             np.testing.assert_array_equal(getattr(found[key], name), getattr(original, name))
@@ -280,7 +280,7 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
     parts.write(output, [row("a.jpg")], MADE_WITH)
     loaded = pool.load(output, listing)
     assert loaded.file_names == ["a.jpg", "b.jpg"] and loaded.failures == []
-    found = pool.detections(output, loaded, range(2))
+    found = boxes.detections(output, loaded, range(2))
     for key in ("a.jpg", "b.jpg"):
         np.testing.assert_array_equal(found[key].boxes, row(key).boxes)
 

@@ -16,6 +16,7 @@ from job.context import SelectionInputs
 from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.publish import boxes, tables
+from job.report import needs as report_needs
 from job.report.gather import gather
 from job.report.projection import project
 from job.select.points import ArrayPoints
@@ -39,7 +40,7 @@ def filled(folder: Path, per_part: int) -> tuple[LocalFolder, Pool]:
 
 def test_each_box_is_a_row(tmp_path: Path) -> None:
     output, pool = filled(tmp_path, 2)
-    boxes.write_detections(output, pool)
+    write_detections(output, pool)
     table = pq.read_table(tmp_path / "detections.parquet")
     assert table.column_names == COLUMNS
     assert [str(kind) for kind in table.schema.types] == ["string", "string", "int32", *["float"] * 6]
@@ -70,12 +71,12 @@ def test_parts_and_groups_change_no_row(tmp_path: Path, monkeypatch: pytest.Monk
     contents = []
     for per_part in (1, 2, 4):
         output, pool = filled(tmp_path / str(per_part), per_part)
-        boxes.write_detections(output, pool)
+        write_detections(output, pool)
         contents.append(output.read("detections.parquet"))
     assert contents[0] == contents[1] == contents[2]
     before = pq.read_table(pa.BufferReader(contents[0]))
     monkeypatch.setattr(boxes, "_GROUP_ROWS", 2)
-    boxes.write_detections(output, pool)
+    write_detections(output, pool)
     file = pq.ParquetFile(tmp_path / "4" / "detections.parquet")
     assert file.num_row_groups == 3 and file.read().equals(before)
 
@@ -84,9 +85,15 @@ def test_without_boxes_there_are_columns(tmp_path: Path) -> None:
     output = LocalFolder(str(tmp_path))
     made = row("a.jpg", boxes=0, seed=0)
     parts.write(output, [made], MADE_WITH)
-    boxes.write_detections(output, pools.load(output, [Entry(made.file_name, made.etag, made.byte_size)]))
+    write_detections(output, pools.load(output, [Entry(made.file_name, made.etag, made.byte_size)]))
     table = pq.read_table(tmp_path / "detections.parquet")
     assert (table.num_rows, table.column_names) == (0, COLUMNS)
+
+
+def write_detections(output: LocalFolder, pool: Pool) -> None:
+    made = boxes.read_boxes(output, pool, report_needs.choose(pool, None, [], []))
+    assert made is not None
+    made.write(output)
 
 
 def selected_from(pool: Pool, labelled: list[str]) -> SelectionInputs:
@@ -129,7 +136,9 @@ def test_the_report_shows_the_same_map(tmp_path: Path) -> None:
         "selection": {"classes": {name: {"picks": 0} for name in MADE_WITH.class_names}, "boxes": 0,
                       "expected_cost": 0.0},
     }  # fmt: skip
-    content = gather(output, pool, embeddings, projection, [], [], run, None, [])
+    needs = report_needs.choose(pool, embeddings, [], [])
+    boxes.read_boxes(output, pool, needs)
+    content = gather(output, pool, embeddings, projection, [], [], run, None, [], needs)
     assert content.map is not None and content.map.file_names == pool.file_names
     np.testing.assert_array_equal(content.map.points, projection.points)
 

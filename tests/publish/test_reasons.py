@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from job.parts.pool import Detections
+from job.parts.boxes import Detections
 from job.publish import reasons
 from job.select import Pick
 

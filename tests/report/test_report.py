@@ -17,12 +17,14 @@ from playwright.sync_api import Browser, ConsoleMessage, Page
 from job import images, parts, report
 from job.choose import choose_among
 from job.context import Selected, SelectionInputs
-from job.parts import Row, pool
+from job.parts import Row, boxes, pool
 from job.parts.pool import Pool
+from job.publish.boxes import read_boxes
 from job.publish.results import explain
 from job.publish.summary import gather as evidence
 from job.publish.tables import format_picks
 from job.report import duplicates
+from job.report import needs as report_needs
 from job.report.gather import gather
 from job.report.projection import project
 from job.select.points import ArrayPoints
@@ -91,7 +93,7 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
     selection = choose_among(chosen, output, found, embeddings, [])
     elsewhere = nothing_elsewhere(embeddings.shape[1])
     everything = SelectionInputs(found, embeddings, {"method": "detector"}, [], elsewhere, {}, "0")
-    detections = pool.detections(output, found, [pick.index for pick in selection.picks])
+    detections = boxes.detections(output, found, [pick.index for pick in selection.picks])
     selected = explain(chosen, everything, selection, detections, "local")
     counts = {"images": len(found.file_names) + len(found.failures), "usable": len(found.file_names), "labelled": 0}
     run = {
@@ -101,7 +103,11 @@ def rendered(output: LocalFolder, found: Pool, count: int, source: LocalFolder |
         "counts": counts | {"failed": len(found.failures), "selected": len(selected)},
         "selection": evidence(chosen, everything, selection, detections, np.zeros(len(found.file_names))),
     }  # fmt: skip
-    content = gather(output, found, embeddings, project(embeddings), [], selected, run, source, format_picks(selected))
+    needs = report_needs.choose(found, embeddings, [], [pick.index for pick in selection.picks])
+    read_boxes(output, found, needs)
+    content = gather(
+        output, found, embeddings, project(embeddings), [], selected, run, source, format_picks(selected), needs
+    )
     return report.render(content).decode()
 
 
@@ -443,7 +449,11 @@ def test_two_hundred_thousand_images(tmp_path: Path, opened: Any) -> None:
                       "without_boxes": {"pool": 0.0, "picks": 0.0}, "expected_cost": 0.0},
     }  # fmt: skip
     assert large.features is not None
-    content = gather(output, large, large.features, project(large.features), [], picks, run, None, format_picks(picks))
+    needs = report_needs.choose(large, large.features, [], [0])
+    boxes.scan(output, large, needs.shown, [needs.keeper, needs.sample])
+    content = gather(
+        output, large, large.features, project(large.features), [], picks, run, None, format_picks(picks), needs
+    )
     page = report.render(content)
     assert content.map is not None and 99_000 < len(content.map.file_names) <= 100_000 and content.map.total == 200_000
     assert " of 200,000 images are shown" in page.decode() and "(evenly spaced, of 200,000)" in page.decode()
