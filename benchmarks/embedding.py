@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from tabulate import tabulate
@@ -98,24 +99,29 @@ def load(detector: Detector, folder: Path) -> list[Frames]:
     return [clips[0], together]
 
 
+def embed(
+    encoder: simclr.Encoder, frames: Frames, recipe: simclr.SimCLRRecipe = simclr.DEFAULT_RECIPE
+) -> npt.NDArray[np.floating]:
+    """(frames, D) embeddings by an encoder."""
+    return simclr.embed(encoder, frames.thumbnails, batch_size=64, recipe=recipe).read(0, len(frames.thumbnails))
+
+
 def measure(frames: Frames, detector: Detector, epochs: int) -> dict[str, Any]:
     """Measures the shot purity of each embedding, and the seconds per epoch of SimCLR."""
     torch.manual_seed(0)
     random_encoder = simclr.build_random_encoder()
     result = {
         "pixels": compute_purity(frames, [np.asarray(image.resize((16, 16))).ravel() for image in frames.thumbnails]),
-        "untrained": compute_purity(frames, simclr.embed(random_encoder, frames.thumbnails, batch_size=64)),
+        "untrained": compute_purity(frames, embed(random_encoder, frames)),
     }
     simclr.train(random_encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
-    result["simclr_random_init"] = compute_purity(
-        frames, simclr.embed(random_encoder, frames.thumbnails, batch_size=64)
-    )
+    result["simclr_random_init"] = compute_purity(frames, embed(random_encoder, frames))
     encoder = simclr.build_encoder(detector)
-    result["simclr_0_epochs"] = compute_purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
+    result["simclr_0_epochs"] = compute_purity(frames, embed(encoder, frames))
     start = time.monotonic()
     simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0)
     result["simclr_s_per_epoch"] = (time.monotonic() - start) / max(1, epochs)
-    result["simclr"] = compute_purity(frames, simclr.embed(encoder, frames.thumbnails, batch_size=64))
+    result["simclr"] = compute_purity(frames, embed(encoder, frames))
     result["detector"] = compute_purity(frames, frames.features)
     return result
 
@@ -132,7 +138,7 @@ def sweep(frames: Frames, detector: Detector, epochs: int) -> list[dict[str, Any
         start = time.monotonic()
         simclr.train(encoder, frames.thumbnails, epochs=epochs, batch_size=64, seed=0, recipe=recipe)
         seconds = (time.monotonic() - start) / epochs
-        embeddings = simclr.embed(encoder, frames.thumbnails, batch_size=64, recipe=recipe)
+        embeddings = embed(encoder, frames, recipe)
         rows.append({**vars(recipe), "purity": compute_purity(frames, embeddings), "s_per_epoch": seconds})
     return rows
 

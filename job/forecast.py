@@ -22,9 +22,8 @@ _RESULT_BYTES, _RESULT_BYTES_PER_IMAGE, _RESULT_BYTES_PER_BOX = 10e6, 120, 40
 _EMBEDDING_SHARE = 0.6
 _CPU_SECONDS, _CPU_SECONDS_PER_IMAGE = 12, 0.15e-3
 _CPU_SECONDS_PER_PRODUCT = 0.12e-9  # of the embedding of an image with that of a labelled image or a pick
-# SimCLR, and embeddings from a file, are in memory: pictures as pixels, and vectors with one copy.
-_PIXEL_BYTES_PER_IMAGE = 45e3
-_COPIES_OF_VECTORS = 3
+_THUMBNAIL_BYTES = 4e3  # of an image, in a temporary file, if SimCLR is trained
+_COPIES_OF_VECTORS = 3  # in memory, of embeddings from a file
 # Where nothing is known yet.
 TYPICAL_BOXES, TYPICAL_CLASSES, TYPICAL_WIDTH, TYPICAL_FULL_WIDTH = 10, 80, 256, 2048
 MARGIN = 1.3  # between the forecast and what is certain to be enough
@@ -90,14 +89,14 @@ def forecast(pool: PoolSize) -> Need:
     memory = _BASE_BYTES + count * _BYTES_PER_IMAGE + _COPIES_OF_PART * (pool.num_ahead + _PARTS_BESIDES) * part
     if pool.uses_objects:
         memory += boxes * _OBJECT_MEMORY_PER_BOX
-    if pool.in_memory or pool.trains:
+    if pool.in_memory:
         memory += _COPIES_OF_VECTORS * vectors
-    if pool.trains:
-        memory += count * _PIXEL_BYTES_PER_IMAGE
     embeddings = _EMBEDDING_SHARE * vectors
     return Need(
         memory_bytes=memory,
-        temporary_bytes=vectors + max(embeddings, boxes * _SPOOLED_BYTES_PER_BOX, boxes * object_bytes),
+        temporary_bytes=vectors
+        + max(embeddings, boxes * _SPOOLED_BYTES_PER_BOX, boxes * object_bytes)
+        + (count * _THUMBNAIL_BYTES if pool.trains else 0),
         result_bytes=_RESULT_BYTES + embeddings + count * _RESULT_BYTES_PER_IMAGE + boxes * _RESULT_BYTES_PER_BOX,
         cpu_seconds=_CPU_SECONDS
         + count * _CPU_SECONDS_PER_IMAGE

@@ -102,6 +102,36 @@ class _Reader(io.RawIOBase):
         return count
 
 
+class SpooledBytes(Sequence[bytes]):
+    """The bytes of n images in a temporary file, written in any order. Of each image, 16 bytes are in memory.
+
+    Args:
+        count: Number of images; each is empty until it is written.
+
+    Raises:
+        ServiceUnavailable: If there is no room for the file.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._spool, self._end = Spool(), 0
+        self._starts, self._sizes = np.zeros(count, np.int64), np.zeros(count, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def write(self, number: int, data: bytes) -> None:
+        """Writes the bytes of an image, each at most once.
+
+        Raises:
+            ServiceUnavailable: If the folder for temporary files is full.
+        """
+        self._starts[number], self._sizes[number] = self._end, len(data)
+        self._end += self._spool.file.write(data)
+
+    def __getitem__(self, number: Any) -> Any:
+        return os.pread(self._spool.file.fileno(), int(self._sizes[number]), int(self._starts[number]))
+
+
 class SpooledRows:
     """Rows of numbers in a temporary file: (n, d), of which only blocks are in memory.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from job.errors import ServiceUnavailable
 from job.select.points import ArrayPoints
-from job.spool import Spool, SpooledRows
+from job.spool import Spool, SpooledBytes, SpooledRows
 from tests.conftest import ROOT
 
 
@@ -27,6 +27,15 @@ def test_a_spool_is_read_back_whole_by_several_readers() -> None:
     assert first.read(7) == data[:7] and second.read() == data and first.read() == data[7:]
     assert first.seek(-4, os.SEEK_END) == len(data) - 4 and first.read() == data[-4:]
     assert first.seek(0) == 0 and first.read(2) == data[:2] and first.tell() == 2
+
+
+@given(st.lists(st.binary(max_size=9)), st.data())
+def test_bytes_written_in_any_order_are_read_by_their_number(files: list[bytes], data: st.DataObject) -> None:
+    made = SpooledBytes(len(files))
+    for number in data.draw(st.permutations(range(len(files)))):
+        assert made[number] == b""
+        made.write(number, files[number])
+    assert list(made) == files
 
 
 @given(st.integers(0, 40), st.integers(1, 5), st.data())

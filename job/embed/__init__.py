@@ -3,23 +3,21 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 import job
-from job.embed import from_file, table
+from job.embed import from_file, table, thumbnails
 from job.errors import SettingsError
-from job.images import read_thumbnail
 from job.inputs.match import Match
 from job.names import quantify
 from job.parts import Provenance
-from job.parts import pool as pools
 from job.parts.pool import Pool
 from job.select.points import ArrayPoints, Points
 from job.settings import Settings
+from job.spool import SpooledRows
 from job.storage import Storage
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def embed(
     """
     if settings.embedding == "simclr":
         trained, description = _simclr(pool, settings, output, need_detector)
-        return ArrayPoints(trained), description | {"dimension": trained.shape[1]}
+        return trained, description | {"dimension": trained.shape[1]}
     if settings.has_embedding_file:
         unusable = [name for name, _ in pool.failures]
         vectors, digest, match = from_file.read_for_pool(settings.embedding, pool.file_names, unusable, settings.input)
@@ -94,7 +92,7 @@ def _read_features(pool: Pool) -> Points:
 
 def _simclr(
     pool: Pool, settings: Settings, output: Storage, need_detector: Callable[[], "Detector"]
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+) -> tuple[SpooledRows, dict[str, Any]]:
     from job.embed import simclr  # its libraries take seconds to import, and the other method needs none of them
     from job.embed.checkpoint import Checkpoint
 
@@ -107,16 +105,14 @@ def _simclr(
         "seed": settings.seed,
         **vars(simclr.DEFAULT_RECIPE),
     }
-    rows = range(len(pool.file_names))
-    by_row = pools.thumbnails(output, pool, rows)
-    thumbnails = [by_row.pop(row) for row in rows]
-    digest = _digest(pool, thumbnails, description)
+    files = thumbnails.read_files(output, pool)
+    digest = _digest(pool, files, description)
     if (cached := table.read(output, digest)) is not None:
         logger.info("Reusing the embeddings in %s.", table.NAME)
         return cached, description | {"space": digest}
     detector, checkpoint = need_detector(), Checkpoint(output, digest)
     encoder = simclr.build_encoder(detector)
-    images = [read_thumbnail(thumbnail) for thumbnail in thumbnails]
+    images = thumbnails.Thumbnails(files)
     losses = simclr.train(
         encoder,
         images,
@@ -132,14 +128,14 @@ def _simclr(
         epochs = quantify(len(losses), "epoch")
         logger.info("Trained for %s: the loss fell from %.3f to %.3f.", epochs, losses[0], losses[-1])
     embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
-    table.write(output, pool.file_names, ArrayPoints(embeddings), digest)
+    table.write(output, pool.file_names, embeddings, digest)
     checkpoint.delete()
     return embeddings, description | {"space": digest}
 
 
-def _digest(pool: Pool, thumbnails: Sequence[bytes], description: dict[str, Any]) -> str:
+def _digest(pool: Pool, files: Iterable[bytes], description: dict[str, Any]) -> str:
     """SHA-256 of everything that the embeddings depend on."""
     digest = hashlib.sha256(json.dumps([description, pool.provenance.digest, job.__version__, _VIEWS]).encode())
-    for name, thumbnail in zip(pool.file_names, thumbnails, strict=True):
+    for name, thumbnail in zip(pool.file_names, files, strict=True):
         digest.update(name.encode() + b"\0" + thumbnail)
     return digest.hexdigest()

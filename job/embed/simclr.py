@@ -4,8 +4,8 @@ Chen et al., A Simple Framework for Contrastive Learning of Visual Representatio
 image should have similar embeddings, views of different images dissimilar ones. The encoder is a copy of the detector's
 backbone or, if the detector has none, a ResNet-18 with random weights.
 
-The images are decoded thumbnails in memory. Threads make the views, each with a seed of its own, so the same seed gives
-the same embeddings. After each epoch the state of the training can be kept, and a later start goes on from it.
+Threads make the views, each with a seed of its own, so the same seed gives the same embeddings. After each epoch the
+state of the training can be kept, and a later start continues from it.
 """
 
 import copy
@@ -35,6 +35,7 @@ from job.embed.views import Augmentation, make_pair
 from job.names import quantify
 from job.prefetch import prefetch
 from job.progress import Progress
+from job.spool import SpooledRows
 
 logger = logging.getLogger(__name__)
 
@@ -240,29 +241,34 @@ def describe_duration(steps: int, batch_size: int, seconds: float) -> str:
 
 def embed(
     encoder: Encoder, images: Sequence[PIL.Image.Image], *, batch_size: int, recipe: SimCLRRecipe = DEFAULT_RECIPE
-) -> npt.NDArray[np.float32]:
+) -> SpooledRows:
     """Embeds images.
 
     Args:
         encoder: The encoder, on its device.
-        images: RGB thumbnails; each is resized to a square.
+        images: RGB thumbnails, at least one; each is resized to a square.
         batch_size: Images per forward pass.
         recipe: Its `input_size` is the side of the square.
 
     Returns:
-        Shape (images, D).
+        (images, D) embeddings, in a temporary file.
+
+    Raises:
+        ServiceUnavailable: If there is no room for the temporary file.
     """
     device = next(encoder.parameters()).device
     encoder.eval()
     square = (recipe.input_size, recipe.input_size)
-    results = []
+    result: SpooledRows | None = None
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            squares = [image.resize(square, PIL.Image.Resampling.BILINEAR) for image in batch]
+            rows = range(start, min(start + batch_size, len(images)))
+            squares = [images[row].resize(square, PIL.Image.Resampling.BILINEAR) for row in rows]
             tensor = torch.stack([_to_tensor(image) for image in squares])
-            results.append(encoder(tensor.to(device)).float().cpu().numpy())
-    return np.concatenate(results)
+            vectors = encoder(tensor.to(device)).float().cpu().numpy()
+            result = result or SpooledRows((len(images), vectors.shape[1]))
+            result.write(start, vectors)
+    return result or SpooledRows((0, 1))
 
 
 def choose_rows(count: int, most: int, seed: int) -> npt.NDArray[np.int64]:

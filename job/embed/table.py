@@ -1,15 +1,13 @@
 """embeddings.parquet: written, and read back if it was made from the same inputs."""
 
-import io
 import logging
-
-import numpy as np
-import numpy.typing as npt
 
 from job.parts import checked
 from job.parts.checked import DamagedTableError
 from job.select.points import Points
-from job.storage import Storage, read_required
+from job.spool import SpooledRows
+from job.storage import Storage
+from job.storage.rangefile import RangeFile
 from job.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -30,17 +28,14 @@ def write(output: Storage, file_names: Texts, embeddings: Points, digest: str) -
     output.write(NAME, checked.dump_vectors(file_names.array, embeddings, {_DIGEST: digest}))
 
 
-def read(output: Storage, digest: str) -> npt.NDArray[np.float32] | None:
+def read(output: Storage, digest: str) -> SpooledRows | None:
     """Reads the (n, d) embeddings of embeddings.parquet; None if it is missing, damaged or has another digest."""
-    if output.stat(NAME) is None:
+    entry = output.stat(NAME)
+    if entry is None:
         return None
     try:
-        table = checked.load(io.BytesIO(read_required(output, NAME)))
+        vectors, metadata = checked.load_vectors(RangeFile(output, NAME, entry.size))
     except DamagedTableError as error:
         logger.warning("%s/%s is damaged (%s): the embeddings are made again.", output.uri, NAME, error)
         return None
-    if (table.schema.metadata or {}).get(_DIGEST) != digest.encode():
-        return None
-    vectors = table["embedding"].combine_chunks()
-    result: npt.NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-    return result
+    return vectors if metadata.get(_DIGEST) == digest.encode() else None

@@ -9,14 +9,13 @@ from job.exports import coco, copies, table
 from job.exports.detected import DetectedImage, Export, make_detected_image
 from job.exports.format import Format
 from job.exports.lightly import task_name
-from job.exports.lines import ImageLines
 from job.exports.prelabels import MAX_IOU, Counts, PreLabels, make_pre_labels
 from job.exports.uris import to_task_uri
 from job.exports.xml import can_represent
 from job.parts.boxes import Detections, detections_by_part
 from job.parts.owned import OwnedOutput
 from job.parts.pool import Pool
-from job.spool import Spool
+from job.spool import Spool, SpooledBytes
 from job.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -105,12 +104,12 @@ def write_all_images(
         )
     )
     num_kept = num_cut = num_dropped = 0
-    lines = ImageLines(len(row))
+    lines = SpooledBytes(len(row))
     for _, by_file_name in detections_by_part(output, pool, range(len(pool.file_names))):
         for file_name, detections in by_file_name.items():
             number = row[file_name]
             image = make_detected_image(pool, number, "", detections, with_probabilities=with_probabilities)
-            lines.add(number, coco.render_annotations(image))
+            lines.write(number, b"\n".join(coco.render_annotations(image)))
             num_kept, num_cut = num_kept + len(image.boxes), num_cut + image.num_cut
             num_dropped += image.num_dropped
     if num_cut or num_dropped:
@@ -123,7 +122,7 @@ def write_all_images(
         )
     content = Spool()
     writer = io.BufferedWriter(content.file)
-    coco.write(writer, pool.provenance.class_names, task_name(pool.provenance), entries, lines)
+    coco.write(writer, pool.provenance.class_names, task_name(pool.provenance), entries, map(bytes.splitlines, lines))
     writer.flush()
     writer.detach()
     output.write(ALL_IMAGES, content)

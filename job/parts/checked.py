@@ -4,6 +4,7 @@ The checksums of Parquet cover its pages, but not their headers and not the foot
 the values of each column, which is independent of how they are stored. It is compared when the column is read.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,11 +20,12 @@ import pyarrow.parquet as pq
 from job import limits
 from job.errors import one_line
 from job.select.points import Points
-from job.spool import Spool
+from job.spool import Spool, SpooledRows
 
 _GROUP_ROWS = 1 << 14  # at least, of vectors
 _TEXTS_AT_ONCE = 10_000
 _DIGESTS = b"coralpick-digests"
+_WRONG_DIGESTS = "its content does not match its digests"
 _METADATA = ""  # in place of a column's name: the digest of the rest of the metadata
 
 
@@ -79,13 +81,9 @@ def dump_vectors(names: pa.Array, embeddings: Points, metadata: Mapping[bytes, s
             before them.
         metadata: Metadata of the file by key.
     """
-    count, width = embeddings.shape
+    width = embeddings.shape[1]
     kind = pa.list_(pa.float32(), width)
-    hasher = hashlib.sha256(_describe_valid(count, kind) + str(width).encode())
-    hasher.update(_describe_valid(count * width, pa.float32()))
-    for _, block in embeddings.blocks():
-        hasher.update(np.ascontiguousarray(block, "<f4").data)
-    digests = {"file_name": _digest_column(pa.chunked_array([names])), "embedding": hasher.hexdigest()[:32]}
+    digests = {"file_name": _digest_column(pa.chunked_array([names])), "embedding": _digest_vectors(embeddings)}
     digests[_METADATA] = _digest_metadata({key: value.encode() for key, value in metadata.items()})
     schema = pa.schema(
         {"file_name": pa.string(), "embedding": kind}, {**metadata, _DIGESTS: json.dumps(digests, sort_keys=True)}
@@ -96,6 +94,33 @@ def dump_vectors(names: pa.Array, embeddings: Points, metadata: Mapping[bytes, s
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(group.ravel()), width)
             writer.write_table(pa.table([names.slice(start, len(group)).cast(pa.string()), vectors], schema=schema))
     return made
+
+
+def load_vectors(source: Any) -> tuple[SpooledRows, dict[bytes, bytes]]:
+    """Reads what `dump_vectors` made: the (n, d) vectors, in a temporary file, and the metadata.
+
+    Args:
+        source: The file, as a file object.
+
+    Raises:
+        DamagedTableError: If the file is damaged, or is not such a file.
+        MemoryError: If there is not enough memory.
+        ServiceUnavailable: If there is no room for the temporary file.
+    """
+    with _find_damage():
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        metadata, digests = _read_metadata(file)
+        vectors = SpooledRows((file.metadata.num_rows, file.schema_arrow.field("embedding").type.list_size))
+        start = 0
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, ["embedding"])["embedding"].combine_chunks()
+            values = column.flatten().to_numpy().reshape(len(column), -1)
+            vectors.write(start, values)
+            start += len(values)
+        names = _digest_column(file.read(["file_name"])["file_name"])
+        if digests != {"file_name": names, "embedding": _digest_vectors(vectors)}:
+            raise DamagedTableError(_WRONG_DIGESTS)
+    return vectors, metadata
 
 
 def _group(embeddings: Points) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
@@ -123,23 +148,40 @@ def load(source: Any, columns: list[str] | None = None) -> pa.Table:
         DamagedTableError: If the file is damaged, or is not such a file.
         MemoryError: If there is not enough memory.
     """
-    try:
+    with _find_damage():
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
         table = file.read(columns=columns)
-        metadata = dict(table.schema.metadata)
-        digests = json.loads(metadata.pop(_DIGESTS))
-        metadata.pop(b"ARROW:schema", None)
+        metadata, digests = _read_metadata(file)
         actual = {name: _digest_column(table[name]) for name in table.column_names}
-        expected = {name: digests[name] for name in columns or digests if name != _METADATA}
-        if actual != expected or digests[_METADATA] != _digest_metadata(metadata):
-            raise DamagedTableError("its content does not match its digests")
+        if actual != {name: digests[name] for name in columns or digests}:
+            raise DamagedTableError(_WRONG_DIGESTS)
+    return table.replace_schema_metadata(metadata)
+
+
+@contextlib.contextmanager
+def _find_damage() -> Iterator[None]:
+    """Takes the errors of a damaged file, which may have any, for what they are."""
+    try:
+        yield
     except pa.ArrowMemoryError:
         raise
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         if limits.lacks_memory(error):
             raise MemoryError from error
         raise DamagedTableError(" ".join(str(error).split())[:200]) from error
-    return table.replace_schema_metadata(metadata)
+
+
+def _read_metadata(file: pq.ParquetFile) -> tuple[dict[bytes, bytes], dict[str, str]]:
+    """The metadata of a file, and the digest of each column.
+
+    Raises:
+        DamagedTableError: If the metadata is damaged.
+    """
+    metadata = dict(file.schema_arrow.metadata)
+    digests = json.loads(metadata.pop(_DIGESTS))
+    if digests.pop(_METADATA) != _digest_metadata(metadata):
+        raise DamagedTableError(_WRONG_DIGESTS)
+    return metadata, digests
 
 
 def _digest_metadata(metadata: Mapping[bytes, bytes]) -> str:
@@ -149,6 +191,16 @@ def _digest_metadata(metadata: Mapping[bytes, bytes]) -> str:
 def _digest_column(column: pa.ChunkedArray) -> str:
     hasher = hashlib.sha256()
     _update(hasher, column.combine_chunks())
+    return hasher.hexdigest()[:32]
+
+
+def _digest_vectors(vectors: Points) -> str:
+    """The digest of a column of vectors, as `_digest_column` computes it, from blocks."""
+    count, width = vectors.shape
+    hasher = hashlib.sha256(_describe_valid(count, pa.list_(pa.float32(), width)) + str(width).encode())
+    hasher.update(_describe_valid(count * width, pa.float32()))
+    for _, block in vectors.blocks():
+        hasher.update(np.ascontiguousarray(block, "<f4").data)
     return hasher.hexdigest()[:32]
 
 

@@ -31,7 +31,7 @@ def detector(small_rcnn: tuple[Path, Path]) -> Detector:
 def trained(detector: Detector, images: list[Any], **more: Any) -> Any:
     encoder = simclr.build_encoder(detector)
     simclr.train(encoder, images, **{"epochs": 2, "batch_size": 4, "seed": 0, **more})
-    return simclr.embed(encoder, images, batch_size=4)
+    return simclr.embed(encoder, images, batch_size=4).read(0, len(images))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(detector: Detector, images: list[Any]) -> None:

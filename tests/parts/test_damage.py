@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from job import parts
 from job.detect import agreement, described
@@ -54,7 +57,7 @@ def read_listing(output: LocalFolder) -> Any:
 
 def read_embeddings(output: LocalFolder) -> Any:
     values = embeddings.read(output, "digest")
-    return None if values is None else values.tolist()
+    return None if values is None else values.read(0, len(values)).tolist()
 
 
 def read_ledger(output: LocalFolder) -> Any:
@@ -196,3 +199,18 @@ def test_missing_memory_is_no_damage(output: LocalFolder, monkeypatch: pytest.Mo
     with pytest.raises(MemoryError):
         list(parts.read(output))
     assert not issubclass(JobError, MemoryError)
+
+
+@hypothesis.settings(deadline=None)  # the first file takes longer
+@given(st.integers(0, 20), st.integers(1, 3), st.integers(1, 7))
+def test_vectors_in_blocks_are_the_column_of_a_table(count: int, width: int, group_rows: int) -> None:
+    vectors = np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
+    names = pa.array([f"{number}.jpg" for number in range(count)], pa.string())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checked, "_GROUP_ROWS", group_rows)
+        made = checked.dump_vectors(names, ArrayPoints(vectors), {b"k": "v"})
+    found, metadata = checked.load_vectors(made.open())
+    np.testing.assert_array_equal(found.read(0, count), vectors)
+    table = checked.load(made.open())
+    assert metadata == table.schema.metadata == {b"k": b"v"} and table["file_name"].to_pylist() == names.to_pylist()
+    np.testing.assert_array_equal(table["embedding"].combine_chunks().flatten(), vectors.ravel())
