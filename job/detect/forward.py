@@ -1,6 +1,7 @@
 """Runs the detector on one batch, and makes rows of a part of what it finds."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from job.detect.prepare import PreparedImage
 from job.detect.projection import BOX_SIZE, IMAGE_SIZE, Projection
 from job.names import shorten
 
-Table = npt.NDArray[np.float32]
+Tables = Sequence[npt.NDArray[np.floating]]
 
 _BEFORE_PROBABILITIES = 6
 
@@ -27,15 +28,17 @@ class Outputs:
     """What the model finds in a batch.
 
     Attributes:
-        table: (boxes, 6 + classes + 1 + D) float32: four corners, score, class, the class probabilities, and the
-            feature, which may have a length of 0. If there are no counts, the result of `Found.pack` of
-            `job.detect.batched`.
-        counts: Number of boxes of each image; None if the table says so itself.
+        numbers: (boxes, 6) float32: four corners, score and class.
+        halves: (boxes, classes + 1 + D) float16: the class probabilities, and the feature, which may have a length of
+            0. They become halves where they were computed: a GPU needs no time for that, and has less to copy.
+        counts: Number of boxes of each image. If None, both tables have a dimension of images before that of boxes, as
+            `Found.pack` of `job.detect.batched` makes them.
         features: (images, D) float16; None if the model has no backbone.
         arrived: The end of the copy to main memory; None if there is nothing to wait for.
     """
 
-    table: torch.Tensor
+    numbers: torch.Tensor
+    halves: torch.Tensor
     counts: list[int] | None
     features: torch.Tensor | None
     arrived: torch.cuda.Event | None = None
@@ -78,18 +81,22 @@ class Forward:
             features = self._feature.value
             if features is not None:
                 features = self._projection.shorten(features) if self._detector.projection else features.half()
-        return Outputs(table, counts, features)
+            numbers, halves = _split(table)
+        return Outputs(numbers, halves, counts, features)
 
     def read(self, images: list[PreparedImage], outputs: Outputs) -> list[parts.Row]:
         """Makes the rows of a batch, once its outputs are in main memory."""
         if outputs.arrived:
             outputs.arrived.synchronize()
-        table = outputs.table.numpy()
-        tables: list[Table | None]
+        both = outputs.numbers.numpy(), outputs.halves.numpy()
+        tables: Sequence[Tables | None]
         if outputs.counts is None:
-            tables = batched.unpack(table)
+            tables = batched.unpack(*both)
         else:
-            tables = list(np.split(table, np.cumsum(outputs.counts[:-1])))
+            # Copies, since views would keep the whole tables in memory.
+            ends = np.cumsum(outputs.counts)
+            starts = ends - outputs.counts
+            tables = [[table[start:end].copy() for table in both] for start, end in zip(starts, ends, strict=True)]
         features: npt.NDArray[np.float16] | None = None
         if outputs.features is not None:
             features = outputs.features.numpy()
@@ -115,11 +122,10 @@ class Forward:
         if self._acceleration and isinstance(batch, torch.Tensor):
             self._acceleration.expect(batch)
 
-    def _run_alone(self, image: PreparedImage) -> Table:
+    def _run_alone(self, image: PreparedImage) -> Tables:
         with torch.inference_mode(), self._autocast():
             table, _ = self._run_model([image], image.tensor[None].to(self._detector.device))
-        values: Table = table.cpu().numpy()
-        return values
+            return [half.cpu().numpy() for half in _split(table)]
 
     def _run_model(
         self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
@@ -143,6 +149,11 @@ class Forward:
         return table, [len(instances) for instances in outputs]
 
 
+def _split(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Splits a table of boxes into `Outputs.numbers` and `Outputs.halves`."""
+    return table[..., :_BEFORE_PROBABILITIES].contiguous(), table[..., _BEFORE_PROBABILITIES:].half()
+
+
 def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16]) -> None:
     """Warns of features that half precision cannot hold, and makes them zeros, as a part holds finite numbers only."""
     for row in np.flatnonzero(~np.isfinite(features).all(axis=1)):
@@ -157,10 +168,11 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
 
 
 def _make_row(
-    image: PreparedImage, num_classes: int, values: Table, feature: npt.NDArray[np.float16] | None
+    image: PreparedImage, num_classes: int, tables: Tables, feature: npt.NDArray[np.float16] | None
 ) -> parts.Row:
-    """Makes a row of a part from a table of boxes, see `Outputs`."""
-    of_boxes = values[:, _BEFORE_PROBABILITIES + num_classes + 1 :].astype(np.float16)
+    """Makes a row of a part from the tables of an image's boxes, see `Outputs`."""
+    numbers, halves = tables
+    of_boxes = halves[:, num_classes + 1 :].copy()
     of_boxes[~np.isfinite(of_boxes).all(axis=1)] = 0  # in half precision, an activation may be too large
     return parts.Row(
         file_name=image.entry.key,
@@ -169,11 +181,10 @@ def _make_row(
         status="ok",
         width=image.width,
         height=image.height,
-        # Copies, since views would keep the whole table in memory.
-        boxes=values[:, :4].copy(),
-        scores=values[:, 4].copy(),
-        classes=values[:, 5].astype(np.int32),
-        class_probabilities=values[:, _BEFORE_PROBABILITIES:][:, : num_classes + 1].astype(np.float16),
+        boxes=numbers[:, :4].astype(np.float32),
+        scores=numbers[:, 4].astype(np.float32),
+        classes=numbers[:, 5].astype(np.int32),
+        class_probabilities=halves[:, : num_classes + 1].astype(np.float16),
         box_features=of_boxes if of_boxes.shape[1] else None,
         thumbnail=image.thumbnail,
         feature=feature,

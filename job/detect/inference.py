@@ -164,10 +164,10 @@ class Inference:
         outputs = self._forward.start(images, batch)
         if not self._copies:
             return outputs
-        on_gpu = [tensor for tensor in (outputs.table, outputs.features) if tensor is not None]
+        on_gpu = [tensor for tensor in (outputs.numbers, outputs.halves, outputs.features) if tensor is not None]
         copied = self._copies.fetch(on_gpu)
-        table, *features = copied.tensors
-        return Outputs(table, outputs.counts, features[0] if features else None, copied.arrived)
+        numbers, halves, *features = copied.tensors
+        return Outputs(numbers, halves, outputs.counts, features[0] if features else None, copied.arrived)
 
     def _measure_batch_size(self) -> int:
         """Returns 1 on a CPU, where larger batches are no faster; on a GPU, a power of two that fits its memory."""

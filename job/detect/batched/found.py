@@ -56,6 +56,20 @@ class Found:
         return torch.cat([table, last], dim=1)
 
 
-def unpack(packed: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32] | None]:
-    """Returns the rows of each image from the result of `Found.pack`: None where the image is not settled."""
-    return [image[:-1][image[:-1, 5] >= 0] if image[-1, 0] else None for image in packed]
+def unpack(
+    packed: npt.NDArray[np.float32], *others: npt.NDArray[np.floating]
+) -> list[list[npt.NDArray[np.floating]] | None]:
+    """Takes the tables of each image out of those of a batch, as copies.
+
+    Args:
+        packed: The first columns of the result of `Found.pack`, at least six.
+        others: More tables with as many rows of each image.
+
+    Returns:
+        For each image, its rows of each table; None where it is not settled.
+    """
+    found: list[list[npt.NDArray[np.floating]] | None] = []
+    for image, numbers in enumerate(packed):
+        exists = np.flatnonzero(numbers[:-1, 5] >= 0)
+        found.append([table[image].take(exists, axis=0) for table in (packed, *others)] if numbers[-1, 0] else None)
+    return found
