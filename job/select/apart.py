@@ -1,5 +1,6 @@
 """Picks of one group keep a distance in one number, such as frames of one video in time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,3 +42,10 @@ class Apart:
     def _sorted(self) -> tuple[Rows, Rows, npt.NDArray[np.float64]]:
         order = np.lexsort((self.positions, self.groups))
         return order, self.groups[order], self.positions[order]
+
+
+def find_forbidden(rows: Sequence[int], apart: Apart | None) -> Rows:
+    """Labelled or picked images, and those that they keep away, if anything does."""
+    if apart is None or not rows:
+        return np.asarray(rows, np.int64)
+    return np.concatenate([np.asarray(rows, np.int64), *(apart.find_near(row) for row in rows)])
