@@ -188,7 +188,10 @@ def choose(
         weight = power if weight is None else weight * power
     if apart is not None:
         check_apart(apart, points.shape[0])
-    worth = Worth(weight, diversity_strength, min_distance, allowed, rank, weight if first is None else first)
+    first = weight if first is None else first
+    if labelled or len(elsewhere):
+        first = None  # there are distances from the first pick on
+    worth = Worth(weight, diversity_strength, min_distance, allowed, rank, first)
     options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "apart": apart}
     if objects is not None:
         check_objects(objects, points.shape[0])
