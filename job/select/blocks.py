@@ -66,7 +66,8 @@ class Block:
 
     def _prepare(self, news: News) -> ArrayPass:
         if news.worth is not None:
-            self._pass = ArrayPass(self._points, news.worth)
+            worth = replace(news.worth, allowed=news.worth.allowed.copy())  # what was sent is read-only
+            self._pass = ArrayPass(self._points, worth)
         if self._pass is None:
             raise RuntimeError("a block must be told first what its rows are worth")
         return self._pass

@@ -86,13 +86,13 @@ class Worth:
         return Worth(weight, self.strength, self.min_distance, self.allowed[rows], self.get_ranks(rows))
 
     def cut(self, start: int, end: int) -> "Worth":
-        """What consecutive rows are worth, on its own. Without ranks they keep the order that they have."""
+        """What consecutive rows are worth: a view. Without ranks they keep the order that they have."""
         weight = None if self.weight is None else self.weight[start:end]
         rank = None if self.rank is None else self.rank[start:end]
         first = None if self.first is None else self.first[start:end]
         if self.first is self.weight:
             first = weight  # so that it is sent once
-        return Worth(weight, self.strength, self.min_distance, self.allowed[start:end].copy(), rank, first)
+        return Worth(weight, self.strength, self.min_distance, self.allowed[start:end], rank, first)
 
 
 def slack(dimension: int) -> float:
