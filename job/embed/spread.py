@@ -30,8 +30,10 @@ from job.uris import Location
 
 logger = logging.getLogger(__name__)
 
+# Below, one core takes up to a minute for a thousand picks. That is about what a cluster takes to be joined, to start
+# workers, and to have them read the rows (`benchmarks.row_blocks`).
 MIN_VALUES = 1 << 31
-_MIN_BLOCK_VALUES = 1 << 26
+_MIN_BLOCK_VALUES = 1 << 25  # 128 MiB: the process of a worker takes as much for itself
 _ROWS_PER_READ = 1 << 14
 
 
