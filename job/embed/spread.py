@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 # workers, and to have them read the rows (`benchmarks.row_blocks`).
 MIN_VALUES = 1 << 31
 _MIN_BLOCK_VALUES = 1 << 25  # 128 MiB: the process of a worker takes as much for itself
-_ROWS_PER_READ = 1 << 14
 
 
 @contextlib.contextmanager
@@ -137,8 +136,9 @@ def read_block(uri: str, groups: Sequence[int], shape: tuple[int, int]) -> npt.N
     output = open_output(uri, stop=threading.Event(), patience=Patience())
     result, end = np.empty(shape, np.float32), 0
     with _open(output) as file:
-        for batch in file.iter_batches(_ROWS_PER_READ, row_groups=list(groups), columns=["embedding"]):
-            rows = batch.column(0).flatten().to_numpy().reshape(len(batch), -1)
+        for group in groups:  # one at a time, since pyarrow reads ahead all that it is asked for
+            column = file.read_row_group(group, columns=["embedding"]).column(0).combine_chunks()
+            rows = column.flatten().to_numpy().reshape(len(column), -1)
             if rows.shape[1] != shape[1] or end + len(rows) > shape[0]:
                 raise _damaged(output, "its embeddings are not those of this run")
             result[end : end + len(rows)] = rows
@@ -155,7 +155,7 @@ def _open(output: Storage) -> Iterator[pq.ParquetFile]:
         raise _damaged(output, "it is not there")
     try:
         source = RangeFile(output, entry.key, entry.size)
-        yield pq.ParquetFile(source, page_checksum_verification=True)
+        yield pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(output, one_line(error)) from error
 

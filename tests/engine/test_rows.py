@@ -20,11 +20,12 @@ from job.select.points import to_unit_length
 from job.stopping import Stop
 from job.storage import open_folder
 from job.texts import Texts
-from tests.conftest import settings
+from tests.conftest import S3, settings
 
 ray = pytest.importorskip("ray")
 
 COUNT, DIMENSION = 4000, 16
+NAMES = Texts(pa.array([f"{row:05d}.jpg" for row in range(COUNT)]))
 _OBJECT_STORE = 80 << 20
 
 
@@ -62,8 +63,7 @@ def embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("MIN_VALUES", "_MIN_BLOCK_VALUES"):
         monkeypatch.setattr(spread, name, 1)
     made = to_unit_length(np.random.default_rng(0).normal(size=(COUNT, DIMENSION)))
-    names = Texts(pa.array([f"{row:05d}.jpg" for row in range(COUNT)]))
-    embed.table.write(open_folder(str(tmp_path)), names, ArrayPoints(made), "")
+    embed.table.write(open_folder(str(tmp_path)), NAMES, ArrayPoints(made), "")
     return made
 
 
@@ -132,6 +132,13 @@ def test_blocks_are_groups_of_the_file(embeddings: Any, tmp_path: Path, count: i
     assert [len(block) for block in blocks] == np.diff(starts).tolist()
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 500
     np.testing.assert_array_equal(np.concatenate(blocks), embeddings)
+
+
+def test_blocks_are_read_from_a_bucket(embeddings: Any, moto: S3) -> None:
+    output = open_folder(moto.uri("rows"))
+    embed.table.write(output, NAMES, ArrayPoints(embeddings), "")
+    _, loads = spread.cut(output, moto.uri("rows"), (COUNT, DIMENSION), 3)
+    np.testing.assert_array_equal(np.concatenate([load() for load in loads]), embeddings)
 
 
 def test_the_embeddings_of_another_run(embeddings: Any, tmp_path: Path) -> None:
