@@ -23,7 +23,7 @@ from job.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
-_MAX_LOSSES = 5  # of one block
+_MAX_LOSSES = 10  # of one block; for some seconds, Ray offers a machine that is gone
 
 
 @contextlib.contextmanager
