@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from job.select.apart import Apart, find_forbidden
+from job.select.apart import Apart, Forbidden, find_forbidden
 from job.select.points import Array, Points, Vectors, find_distinct, to_unit_length
-from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, find_zero_rows, slack
+from job.select.shortlist import Pass, Rows, Shortlist, cosines, find_zero_rows, slack
 
 # Length of a shortlist as a share of all rows, within limits. A longer one saves reads, but its picks take longer.
 _SHORTLIST_SHARE = 1 / 256
@@ -140,7 +140,7 @@ def _pick_from(shortlist: Shortlist, centers: Centers, count: int, apart: Apart 
     without_zeros = len(find_zero_rows(vectors)) == 0
     error = slack(vectors.shape[1])
     ranks = listed.get_ranks(np.arange(len(rows)))
-    everything, exact, forbidden = slice(None), ExactDistances(vectors), Forbidden(listed, rows, apart)
+    everything, exact, forbidden = slice(None), ExactDistances(vectors), Forbidden(listed.allowed, rows, apart)
     picks: list[Pick] = []
     while len(picks) < count and listed.allowed.any():
         square = 2 - 2 * closest.astype(np.float64)
@@ -175,41 +175,6 @@ def _pick_from(shortlist: Shortlist, centers: Centers, count: int, apart: Apart 
             cosine = vectors @ vectors[row] if without_zeros else cosines(vectors, vectors[row : row + 1])[:, 0]
             np.maximum(closest, cosine, out=closest)
     return picks, forbidden.rows
-
-
-class Forbidden:
-    """The rows that become forbidden while images of a shortlist are picked.
-
-    Args:
-        listed: What the listed rows are worth; they become forbidden there, too.
-        rows: (m,) the listed rows.
-        apart: What else picks keep a distance in; None for nothing.
-    """
-
-    def __init__(self, listed: Worth, rows: Rows, apart: Apart | None) -> None:
-        self._allowed, self._listed, self._apart = listed.allowed, rows, apart
-        self._order = np.argsort(rows) if apart is not None else rows
-        self._sorted = rows[self._order] if apart is not None else rows
-        self._rows: list[Rows] = []
-
-    @property
-    def rows(self) -> Rows:
-        """The forbidden rows."""
-        return np.concatenate([np.empty(0, np.int64), *self._rows])
-
-    def add(self, places: Rows) -> None:
-        """Forbids rows at some places of the shortlist."""
-        self._allowed[places] = False
-        self._rows.append(self._listed[places])
-
-    def add_pick(self, place: int) -> None:
-        """Forbids a picked row, and those that it keeps away, whether they are listed or not."""
-        self.add(np.array([place]))
-        if self._apart is not None:
-            near = self._apart.find_near(int(self._listed[place]))
-            self._rows.append(near)
-            found = np.minimum(np.searchsorted(self._sorted, near), len(self._sorted) - 1)
-            self._allowed[self._order[found[self._sorted[found] == near]]] = False
 
 
 class ExactDistances:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from job.select.apart import Apart, find_forbidden
-from job.select.greedy import Centers, ExactDistances, Forbidden, Pick, gather_centers, max_cosines
+from job.select.apart import Apart, Forbidden, find_forbidden
+from job.select.greedy import Centers, ExactDistances, Pick, gather_centers, max_cosines
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, Points, Vectors, find_distinct, to_unit_length
 from job.select.shortlist import Rows, Shortlist, Worth, cosines, slack
@@ -283,7 +283,7 @@ def _pick_from(
 ) -> tuple[list[Pick], Rows]:
     """Picks as `job.select.greedy` does from a shortlist; returns the picks, and the rows that become forbidden."""
     rows, vectors, listed = shortlist.rows, shortlist.vectors, shortlist.worth
-    forbidden = Forbidden(listed, rows, apart)
+    forbidden = Forbidden(listed.allowed, rows, apart)
     if len(rows) == 0:
         return [], forbidden.rows
     boxes, strength = known.find_boxes(rows), known.objects.strength
