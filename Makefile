@@ -188,7 +188,7 @@ clean: ## Removes the environments, the caches and the results of the demo.
 
 ##@ Benchmarks
 
-bench: bench-storage bench-feed bench-video bench-detect bench-engine bench-lightly bench-select bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
+bench: bench-storage bench-feed bench-video bench-detect bench-engine bench-lightly bench-select bench-blocks bench-reduce bench-quality bench-embedding bench-projection ## Runs all benchmarks.
 
 bench-detect: $(VENV)/.dev ## Compares the map step with the bare model and detectron2's DefaultPredictor (8 minutes).
 	@mkdir -p benchmarks/results
@@ -209,6 +209,10 @@ bench-video: $(VENV)/.dev ## Measures reading frames of videos beside PyAV and O
 bench-select: $(VENV)/.dev ## Compares the selection with lightly-mundig, scikit-learn and numpy (10 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.select --json benchmarks/results/select.json
+
+bench-blocks: $(VENV)/.dev ## Selects by row blocks in workers of Ray, also with one killed, beside one process (1 minute).
+	@mkdir -p benchmarks/results
+	@$(RUN) -W ignore -m benchmarks.row_blocks --json benchmarks/results/row_blocks.json
 
 bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (12 minutes).
 	@mkdir -p benchmarks/results

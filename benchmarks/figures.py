@@ -1,4 +1,4 @@
-"""The table of docs/performance.md on `select`, from the file that `make bench-reduce` writes."""
+"""What docs/performance.md says of `select`, from the files that `make bench-reduce` and `make bench-blocks` write."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 REDUCE = Path(__file__).resolve().parent / "results" / "reduce.json"
+BLOCKS = REDUCE.with_name("row_blocks.json")
 _MIN_CPU_SECONDS = 1.0  # of a stage in the larger pool; below it, the clock and other processes decide the slope
 _COMPUTED = (10_000_000, 100_000_000)  # images
 
@@ -116,3 +117,27 @@ def format_count(images: int) -> str:
     if images < 1_000_000 or images % 1_000_000:
         return f"{images:,} images"
     return f"{images // 1_000_000} million images"
+
+
+def blocks_list(path: Path = BLOCKS) -> str:
+    """Returns what a selection by row blocks takes, from the benchmark's file."""
+    if not path.is_file():
+        return "Not measured: run `make bench-blocks`."
+    return describe_blocks(json.loads(path.read_text()))
+
+
+def describe_blocks(figures: dict[str, Any]) -> str:
+    """Describes what a selection by row blocks takes, in a list."""
+    lines = [
+        f"{figures['k']:,} of {figures['n']:,} x {figures['d']}: one process took {figures['one_process_s']:.1f} s. "
+        f"Ray was up after {figures['start_s']:.1f} s."
+    ]
+    for name, title in (("blocks", "undisturbed"), ("disturbed", "one of them killed before the second pass")):
+        row = figures[name]
+        same = "The same picks to the last bit." if row["same_picks"] else "OTHER PICKS."
+        lines.append(
+            f"{row['workers']} workers, {title}: the rows were there after {row['load_s']:.1f} s. {row['passes']} "
+            f"passes took {row['s']:.1f} s, with {row['sent_mb']:.1f} MB sent and {row['received_mb']:.1f} MB "
+            f"received. {same}"
+        )
+    return "\n".join(f"- {line}" for line in lines)

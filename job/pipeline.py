@@ -18,6 +18,7 @@ from job.choose import choose_without
 from job.context import Run, Selected, SelectionInputs
 from job.detect import described
 from job.embed import elsewhere
+from job.embed.spread import spread
 from job.errors import DamagedFileError, SettingsError, TooManyFailedImages, TryAgain
 from job.exports import lightly_files
 from job.external.take_in import find_embedded, import_for_images, import_predictions
@@ -238,8 +239,8 @@ def select_and_publish(run: Run, listing: Listing, claim: Claim) -> list[Selecte
     with run.stage("embed"):
         embeddings, embedding = embed.embed(pool, settings, output, lambda: run.need_detector_of(pool), run.accept)
         others = elsewhere.read(settings, found, embedding, pool.provenance, embeddings.shape[1])
-    with run.stage("select"):
-        selection = choose_without(rejected, settings, output, pool, embeddings, labelled, others.embeddings)
+    with run.stage("select"), spread(settings, run.stop, output, embeddings) as points:
+        selection = choose_without(rejected, settings, output, pool, points, labelled, others.embeddings)
     if len(selection.picks) < settings.n_samples:
         logger.warning(
             "Only %d of %d images were picked: all other images are labelled, unusable, outside a threshold, or closer "

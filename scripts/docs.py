@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pieces": figures.pieces_table,
     "checks": figures.checks_table,
     "reduce": benchmark_figures.reduce_table,
+    "blocks": benchmark_figures.blocks_list,
     "room": room.room_table,
 }
 _MARKER = ": written by make docs -->"

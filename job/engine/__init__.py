@@ -5,11 +5,18 @@ listing (`ray`). The parts in the output are the only truth, so an engine holds 
 and this process can be killed at any time, and the same command continues.
 """
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
 from job.engine.choice import Choice, choose
-from job.engine.work import Engine, Work
+from job.engine.work import Engine, Load, Work
 from job.stopping import Stop
 
-__all__ = ["Choice", "Engine", "Work", "choose", "describe_cluster", "start"]
+if TYPE_CHECKING:
+    from job.engine.ray.rows import RowWorkers
+
+__all__ = ["Choice", "Engine", "Load", "Work", "choose", "describe_cluster", "hold_rows", "start"]
 
 
 def start(choice: Choice) -> Engine:
@@ -33,3 +40,12 @@ def describe_cluster(choice: Choice, stop: Stop) -> str:
     from job.engine.ray import describe_cluster
 
     return describe_cluster(choice, stop)
+
+
+def hold_rows(
+    choice: Choice, stop: Stop, cut: Callable[[int], tuple[Sequence[int], Sequence[Load]]]
+) -> "AbstractContextManager[RowWorkers | None]":
+    """Joins a cluster for a selection, and has its machines hold the rows: see `job.engine.ray.rows.hold_rows`."""
+    from job.engine.ray import hold_rows
+
+    return hold_rows(choice, stop, cut)

@@ -1,7 +1,11 @@
 """What an engine gets to do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from job.detect.imported import Imported
 from job.detect.model import Detector
@@ -10,6 +14,8 @@ from job.settings.schema import Precision
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing, Source, Storage
+
+Load = Callable[[], npt.NDArray[np.float32]]  # reads rows of the selection, on any machine
 
 
 @dataclass(frozen=True)

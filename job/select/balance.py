@@ -1,12 +1,13 @@
 """Selection toward a target distribution, of classes or of any other property with one value per image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from job.select.greedy import Pick, choose_first, coverage, find_nearest_center
+from job.select.apart import Apart, find_forbidden
+from job.select.greedy import Pick, coverage, find_nearest_center
 from job.select.points import Array, Points, Vectors, to_unit_length
 from job.select.shortlist import Rows, Worth
 
@@ -85,7 +86,7 @@ def select_balanced(
     *,
     labelled: Sequence[int],
     elsewhere: Vectors,
-    first: Array | None,
+    apart: Apart | None = None,
 ) -> list[Pick]:
     """Picks as `job.select.greedy.select_greedily` does, with balances in the product.
 
@@ -93,20 +94,21 @@ def select_balanced(
 
     Args:
         points: (n, d) embeddings, of any length.
-        worth: Values of the images without balances. Labelled and picked images become forbidden in `Worth.allowed`.
+        worth: Values of the images without balances; that for the first pick is multiplied by the balances, too.
+            Labelled and picked images become forbidden in `Worth.allowed`.
         balances: Factors that multiply the values.
         count: Number of images to pick.
         labelled: Rows of the labelled images.
         elsewhere: (k, d) of unit length, embeddings of labelled images that are not among the n. The balances do not
             know their shares.
-        first: (n,) values for the first pick if nothing is labelled, multiplied by the balances; None for 1 everywhere.
+        apart: What else picks keep a distance in; None for nothing.
 
     Returns:
         The picks, best first; fewer than `count` if no more images may be picked.
     """
     distance, nearest = coverage(points, labelled, elsewhere)
     sums = [balance.shares[list(labelled)].sum(axis=0) for balance in balances]
-    worth.forbid(labelled)
+    worth.allowed[find_forbidden(labelled, apart)] = False
     weight = 1.0 if worth.weight is None else worth.weight
     picks: list[Pick] = []
     while len(picks) < count:
@@ -114,7 +116,8 @@ def select_balanced(
         for balance, so_far in zip(balances, sums, strict=True):
             product *= balance.evaluate(so_far)
         if len(labelled) + len(elsewhere) == 0 and not picks:
-            chosen = choose_first(worth, product if first is None else first * product)
+            first = product if worth.first is None else worth.first * product
+            chosen = replace(worth, first=first).choose_first()
             if chosen is None:
                 break
             row, value = chosen
@@ -134,7 +137,7 @@ def select_balanced(
                 balance=float(product[row]),
             )
         picks.append(pick)
-        worth.forbid([row])
+        worth.allowed[find_forbidden([row], apart)] = False
         _merge_center(points, row, distance, nearest)
         for balance, so_far in zip(balances, sums, strict=True):
             so_far += balance.shares[row]

@@ -15,7 +15,7 @@ from job.select.objects import Objects, check_objects, select_by_objects
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, Points
 from job.select.selection import Factor, Selection
-from job.select.shortlist import Pass, Worth
+from job.select.shortlist import WithPass, Worth
 from job.select.typicality import typicality
 
 if TYPE_CHECKING:
@@ -188,9 +188,11 @@ def choose(
         weight = power if weight is None else weight * power
     if apart is not None:
         check_apart(apart, points.shape[0])
-    worth = Worth(weight, diversity_strength, min_distance, allowed, rank, apart)
     first = weight if first is None else first
-    options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "first": first}
+    if labelled or len(elsewhere):
+        first = None  # there are distances from the first pick on
+    worth = Worth(weight, diversity_strength, min_distance, allowed, rank, first)
+    options: dict[str, Any] = {"labelled": labelled, "elsewhere": elsewhere, "apart": apart}
     if objects is not None:
         check_objects(objects, points.shape[0])
         if balances:
@@ -202,7 +204,8 @@ def choose(
             check_balance(balance, points.shape[0])
         picks = select_balanced(points, worth, balances, count, **options)
     else:
-        picks = select_greedily(points, _make_pass(embeddings, points), worth, count, **options)
+        embedding_pass = points.make_pass(worth) if isinstance(points, WithPass) else ArrayPass(points, worth)
+        picks = select_greedily(embedding_pass, count, **options)
     return Selection(picks, list(factors))
 
 
@@ -221,14 +224,6 @@ def as_points(embeddings: "Embeddings") -> Points:
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings must have the shape (n, d), not {embeddings.shape}")
     return ArrayPoints(embeddings)
-
-
-def _make_pass(embeddings: "Embeddings", points: Points) -> Pass:
-    if isinstance(embeddings, np.ndarray | Points):
-        return ArrayPass(points)
-    from job.select.tensors import TensorPass
-
-    return TensorPass(embeddings)
 
 
 def scale_scores(scores: Array) -> Array:

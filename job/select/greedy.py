@@ -6,13 +6,14 @@ per pick (`job.select.shortlist`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from job.select.apart import Apart, Forbidden, find_forbidden
 from job.select.points import Array, Points, Vectors, find_distinct, to_unit_length
-from job.select.shortlist import Pass, Rows, Shortlist, Worth, cosines, find_zero_rows, slack
+from job.select.shortlist import Pass, Rows, Shortlist, cosines, find_zero_rows, slack
 
 # Length of a shortlist as a share of all rows, within limits. A longer one saves reads, but its picks take longer.
 _SHORTLIST_SHARE = 1 / 256
@@ -51,72 +52,48 @@ class Pick:
 
 
 def select_greedily(
-    points: Points,
-    embedding_pass: Pass,
-    worth: Worth,
-    count: int,
-    *,
-    labelled: Sequence[int],
-    elsewhere: Vectors,
-    first: Array | None,
+    embedding_pass: Pass, count: int, *, labelled: Sequence[int], elsewhere: Vectors, apart: Apart | None = None
 ) -> list[Pick]:
-    """Picks images, best first.
+    """Picks images, best first. It holds nothing of all n rows, but only of labelled, picked and listed ones.
 
     Args:
-        points: (n, d) embeddings, of any length.
-        embedding_pass: A new pass over the same embeddings.
-        worth: Values of the images. Labelled and picked images become forbidden in `Worth.allowed`.
+        embedding_pass: A new pass over n embeddings and what they are worth.
         count: Number of images to pick.
         labelled: Rows of the labelled images.
         elsewhere: (k, d) of unit length, embeddings of labelled images that are not among the n.
-        first: (n,) values for the first pick if nothing is labelled; None to take the first image.
+        apart: What else picks keep a distance in; None for nothing.
 
     Returns:
         The picks; fewer than `count` if no more images may be picked.
     """
-    count = min(count, points.shape[0])
-    centers = Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
-    centers.add(*gather_centers(points, labelled, elsewhere))
-    worth.forbid(labelled)
+    num_rows, dimension = embedding_pass.shape
+    count = min(count, num_rows)
+    centers = Centers(dimension, len(labelled) + len(elsewhere) + count)
+    centers.add(*gather_centers(embedding_pass.read(labelled), labelled, elsewhere, num_rows))
+    forbidden = find_forbidden(labelled, apart)
     picks: list[Pick] = []
     if len(centers) == 0:
-        start = choose_first(worth, first)
+        start = embedding_pass.choose_first()
         if start is None or count == 0:
             return picks
         row, value = start
         picks.append(Pick(index=row, value=value, distance=None, nearest=None))
-        worth.forbid([row])
-        centers.add(to_unit_length(points.rows([row])), [row])
+        forbidden = find_forbidden([row], apart)
+        centers.add(embedding_pass.read([row]), [row])
     if len(picks) == count:
-        embedding_pass.shortlist(centers.vectors, worth, 1)  # checks that all embeddings are finite
-    size = min(_MAX_SHORTLIST, max(_MIN_SHORTLIST, int(points.shape[0] * _SHORTLIST_SHARE)))
+        embedding_pass.shortlist(centers.vectors, forbidden, 1)  # checks that all embeddings are finite
+    size = min(_MAX_SHORTLIST, max(_MIN_SHORTLIST, int(num_rows * _SHORTLIST_SHARE)))
+    num_told = 0
     while len(picks) < count:
-        shortlist = embedding_pass.shortlist(centers.vectors, worth, size)
-        new_picks = _pick_from(shortlist, worth, centers, count - len(picks))
+        shortlist = embedding_pass.shortlist(centers.vectors[num_told:], forbidden, size)
+        num_told = len(centers)
+        new_picks, forbidden = _pick_from(shortlist, centers, count - len(picks), apart)
         picks += new_picks
         if len(shortlist.rows) < size:
             break  # the shortlist had every image that may be picked
         if not new_picks:
             size *= 8
     return picks
-
-
-def choose_first(worth: Worth, values: Array | None) -> tuple[int, float] | None:
-    """Chooses the best image when there are no distances yet.
-
-    Args:
-        worth: The images that may be picked, and their ranks.
-        values: (n,) values of the images; None for 1 everywhere.
-
-    Returns:
-        Row and value of the image; None if no image may be picked.
-    """
-    rows = np.flatnonzero(worth.allowed)
-    if len(rows) == 0:
-        return None
-    allowed_values = np.ones(len(rows)) if values is None else values[rows]
-    best = np.lexsort((worth.get_ranks(rows), -allowed_values))[0]
-    return int(rows[best]), float(allowed_values[best])
 
 
 class Centers:
@@ -152,16 +129,18 @@ class Centers:
         self._count = end
 
 
-def _pick_from(shortlist: Shortlist, worth: Worth, centers: Centers, count: int) -> list[Pick]:
-    """Picks from a shortlist as long as the best row is sure to be the best of all images."""
-    rows, vectors = shortlist.rows, shortlist.vectors
+def _pick_from(shortlist: Shortlist, centers: Centers, count: int, apart: Apart | None) -> tuple[list[Pick], Rows]:
+    """Picks from a shortlist as long as the best row is sure to be the best of all images.
+
+    Returns:
+        The picks, and all rows that may not be picked any more.
+    """
+    rows, vectors, listed = shortlist.rows, shortlist.vectors, shortlist.worth
     closest = max_cosines(vectors, centers.vectors)
     without_zeros = len(find_zero_rows(vectors)) == 0
     error = slack(vectors.shape[1])
-    ranks = worth.get_ranks(rows)
-    weight = None if worth.weight is None else worth.weight[rows]
-    listed = replace(worth, weight=weight, allowed=worth.allowed[rows])
-    everything, exact = slice(None), ExactDistances(vectors)
+    ranks = listed.get_ranks(np.arange(len(rows)))
+    everything, exact, forbidden = slice(None), ExactDistances(vectors), Forbidden(listed.allowed, rows, apart)
     picks: list[Pick] = []
     while len(picks) < count and listed.allowed.any():
         square = 2 - 2 * closest.astype(np.float64)
@@ -171,11 +150,10 @@ def _pick_from(shortlist: Shortlist, worth: Worth, centers: Centers, count: int)
             break
         contenders = np.flatnonzero((upper >= lower.max()) & (upper >= 0))
         distance, nearest = exact.measure(contenders, centers.vectors)
-        if (blocked := distance < worth.min_distance).any():
-            listed.allowed[contenders[blocked]] = False
-            worth.allowed[rows[contenders[blocked]]] = False
+        if (blocked := distance < listed.min_distance).any():
+            forbidden.add(contenders[blocked])
             continue
-        values = distance**worth.strength
+        values = distance**listed.strength
         if listed.weight is not None:
             values *= listed.weight[contenders]
         best = np.lexsort((ranks[contenders], -values))[0]
@@ -191,13 +169,12 @@ def _pick_from(shortlist: Shortlist, worth: Worth, centers: Centers, count: int)
                 nearest=int(centers.rows[nearest[best]]),
             )
         )
-        worth.forbid([int(rows[row])])
-        listed.allowed[:] &= worth.allowed[rows]
+        forbidden.add_pick(row)
         if distance[best] > 0:
             centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
             cosine = vectors @ vectors[row] if without_zeros else cosines(vectors, vectors[row : row + 1])[:, 0]
             np.maximum(closest, cosine, out=closest)
-    return picks
+    return picks, forbidden.rows
 
 
 class ExactDistances:
@@ -286,12 +263,12 @@ def _pair_distances(vectors: Vectors, rows: Rows, centers: Vectors, columns: Row
     return np.sqrt(result)
 
 
-def gather_centers(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Vectors, Rows]:
-    """(c, d) distinct vectors of unit length, of some rows and of images elsewhere, and (c,) their rows."""
-    vectors = np.concatenate([to_unit_length(points.rows(centers)), elsewhere])
-    rows = np.concatenate([np.asarray(centers, np.int64), points.shape[0] + np.arange(len(elsewhere))])
-    kept = find_distinct(vectors)  # otherwise many equal rows would all be compared with each other
-    return vectors[kept], rows[kept]
+def gather_centers(vectors: Vectors, rows: Sequence[int], elsewhere: Vectors, num_rows: int) -> tuple[Vectors, Rows]:
+    """(c, d) distinct vectors of some rows and of images elsewhere, and (c,) their rows, from n on for the latter."""
+    every = np.concatenate([vectors, elsewhere])
+    their_rows = np.concatenate([np.asarray(rows, np.int64), num_rows + np.arange(len(elsewhere))])
+    kept = find_distinct(every)  # otherwise many equal rows would all be compared with each other
+    return every[kept], their_rows[kept]
 
 
 def coverage(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tuple[Array, Rows]:
@@ -306,7 +283,7 @@ def coverage(points: Points, centers: Sequence[int], elsewhere: Vectors) -> tupl
         (n,) distances, and (n,) nearest rows, n + i for the i-th image elsewhere; infinity and -1 without centers.
     """
     distance, nearest = np.full(points.shape[0], np.inf), np.full(points.shape[0], -1, np.int64)
-    vectors, rows = gather_centers(points, centers, elsewhere)
+    vectors, rows = gather_centers(to_unit_length(points.rows(centers)), centers, elsewhere, points.shape[0])
     if len(rows) == 0:
         return distance, nearest
     for start, block in points.blocks():

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from job.select.greedy import Centers, ExactDistances, Pick, choose_first, gather_centers, max_cosines
+from job.select.apart import Apart, Forbidden, find_forbidden
+from job.select.greedy import Centers, ExactDistances, Pick, gather_centers, max_cosines
 from job.select.passes import ArrayPass
 from job.select.points import Array, ArrayPoints, Points, Vectors, find_distinct, to_unit_length
 from job.select.shortlist import Rows, Shortlist, Worth, cosines, slack
@@ -126,48 +127,50 @@ def select_by_objects(
     *,
     labelled: Sequence[int],
     elsewhere: Vectors,
-    first: Array | None,
+    apart: Apart | None = None,
 ) -> list[Pick]:
     """Picks as `job.select.greedy.select_greedily` does, with the factor of the objects in the product.
 
     Args:
         points: (n, d) embeddings, of any length.
-        worth: Values of the images without objects. Labelled and picked images become forbidden in `Worth.allowed`.
+        worth: Values of the images without objects; that for the first pick is multiplied by the factor of the objects
+            at a distance of 1. Labelled and picked images become forbidden in `Worth.allowed`.
         objects: The boxes of the images.
         count: Number of images to pick.
         labelled: Rows of the labelled images.
         elsewhere: (k, d) of unit length, embeddings of labelled images that are not among the n. Their boxes are not
             known.
-        first: (n,) values for the first pick if nothing is labelled, multiplied by the factor of the objects at a
-            distance of 1; None for 1 everywhere.
+        apart: What else picks keep a distance in; None for nothing.
 
     Returns:
         The picks, best first; fewer than `count` if no more images may be picked.
     """
     count = min(count, points.shape[0])
     known = _KnownBoxes(objects, labelled, count)
+    embedding_pass = ArrayPass(points, _BoundedWorth(**vars(worth), known=known))
     centers = Centers(points.shape[1], len(labelled) + len(elsewhere) + count)
-    centers.add(*gather_centers(points, labelled, elsewhere))
-    worth.forbid(labelled)
+    centers.add(*gather_centers(embedding_pass.read(labelled), labelled, elsewhere, points.shape[0]))
+    forbidden = find_forbidden(labelled, apart)
     picks: list[Pick] = []
     if len(centers) == 0:
         value = FLOOR + (1 - FLOOR) * objects.sum_weights()
         factor = value**objects.strength
-        start = choose_first(worth, factor if first is None else first * factor)
+        start = replace(worth, first=factor if worth.first is None else worth.first * factor).choose_first()
         if start is None or count == 0:
             return picks
         row = start[0]
         box = _find_best(objects.weights[known.slice_boxes(row)])
         picks.append(Pick(index=row, value=start[1], distance=None, nearest=None, objects=float(value[row]), box=box))
-        worth.forbid([row])
-        centers.add(to_unit_length(points.rows([row])), [row])
+        forbidden = find_forbidden([row], apart)
+        centers.add(embedding_pass.read([row]), [row])
         known.add(row)
-    embedding_pass, bounded = ArrayPass(points), _BoundedWorth(**vars(worth), known=known)
     size = min(_MAX_SHORTLIST, max(_MIN_SHORTLIST, int(points.shape[0] * _SHORTLIST_SHARE)))
+    num_told = 0
     while len(picks) < count:
         known.update_bounds()
-        shortlist = embedding_pass.shortlist(centers.vectors, bounded, size)
-        new_picks = _pick_from(shortlist, worth, known, centers, count - len(picks))
+        shortlist = embedding_pass.shortlist(centers.vectors[num_told:], forbidden, size)
+        num_told = len(centers)
+        new_picks, forbidden = _pick_from(shortlist, known, centers, count - len(picks), apart)
         picks += new_picks
         if len(shortlist.rows) < size:
             break  # the shortlist had every image that may be picked
@@ -275,21 +278,22 @@ class _BoundedWorth(Worth):
         return np.where(values < 0, values, values * self.known.factor[rows])
 
 
-def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: Centers, count: int) -> list[Pick]:
-    """Picks from a shortlist as long as the best row is sure to be the best of all images."""
-    rows, vectors = shortlist.rows, shortlist.vectors
+def _pick_from(
+    shortlist: Shortlist, known: _KnownBoxes, centers: Centers, count: int, apart: Apart | None
+) -> tuple[list[Pick], Rows]:
+    """Picks as `job.select.greedy` does from a shortlist; returns the picks, and the rows that become forbidden."""
+    rows, vectors, listed = shortlist.rows, shortlist.vectors, shortlist.worth
+    forbidden = Forbidden(listed.allowed, rows, apart)
     if len(rows) == 0:
-        return []
+        return [], forbidden.rows
     boxes, strength = known.find_boxes(rows), known.objects.strength
     counts, weights, features = known.objects.counts[rows], known.objects.weights[boxes], known.read(boxes)
     starts = np.concatenate([[0], np.cumsum(counts)])
     closest, near_boxes = max_cosines(vectors, centers.vectors), np.full(len(boxes), -1, np.float32)
     if len(known.centers):
         near_boxes = max_cosines(features, known.centers)
-    weight = None if worth.weight is None else worth.weight[rows]
-    listed = replace(worth, weight=weight, allowed=worth.allowed[rows])
     exact, exact_boxes = ExactDistances(vectors), ExactDistances(features)
-    error, ranks, everything = slack(vectors.shape[1]), worth.get_ranks(rows), slice(None)
+    error, ranks, everything = slack(vectors.shape[1]), listed.get_ranks(np.arange(len(rows))), slice(None)
     dimension = features.shape[1]
     picks: list[Pick] = []
     while len(picks) < count and listed.allowed.any():
@@ -303,15 +307,14 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
             break
         contenders = np.flatnonzero(possible)
         distance, nearest = exact.measure(contenders, centers.vectors)
-        if (blocked := distance < worth.min_distance).any():
-            listed.allowed[contenders[blocked]] = False
-            worth.allowed[rows[contenders[blocked]]] = False
+        if (blocked := distance < listed.min_distance).any():
+            forbidden.add(contenders[blocked])
             continue
         own_boxes = [np.arange(starts[image], starts[image + 1]) for image in contenders]
         of_boxes = _measure(exact_boxes, own_boxes, known.centers)
         worth_of_boxes = weights[np.concatenate(own_boxes)] * of_boxes
         of_objects = FLOOR + (1 - FLOOR) * _sum_per_image(counts[contenders], worth_of_boxes)
-        values = distance**worth.strength
+        values = distance**listed.strength
         if listed.weight is not None:
             values *= listed.weight[contenders]
         values *= of_objects**strength
@@ -333,14 +336,13 @@ def _pick_from(shortlist: Shortlist, worth: Worth, known: _KnownBoxes, centers: 
                 box_distance=None if box is None or not len(known.centers) else float(of_boxes[own[box]]),
             )
         )
-        worth.forbid([int(rows[row])])
-        listed.allowed[:] &= worth.allowed[rows]
+        forbidden.add_pick(row)
         new = known.add(int(rows[row]))
         if len(new):
             np.maximum(near_boxes, max_cosines(features, new), out=near_boxes)
         centers.add(vectors[row : row + 1], rows[row : row + 1].tolist())
         np.maximum(closest, cosines(vectors, vectors[row : row + 1])[:, 0], out=closest)
-    return picks
+    return picks, forbidden.rows
 
 
 def _measure(exact: ExactDistances, boxes: Sequence[Rows], centers: Vectors) -> Array:

@@ -1,5 +1,7 @@
 """The pass over embeddings that are read in blocks, by numpy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,33 +18,43 @@ class ArrayPass:
 
     Args:
         points: The embeddings.
+        worth: What they are worth.
     """
 
-    def __init__(self, points: Points) -> None:
-        self._points = points
+    def __init__(self, points: Points, worth: Worth) -> None:
+        self._points, self._worth, self.shape = points, worth, points.shape
         count, dimension = points.shape
         self._slack = slack(dimension)
         self._closest = np.full(count, -1, np.float32)
         self._scale: npt.NDArray[np.float32] | None = None
-        self._checked, self._num_merged = False, 0
+        self._checked = False
 
-    def shortlist(self, centers: Vectors, worth: Worth, size: int) -> Shortlist:
+    def read(self, rows: Sequence[int]) -> Vectors:
         """See `job.select.shortlist.Pass`."""
+        return to_unit_length(self._points.rows(rows))
+
+    def choose_first(self) -> tuple[int, float] | None:
+        """See `job.select.shortlist.Pass`."""
+        return self._worth.choose_first()
+
+    def shortlist(self, centers: Vectors, forbidden: Rows, size: int) -> Shortlist:
+        """See `job.select.shortlist.Pass`."""
+        worth = self._worth
+        worth.allowed[forbidden] = False
         highest = _Highest(size, worth)
-        new_centers = centers[self._num_merged :]
         for start, block in self._points.blocks():
             rows = slice(start, start + len(block))
             if not self._checked:
                 self._check_lengths(block, rows)
-            if len(new_centers):
-                self._merge_centers(new_centers, block.astype(np.float32, copy=False), rows)
+            if len(centers):
+                self._merge_centers(centers, block.astype(np.float32, copy=False), rows)
             square = self._closest[rows].astype(np.float64)
             square *= -2
             square += 2 + self._slack
             highest.add(start, block, worth.evaluate(np.maximum(square, 0, out=square), rows))
-        self._checked, self._num_merged = True, len(centers)
-        best, vectors, bound = highest.best()
-        return Shortlist(best, to_unit_length(vectors), bound)
+        self._checked = True
+        best, upper, vectors, bound = highest.best()
+        return Shortlist(best, to_unit_length(vectors), worth.take(best), upper, bound)
 
     def _merge_centers(self, centers: Vectors, block: Vectors, rows: slice) -> None:
         """Raises the rows' `job.select.shortlist.cosines`; those of rows beyond single precision stay unknown."""
@@ -123,13 +135,13 @@ class _Highest:
         if self._count == self._size:
             self._threshold = float(values[order[-1]])
 
-    def best(self) -> tuple[Rows, npt.NDArray[np.floating], tuple[float, int]]:
-        """Rows and vectors of the `size` highest values, highest first; value and rank of the next one."""
+    def best(self) -> tuple[Rows, Array, npt.NDArray[np.floating], tuple[float, int]]:
+        """Rows, values and vectors of the `size` highest, highest first; value and rank of the next one."""
         if not self._rows:
-            return np.empty(0, np.int64), np.empty((0, 1), np.float32), (-1.0, 0)
+            return np.empty(0, np.int64), np.empty(0), np.empty((0, 1), np.float32), (-1.0, 0)
         self._prune()
-        rows, vectors = self._rows[0], self._vectors[0]
+        rows, values, vectors = self._rows[0], self._values[0], self._vectors[0]
         if len(rows) < self._size:
-            return rows, vectors, (-1.0, 0)
-        bound = float(self._values[0][-1]), int(self._worth.get_ranks(rows[-1:])[0])
-        return rows[:-1], vectors[:-1], bound
+            return rows, values, vectors, (-1.0, 0)
+        bound = float(values[-1]), int(self._worth.get_ranks(rows[-1:])[0])
+        return rows[:-1], values[:-1], vectors[:-1], bound

@@ -10,12 +10,11 @@ picked (`job.select.greedy`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from job.select.apart import Apart
 from job.select.points import Array, Vectors
 
 Rows = npt.NDArray[np.int64]
@@ -26,15 +25,15 @@ MIN_LENGTH, MAX_LENGTH = 1e-15, 1e15
 
 @dataclass(frozen=True)
 class Worth:
-    """The value of an image: ``distance ** strength * weight``, if it may be picked.
+    """What rows are worth: ``distance ** strength * weight``, if they may be picked.
 
     Attributes:
         weight: (n,) weights, not negative; None for 1 everywhere.
         strength: Exponent of the distance, not negative.
         min_distance: Smallest distance to a labelled or picked image at which an image may be picked.
-        allowed: (n,) whether an image may be picked. It is updated in place: every pick becomes False.
+        allowed: (n,) whether an image may be picked. It is updated in place.
         rank: (n,) order among images of equal value, the lowest first; None for the order of the rows.
-        apart: What else an image must keep a distance in; None for nothing.
+        first: (n,) values for the first pick if nothing is labelled; None for 1 everywhere.
     """
 
     weight: Array | None
@@ -42,14 +41,7 @@ class Worth:
     min_distance: float
     allowed: npt.NDArray[np.bool_]
     rank: Rows | None = None
-    apart: Apart | None = None
-
-    def forbid(self, rows: Sequence[int]) -> None:
-        """Forbids labelled or picked images, and those that they keep away."""
-        self.allowed[list(rows)] = False
-        if self.apart is not None:
-            for row in rows:
-                self.allowed[self.apart.find_near(row)] = False
+    first: Array | None = None
 
     def evaluate(self, square: Array, rows: slice | Rows) -> Array:
         """Values of some rows.
@@ -74,9 +66,33 @@ class Worth:
             values[square < self.min_distance**2] = -1
         return values
 
+    def choose_first(self) -> tuple[int, float] | None:
+        """Row and value of the best image when there are no distances yet; None if no image may be picked."""
+        rows = np.flatnonzero(self.allowed)
+        if len(rows) == 0:
+            return None
+        values = np.ones(len(rows)) if self.first is None else self.first[rows]
+        highest = np.flatnonzero(values == values.max())
+        best = highest[self.get_ranks(rows[highest]).argmin()]
+        return int(rows[best]), float(values[best])
+
     def get_ranks(self, rows: Rows) -> Rows:
         """(m,) ranks of some rows, which break ties between images of equal value."""
         return rows if self.rank is None else self.rank[rows]
+
+    def take(self, rows: Rows) -> "Worth":
+        """What some rows are worth, on its own."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Worth(weight, self.strength, self.min_distance, self.allowed[rows], self.get_ranks(rows))
+
+    def cut(self, start: int, end: int) -> "Worth":
+        """What consecutive rows are worth: a view. Without ranks they keep the order that they have."""
+        weight = None if self.weight is None else self.weight[start:end]
+        rank = None if self.rank is None else self.rank[start:end]
+        first = None if self.first is None else self.first[start:end]
+        if self.first is self.weight:
+            first = weight  # so that it is sent once
+        return Worth(weight, self.strength, self.min_distance, self.allowed[start:end], rank, first)
 
 
 def slack(dimension: int) -> float:
@@ -113,24 +129,51 @@ class Shortlist:
     """The rows with the highest upper bounds, and the bound of all others.
 
     Attributes:
-        rows: (m,) indices of the rows.
+        rows: (m,) indices of the rows, best first.
         vectors: (m, d) embeddings of the rows, of unit length.
+        worth: What the rows are worth, with their ranks.
+        upper: (m,) their upper bounds.
         bound: Value and rank of the best other row; (-1, 0) if no other row may be picked.
     """
 
     rows: Rows
     vectors: Vectors
+    worth: Worth
+    upper: Array
     bound: tuple[float, int]
 
 
 class Pass(Protocol):
-    """Reads the embeddings, and remembers how near each one is to the centers so far."""
+    """Owns what there is of each row: its embedding, what it is worth, and how near it is to the centers so far.
 
-    def shortlist(self, centers: Vectors, worth: Worth, size: int) -> Shortlist:
-        """Finds the rows with the highest upper bounds.
+    Attributes:
+        shape: (n, d), the number of embeddings and their dimension.
+    """
+
+    shape: tuple[int, int]
+
+    def read(self, rows: Sequence[int]) -> Vectors:
+        """Returns the embeddings of some rows, of unit length."""
+
+    def choose_first(self) -> tuple[int, float] | None:
+        """Row and value of the best image when there are no distances yet; None if no image may be picked."""
+
+    def shortlist(self, centers: Vectors, forbidden: Rows, size: int) -> Shortlist:
+        """Reads all embeddings, and finds the rows with the highest upper bounds.
 
         Args:
-            centers: (c, d) of unit length: those of the previous call, followed by new ones.
-            worth: The same object in every call; only `Worth.allowed` may have changed.
+            centers: (c, d) of unit length, those that are new since the last call.
+            forbidden: Rows that may not be picked, those that are new since the last call.
             size: Number of rows.
+
+        Raises:
+            ValueError: If an embedding is not finite.
         """
+
+
+@runtime_checkable
+class WithPass(Protocol):
+    """Embeddings that bring a pass of their own, such as those on another device."""
+
+    def make_pass(self, worth: Worth) -> Pass:
+        """Makes a new pass over the embeddings, which are worth this."""

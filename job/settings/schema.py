@@ -268,8 +268,8 @@ class Settings:
         "CORAL_ENGINE",
         "auto",
         "Who detects: auto, none or ray. none is this process alone, on one GPU. ray starts a worker for each GPU of "
-        "the machine, or of the Ray cluster at RAY_ADDRESS. auto is ray if there are several GPUs or RAY_ADDRESS is "
-        "set.",
+        "the machine, or of the Ray cluster at RAY_ADDRESS, where the machines also select among large pools. auto is "
+        "ray if there are several GPUs or RAY_ADDRESS is set.",
         one_of("auto", "none", "ray"),
         group=_MAP,
         metavar="NAME",

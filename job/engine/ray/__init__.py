@@ -2,5 +2,6 @@
 
 from job.engine.ray.cluster import describe_cluster
 from job.engine.ray.engine import OnRay
+from job.engine.ray.rows import hold_rows
 
-__all__ = ["OnRay", "describe_cluster"]
+__all__ = ["OnRay", "describe_cluster", "hold_rows"]

@@ -139,6 +139,17 @@ def count_gpus() -> int:
     return _count_gpus(ray.cluster_resources())
 
 
+def list_cores() -> list[str]:
+    """Names of the machines of the cluster, once for each of their cores: all first cores, then all second ones."""
+    cores = [
+        (number, str(node["NodeID"]))
+        for node in ray.nodes()
+        if node["Alive"]
+        for number in range(int(node["Resources"].get("CPU", 0)))
+    ]
+    return [name for _, name in sorted(cores)]
+
+
 def _count_gpus(resources: dict[str, float]) -> int:
     return int(resources.get("GPU", 0))
 
