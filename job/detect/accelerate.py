@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from job.detect.fused import FusedReLU
+from job.detect.pyramid import InPlaceSums
 
 _NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 
@@ -34,6 +35,7 @@ class Acceleration:
         self._folded = FoldedNorms(model)
         half = dtype != torch.float32
         self._fused = FusedReLU(model, dtype) if half else None
+        self._pyramids = InPlaceSums(model)
         self._batch = torch.empty(0)
         # torch lets cuDNN round float32 to TF32, which has 10 bits of mantissa, as float16 has. In half precision only
         # the last layers compute in float32, from numbers with no more bits: TF32 rounds their weights alone.
@@ -46,6 +48,7 @@ class Acceleration:
 
     def close(self) -> None:
         """Restores the model."""
+        self._pyramids.close()
         if self._fused:
             self._fused.close()
         self._folded.close()

@@ -45,6 +45,8 @@ def _compute_in_float32(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
 
 def _pool_in_float32(layer: nn.Module, feature_map: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
     """Returns pooled features in the precision of the feature map."""
+    # On a GPU it reads maps without gaps between one row and the next; making them so at the same time saves a copy.
+    plain = feature_map.to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(feature_map.device.type, enabled=False):
-        pooled: torch.Tensor = type(layer).forward(layer, feature_map.float(), regions)
+        pooled: torch.Tensor = type(layer).forward(layer, plain, regions)
     return pooled.to(feature_map.dtype)

@@ -12,6 +12,7 @@ from torch import nn
 
 from job.detect.accelerate import Acceleration, FoldedNorms
 from job.detect.model import Detector
+from job.detect.pyramid import InPlaceSums
 
 
 def randomise_norms(model: nn.Module) -> None:
@@ -52,6 +53,27 @@ def test_folded_norms_change_features_by_rounding_only() -> None:
     folded.close()
     assert count_norms(model) == 53
     assert all(torch.equal(features, plain[level]) for level, features in model.backbone(images).items())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["faster_rcnn_R_50_FPN_3x", "retinanet_R_50_FPN_3x"])
+@pytest.mark.parametrize(("fuse", "channels_last"), [("sum", True), ("avg", False)])
+def test_pyramids_add_the_same_numbers_in_place(name: str, fuse: str, channels_last: bool) -> None:
+    model = zoo(f"COCO-Detection/{name}.yaml")
+    model.backbone._fuse_type = fuse
+    images = torch.rand(2, 3, 128, 192) * 255 - 128
+    images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    plain = model.backbone(images)
+    pyramids = InPlaceSums(model)
+    fast = model.backbone(images)
+    assert plain.keys() == fast.keys() and all(torch.equal(plain[level], fast[level]) for level in plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.backbone(images)
+    assert {level.dtype for level in half.values()} == {torch.bfloat16}
+    for level, features in plain.items():
+        assert (half[level].float() - features).abs().max() < 0.03 * features.abs().max(), level
+    pyramids.close()
+    assert "forward" not in vars(model.backbone)
 
 
 @torch.inference_mode()
