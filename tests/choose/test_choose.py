@@ -1,6 +1,7 @@
 """Lists of strategies on a pool: against the product spelled out for every pick; and what is told of the picks."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,25 @@ def test_rejected_picks_are_those_that_the_greedy_skips(made: tuple[LocalFolder,
         set(found.file_names), settings(n_samples=8), output, found, embeddings, labelled
     )
     assert rows_of(everything) == []
+
+
+def test_with_rejected_picks_the_parts_are_read_once(
+    made: tuple[LocalFolder, Pool, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, found, embeddings = made
+    entries = [entry("EMBEDDINGS", "DIVERSITY"), entry("PREDICTIONS", "BALANCE", target={"a": 0.5})]
+    chosen, reads = settings(strategy=json.dumps(entries), n_samples=5), []
+
+    def counted(key: str) -> Iterator[Entry]:
+        reads.append(key)
+        return LocalFolder.list(output, key)
+
+    monkeypatch.setattr(output, "list", lambda key, keep=None: counted(key))
+    plain = choose.choose_without(frozenset(), chosen, output, found, embeddings, [])
+    assert len(reads) == 1
+    rejected = {found.file_names[row] for row in rows_of(plain)[:3]}
+    replaced = choose.choose_without(rejected, chosen, output, found, embeddings, [])
+    assert len(reads) == 2 and len(rows_of(replaced)) == 5 and rows_of(replaced)[:2] == rows_of(plain)[3:]
 
 
 def test_top_comes_after_thresholds_wherever_it_stands(made: tuple[LocalFolder, Pool, Any]) -> None:
