@@ -21,6 +21,7 @@ _OBJECT_BYTES_PER_BOX, _OBJECT_MEMORY_PER_BOX = 128, 20
 _RESULT_BYTES, _RESULT_BYTES_PER_IMAGE, _RESULT_BYTES_PER_BOX = 10e6, 120, 40
 _EMBEDDING_SHARE = 0.6
 _CPU_SECONDS, _CPU_SECONDS_PER_IMAGE = 12, 0.15e-3
+_CPU_SECONDS_PER_OBJECT = 9e-6  # with coral_objects, of a box
 _CPU_SECONDS_PER_PRODUCT = 0.12e-9  # of the embedding of an image with that of a labelled image or a pick
 _THUMBNAIL_BYTES = 4e3  # of an image, in a temporary file, if SimCLR is trained
 _COPIES_OF_VECTORS = 3  # in memory, of embeddings from a file
@@ -100,6 +101,7 @@ def forecast(pool: PoolSize) -> Need:
         result_bytes=_RESULT_BYTES + embeddings + count * _RESULT_BYTES_PER_IMAGE + boxes * _RESULT_BYTES_PER_BOX,
         cpu_seconds=_CPU_SECONDS
         + count * _CPU_SECONDS_PER_IMAGE
+        + (boxes * _CPU_SECONDS_PER_OBJECT if pool.uses_objects else 0)
         + count * pool.centers * pool.width * _CPU_SECONDS_PER_PRODUCT,
     )
 
