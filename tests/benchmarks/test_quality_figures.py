@@ -69,6 +69,22 @@ def test_objects_beside_the_default_are_as_the_documentation_says(figures: Any) 
     assert any(gain["mean"] < 0.004 for gains in beside.values() for gain in gains.values())  # so it is no default
 
 
+def test_further_seeds_are_as_the_documentation_says() -> None:
+    further = quality_figures.read(quality_figures.RESULTS.with_name("quality-100.json"))
+    assert further["seeds"] == [100, 120]
+    pools = [further["pools"][pool] for pool in POOLS]
+    costs = ("per_image", "per_box")
+    expected = [pool["coral"][cost] for pool in pools for cost in costs]
+    assert all(gain["low"] > 0 for gain in expected[:5])  # per box on the curated pool it gains nothing
+    expected += [pool["coral_objects"]["over_default"][cost] for pool in pools for cost in costs]
+    of_random = [rounds["random"][cost] for pool in pools for rounds in (pool, pool["two_rounds"]) for cost in costs]
+    assert len(of_random) == 12
+    expected += [gain for gain in of_random if not gain["low"] < 0 < gain["high"]]
+    page = " ".join((ROOT / "docs" / "selection.md").read_text().split())
+    (said,) = re.findall(r"Twenty further seeds.*?one in twenty may miss it", page)
+    assert re.findall(r"[+-][\d.]+ \[.*?\]", said) == [quality_figures.format_gain(gain) for gain in expected]
+
+
 def test_objects_gain_a_little_under_a_shift(figures: Any) -> None:
     beside = {pool: figures["pools"][pool]["coral_objects"]["over_default"] for pool in POOLS}
     assert beside["shift"]["per_image"]["low"] > 0 and beside["shift"]["per_box"]["low"] > 0
