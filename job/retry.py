@@ -215,6 +215,11 @@ class _Threads:
 _threads = _Threads()
 
 
+def run_in_thread(function: Callable[[], T]) -> Future[T]:
+    """Runs a function in a thread that may be left behind: the process does not wait for it when it ends."""
+    return _threads.run(function)
+
+
 def _run_attempt(attempt: Attempt, is_stopped: Callable[[], bool], operation: Callable[[Attempt], T]) -> T:
     """Runs an operation in a thread, which is abandoned at a timeout or when the job is asked to stop.
 

@@ -95,7 +95,7 @@ def open_source(uri: str, stop: threading.Event, sampling: Sampling) -> "VideoSo
         return open_location(location, stop=stop, max_bytes=MAX_BYTES)
 
     if not uri.endswith((".txt", ".jsonl")):
-        return VideoSource(open_limited(Location.parse(uri)), sampling)
+        return VideoSource(open_limited(Location.parse(uri)), sampling, stop)
     from job.storage.filelist import FileList
 
     try:
@@ -104,7 +104,7 @@ def open_source(uri: str, stop: threading.Event, sampling: Sampling) -> "VideoSo
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"CORAL_INPUT={uri!r} cannot be read: {reason}.") from None
     base, _ = Location.parse(uri).split()
-    return VideoSource(FileList(normalize(uri), text, base, open_limited), sampling)
+    return VideoSource(FileList(normalize(uri), text, base, open_limited), sampling, stop)
 
 
 def read_file(uri: str) -> bytes:

@@ -3,28 +3,32 @@
 import contextlib
 import copy
 import errno
+import functools
 import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import cv2
 
 from job import video
-from job.errors import AccessDenied
+from job.errors import AccessDenied, Stopped
 from job.images import BGR, ImageError
-from job.names import quantify
+from job.names import quantify, shorten
 from job.prefetch import prefetch
 from job.storage.base import Entry, Source, Storage, keep_all
 from job.storage.filelist import FileList
 from job.video import Sampling
+from job.video.deadline import Late, Steps
 from job.video.names import add_time, split_time
 from job.video.ranged import RangedFile
 
 if TYPE_CHECKING:
     from job.video.clip import Clip
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +53,19 @@ class VideoSource:
     Args:
         files: The files, videos among them.
         sampling: Which frames count.
+        stop: When set, no decoder is waited for.
 
     Attributes:
         files: The files.
         uri: Their place, in the form that is shown.
     """
 
-    def __init__(self, files: Source, sampling: Sampling) -> None:
+    def __init__(self, files: Source, sampling: Sampling, stop: threading.Event) -> None:
         self.files, self.uri = files, files.uri
-        self._sampling = sampling
+        self._sampling, self._stop = sampling, stop
         self._to_keep = False
         self._listed: set[str] = set()
+        self._late: dict[str, str] = {}  # the reason of each video from which a decoder did not come back
         self._open: OrderedDict[str, _OpenVideo] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -133,8 +139,10 @@ class VideoSource:
     def _list_frames(self, entry: Entry) -> Sequence[Entry]:
         from job.video.clip import list_times
 
+        steps = Steps()
+        file = _StoredFile(self.files, entry, steps)
         try:
-            last, times = list_times(_StoredFile(self.files, entry), self._sampling)
+            last, times = self._decode(entry.key, steps, lambda: list_times(file, self._sampling, steps))
         except (ImageError, OSError) as error:
             logger.debug("%s: %s", entry.key, error)
             return [entry]
@@ -148,15 +156,26 @@ class VideoSource:
         with self._lock:
             opened = self._open.get(key)
             if opened is None:
-                opened = self._open[key] = _OpenVideo(self._sampling)
+                opened = self._open[key] = _OpenVideo(self._sampling, functools.partial(self._decode, key))
             self._open.move_to_end(key)
             unused = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - _MAX_OPEN_CLIPS)]
         for other in unused:
             other.close()
         try:
-            return opened.read(number, lambda: _StoredFile(self.files, self._find_entry(key, etag)))
+            return opened.read(number, lambda steps: _StoredFile(self.files, self._find_entry(key, etag), steps))
         except ImageError as error:
             raise FrameError(str(error)) from None
+
+    def _decode(self, key: str, steps: Steps, function: Callable[[], T]) -> T:
+        """Runs a function that decodes a video, unless a decoder of it was left behind before."""
+        if key in self._late:
+            raise Late(self._late[key])
+        try:
+            return steps.run(function, self._stop)
+        except Late as error:
+            self._late[key] = str(error)
+            logger.warning("%s is skipped from here on: %s.", shorten(key), error)
+            raise
 
     def _find_entry(self, key: str, etag: str | None) -> Entry:
         if isinstance(self.files, FileList):
@@ -174,16 +193,22 @@ class VideoSource:
         return entry
 
 
+class _Decode(Protocol):
+    def __call__(self, steps: Steps, function: Callable[[], T]) -> T: ...
+
+
 class _OpenVideo:
     """A video that several threads read frames of.
 
     Args:
         sampling: Which frames are kept if they are decoded on the way to another.
+        decode: Runs a function that decodes the video.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
+    def __init__(self, sampling: Sampling, decode: _Decode) -> None:
+        self._sampling, self._decode = sampling, decode
         self._clip: Clip | None = None
+        self._steps = Steps()
         self._chosen: frozenset[int] = frozenset()
         self._kept: OrderedDict[int, BGR] = OrderedDict()
         self._waiting: list[int] = []  # numbers of frames that threads wait for
@@ -197,22 +222,33 @@ class _OpenVideo:
             self._clip = None
             self._kept.clear()
 
-    def read(self, number: int, open_file: Callable[[], "_StoredFile"]) -> BGR:
+    def read(self, number: int, open_file: Callable[[Steps], "_StoredFile"]) -> BGR:
         """Returns a frame; opens the video if it is not open."""
-        from job.video.clip import Clip
-
         with self._turn(number):
             if number in self._kept:
                 return self._kept.pop(number)
-            if self._clip is None:
-                self._clip = Clip(open_file())
-                self._chosen = frozenset(self._sampling.choose(self._clip.seconds).tolist())
-            found = self._clip.read_until(number, self._chosen)
+            found = self._read_until(number, self._clip or self._open(open_file))
             pixels = found.pop(number)
             self._kept |= found
             while sum(kept.nbytes for kept in self._kept.values()) > _MAX_KEPT_BYTES:
                 self._kept.popitem(last=False)
             return pixels
+
+    def _open(self, open_file: Callable[[Steps], "_StoredFile"]) -> "Clip":
+        from job.video.clip import Clip
+
+        steps = self._steps = Steps()
+        file = open_file(steps)
+        self._clip = self._decode(steps, lambda: Clip(file, steps))
+        self._chosen = frozenset(self._sampling.choose(self._clip.seconds).tolist())
+        return self._clip
+
+    def _read_until(self, number: int, clip: "Clip") -> dict[int, BGR]:
+        try:
+            return self._decode(self._steps, lambda: clip.read_until(number, self._chosen))
+        except (Late, Stopped):
+            self._clip = None  # it is not closed, since the thread that was left behind uses it
+            raise
 
     @contextlib.contextmanager
     def _turn(self, number: int) -> Iterator[None]:
@@ -233,9 +269,9 @@ class _OpenVideo:
 class _StoredFile(RangedFile):
     """A file in a store that is read in blocks, of which the last ones are kept. In-order reads get longer blocks."""
 
-    def __init__(self, files: Source, entry: Entry) -> None:
+    def __init__(self, files: Source, entry: Entry, steps: Steps) -> None:
         super().__init__(entry.size)
-        self._files, self._key = files, entry.key
+        self._files, self._key, self._steps = files, entry.key, steps
         self._blocks: deque[tuple[int, bytes]] = deque()  # with their places
 
     def read_from(self, start: int, length: int) -> bytes:
@@ -250,7 +286,8 @@ class _StoredFile(RangedFile):
         place, before = self._blocks[-1] if self._blocks else (0, b"")
         length = 2 * len(before) if before and start == place + len(before) else _MIN_BLOCK_BYTES
         length = min(max(length, _MIN_BLOCK_BYTES), _MAX_BLOCK_BYTES, self._size - start)
-        block = self._files.read_range(self._key, start, length)
+        with self._steps.reading():
+            block = self._files.read_range(self._key, start, length)
         if len(block) < length:
             raise OSError(errno.EIO, "it is shorter than the listing says")
         self._blocks.append((start, block))

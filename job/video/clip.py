@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -15,13 +14,18 @@ import numpy.typing as npt
 
 from job.errors import first_line
 from job.images import BGR, MAX_PIXELS, ImageError
+from job.video.deadline import Steps
 from job.video.index_only import IndexOnly, has_index
 from job.video.sampling import Sampling
 
-av.logging.set_level(av.logging.PANIC)  # what is damaged becomes the reason of a row
-logging.getLogger("libav").setLevel(logging.CRITICAL)
+# What is damaged becomes the reason of a row. With any other level, a thread of a decoder that has something to say
+# waits for the interpreter's lock, and the thread that holds it waits for the decoder to close: for ever.
+av.logging.set_level(None)
 
 _MAX_FRAMES = 10_000_000
+_MAX_PACKETS = 2 * _MAX_FRAMES  # from one opening or seek to the next: of a file that leads back into itself
+# Packets after that of a frame until it comes: at most 16 threads and 16 frames that are shown later than decoded.
+_MAX_DELAY = 128
 _WITHOUT_PARSER = {"fflags": "noparse+nofillin"}
 _WITHOUT_INDEX = ("mpeg", "mpegts")
 _USUAL_RATE = 25  # frames per second
@@ -39,19 +43,20 @@ class Clip:
         seconds: (n,) time of each frame since the first one, ascending.
     """
 
-    def __init__(self, file: io.IOBase) -> None:
+    def __init__(self, file: io.IOBase, steps: Steps | None = None) -> None:
         """Opens a video and reads its time stamps.
 
         Args:
             file: The file, with `read` and `seek`.
+            steps: Is told of each step.
 
         Raises:
             ImageError: If it is no video, or has no frames.
         """
-        self._file = file
+        self._file, self._steps = file, steps or Steps()
         self._container: Any = None
-        self._frames: Iterator[tuple[int, Any]] = iter(())
-        self._position: int | None = None  # time stamp of the frame that was decoded last
+        self._frames: Iterator[tuple[int | None, Any]] = iter(())
+        self._position: int | None = None  # time stamp up to which all frames have come, or will not come
         self._seeks_exactly: bool | None = None  # None until a seek has missed a frame
         self._counts = False  # whether frames have their numbers as time stamps
         self._time_base = 1.0
@@ -102,7 +107,12 @@ class Clip:
 
     def _decode_until(self, last: int, wanted: frozenset[int]) -> dict[int, BGR]:
         found: dict[int, BGR] = {}
+        too_far = self._stamps[last + _MAX_DELAY] if last + _MAX_DELAY < len(self._stamps) else np.inf
         for stamp, frame in self._frames:
+            if stamp is None or (frame is None and stamp < too_far):
+                continue
+            if frame is None:  # otherwise a file that ends in damage would be read to its end for each frame
+                break
             self._position = stamp
             number = int(np.searchsorted(self._stamps, stamp))
             is_known = number < len(self._stamps) and self._stamps[number] == stamp
@@ -110,6 +120,8 @@ class Clip:
                 found[number] = _to_pixels(frame, self._stream.sample_aspect_ratio)
             if number >= last:
                 break
+        target = int(self._stamps[last])
+        self._position = target if self._position is None else max(self._position, target)
         return found
 
     def _open(self, *, index_only: bool = False) -> None:
@@ -119,6 +131,7 @@ class Clip:
             index_only: Whether the pictures are not needed. Then no parser may look at them either: it would take
                 them for other frames than the index says.
         """
+        self._steps.begin()
         self.close()
         self._file.seek(0)
         file, options = (IndexOnly(self._file), _WITHOUT_PARSER) if index_only else (self._file, {})
@@ -148,12 +161,12 @@ class Clip:
                 raise ValueError(f"it has more than {_MAX_FRAMES:,} frames")
         if not complete:  # old containers leave time stamps to the decoder
             self._open()
-            stamps = [stamp for stamp, _ in self._decode()]
+            stamps = [stamp for stamp, frame in self._decode() if frame and stamp is not None]
             if not stamps:  # a stream without a container has none at all
                 self._counts, self._seeks_exactly = True, False
                 self._time_base = 1 / float(self._stream.guessed_rate or _USUAL_RATE)
                 self._open()
-                stamps = [stamp for stamp, _ in self._decode()]
+                stamps = [stamp for stamp, frame in self._decode() if frame and stamp is not None]
             keys = []
         return np.unique(np.array(stamps, np.int64)), np.unique(np.array(keys, np.int64))
 
@@ -169,6 +182,7 @@ class Clip:
             if self._position is None or self._position >= target:
                 self._open()
             return False
+        self._steps.begin()
         try:
             self._container.seek(key, stream=self._stream, backward=True)
             self._frames, self._position = self._decode(), None
@@ -179,17 +193,19 @@ class Clip:
     def _demux(self) -> Iterator[Any]:
         """Yields packets up to the end, or to where the file is damaged."""
         with contextlib.suppress(av.FFmpegError):
-            yield from self._container.demux(self._stream)
+            for packet in itertools.islice(self._container.demux(self._stream), _MAX_PACKETS):
+                self._steps.begin()
+                yield packet
+                self._steps.begin()
 
-    def _decode(self) -> Iterator[tuple[int, Any]]:
-        """Yields frames with their time stamps."""
-        packets = itertools.chain((packet for packet in self._demux() if packet.size), [None])
+    def _decode(self) -> Iterator[tuple[int | None, Any]]:
+        """Yields frames with their time stamps; and after each packet its time stamp, and None."""
+        numbers = itertools.count()
         # The decoder still holds frames at the end, also where the file was cut.
-        frames = itertools.chain.from_iterable(map(self._decode_packet, packets))
-        if self._counts:
-            yield from enumerate(frames)
-        else:
-            yield from ((frame.pts, frame) for frame in frames if frame.pts is not None)
+        for packet in itertools.chain((packet for packet in self._demux() if packet.size), [None]):
+            for frame in self._decode_packet(packet):
+                yield next(numbers) if self._counts else frame.pts, frame
+            yield packet.pts if packet and not self._counts else None, None
 
     def _decode_packet(self, packet: Any) -> Iterator[Any]:
         # The frames of a damaged packet are missing; later ones may be whole.
@@ -197,8 +213,13 @@ class Clip:
             yield from self._stream.codec_context.decode(packet)
 
 
-def list_times(file: io.IOBase, sampling: Sampling) -> tuple[int, list[tuple[int, float]]]:
+def list_times(file: io.IOBase, sampling: Sampling, steps: Steps | None = None) -> tuple[int, list[tuple[int, float]]]:
     """Lists the chosen frames of a video.
+
+    Args:
+        file: The file, with `read` and `seek`.
+        sampling: Which frames count.
+        steps: Is told of each step.
 
     Returns:
         The number of the last frame, and number and time in seconds of each chosen frame.
@@ -206,7 +227,7 @@ def list_times(file: io.IOBase, sampling: Sampling) -> tuple[int, list[tuple[int
     Raises:
         ImageError: If it is no video that can be read.
     """
-    clip = Clip(file)
+    clip = Clip(file, steps)
     chosen = sampling.choose(clip.seconds)
     return len(clip.seconds) - 1, [(int(number), float(clip.seconds[number])) for number in chosen]
 

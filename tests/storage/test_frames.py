@@ -5,8 +5,10 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ from job.images import ImageError, decode
 from job.packages import explain_missing_package
 from job.storage import Listing, open_source
 from job.storage.frames import VideoSource
-from job.video import Sampling
+from job.video import Sampling, deadline
 from job.video.clip import Clip
 from job.video.names import split_time
 from tests.conftest import ROOT, S3
@@ -254,3 +256,60 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     explained = explain_missing_package(raised.value)
     assert explained is not None and "run `pip install 'coralpick[video]'`, or set CORAL_FRAMES=none" in str(explained)
     assert len(list(open_frames(folder, "none").list(keep=lambda key: key.endswith(".png")))) == 1
+
+
+@pytest.fixture
+def hanging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Makes the decoder hang at the second key frame of `drive.MP4`, until the test ends."""
+    monkeypatch.setattr(deadline, "MAX_SECONDS", 0.5)
+    released, original = threading.Event(), Clip._decode_packet
+
+    def hang(clip: Clip, packet: Any) -> Iterator[Any]:
+        if packet and len(clip.seconds) == 60 and packet.is_keyframe and packet.pts * packet.time_base > 0.4:
+            released.wait(60)
+        return original(clip, packet)
+
+    monkeypatch.setattr(Clip, "_decode_packet", hang)
+    yield released
+    released.set()
+
+
+def test_a_decoder_that_hangs_costs_the_rest_of_its_video_alone(folder: Path, hanging: threading.Event) -> None:
+    source = open_frames(folder, "all")
+    keys = [entry.key for entry in Listing.from_entries(source.list()) if entry.key.endswith(".png")]
+
+    def read(key: str) -> str:
+        try:
+            return str(number_of(source, key))
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as executor:
+        found = dict(zip(keys, executor.map(read, keys), strict=True))
+    late = "decoding its video takes longer than 0.5 seconds"
+    drive = [found[key] for key in keys if "drive" in key]
+    bad = drive.index(late)
+    assert 0 < bad <= 12 and drive == [str(number) for number in range(bad)] + [late] * (60 - bad)
+    assert [found[key] for key in keys if "short" in key] == ["0", "1", "2"] and found["still.png"] == "5"
+    assert not hanging.is_set()
+
+
+def test_a_video_that_hangs_in_the_listing_is_a_file_with_a_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "MAX_SECONDS", 0.5)
+    released, original = threading.Event(), Clip._read_stamps
+
+    def hang(clip: Clip) -> Any:
+        stamps = original(clip)
+        if len(stamps[0]) == 60:
+            released.wait(60)
+        return stamps
+
+    monkeypatch.setattr(Clip, "_read_stamps", hang)
+    source = open_frames(folder)
+    keys = sorted(entry.key for entry in source.list())
+    assert keys == ["broken.mov", "day 1/drive.MP4", "short-0-mkv.png", "still.png"]
+    with pytest.raises(ImageError, match="takes longer than"):
+        source.read("day 1/drive.MP4")
+    released.set()

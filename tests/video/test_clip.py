@@ -2,6 +2,8 @@
 
 import io
 import random
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import pytest
 
 from demo import fetch
 from job.images import ImageError
+from job.video import clip as clip_module
 from job.video.clip import Clip, list_times
 from job.video.sampling import Sampling
+from tests.conftest import ROOT
 from tests.video.clips import SIZE, copy_stream, draw, read_number, turn, write_video
 
 NUMBERS = range(60)
@@ -171,6 +175,72 @@ def test_a_stretch_that_is_damaged(tmp_path: Path) -> None:
         except ImageError as error:
             assert "s after its beginning" in str(error)
     assert same >= 36  # of 60
+
+
+@pytest.mark.parametrize("distance", ["1", "200"])
+def test_a_file_that_ends_in_zeros_is_not_read_to_its_end_for_each_frame(
+    distance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a recorder leaves it that lost its power. The threads of the decoder have much to say about it."""
+    count, delay = 400, 16
+    monkeypatch.setattr(clip_module, "_MAX_DELAY", delay)
+    options = {"g": distance, "bf": "0", "sc_threshold": "0"}
+    path = write_video(tmp_path / "clip.mp4", [NOISY[number % 60] for number in range(count)], options=options)
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+    data, start = bytearray(path.read_bytes()), packets[200].pos
+    assert start is not None and start > 10_000
+    data[start:] = bytes(len(data) - start)
+    decoded = 0
+    original = Clip._decode_packet
+
+    def decode(clip: Clip, packet: Any) -> Any:
+        nonlocal decoded
+        decoded += 1
+        return original(clip, packet)
+
+    monkeypatch.setattr(Clip, "_decode_packet", decode)
+    clip, good = Clip(io.BytesIO(bytes(data))), 0
+    for number in range(count):
+        try:
+            read(clip, number)
+            good += 1
+        except ImageError as error:
+            assert "its video is damaged" in str(error)
+    assert good == 200
+    assert decoded < (4 + delay) * count  # not 200 * 200 / 2
+
+
+def test_threads_of_a_decoder_that_complain_do_not_stop_the_process(tmp_path: Path) -> None:
+    """They wait for the interpreter's lock if their messages go to Python, also while the clip is closed."""
+    path = write_video(tmp_path / "clip.mp4", NOISY, options={"g": "1", "bf": "0"})
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+    for packet in packets[20:]:
+        assert packet.pos is not None
+        data[packet.pos + 16 : packet.pos + packet.size] = bytes(packet.size - 16)
+    path.write_bytes(data)
+    code = (
+        "import contextlib, io, pathlib, sys\n"
+        "from job.images import ImageError\n"
+        "from job.video.clip import Clip\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "for number in 10 * [0, 30, 5, 40]:\n"
+        "    clip = Clip(io.BytesIO(data))\n"
+        "    with contextlib.suppress(ImageError):\n"
+        "        clip.read_until(number)\n"
+        "    clip.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_packets_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are files that lead back into themselves."""
+    path = write_video(tmp_path / "clip.mp4", PICTURES, options={"bf": "0"})
+    monkeypatch.setattr(clip_module, "_MAX_PACKETS", 30)
+    assert len(open_clip(path).seconds) == 30
 
 
 def make_audio(path: Path) -> Path:
