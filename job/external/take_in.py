@@ -50,7 +50,8 @@ def import_predictions(run: Run) -> Listing:
         logger.warning(without)
     for doubt in check_boxes(rows, layout, match, images):
         logger.warning(doubt)
-    rows = rename_rows(rows, match, noun)
+    times = {file.key: file for file in files if file.etag}  # of frames
+    rows = [_add_file(row, times.get(row.file_name)) for row in rename_rows(rows, match, noun)]
     listing = Listing.from_entries(Entry(row.file_name, row.etag, row.byte_size) for row in rows)
     done = parts.find_done(output, provenance)
     if warning := inputs.describe_replaced(done, listing, Shard()):
@@ -105,14 +106,17 @@ def attach(rows: list[Row] | None, provenance: Provenance, files: Listing, shard
     if rows is None:
         rows = [Row.undetected(file.key) for file in files if shard.owns(file.key)]
     file_of = {file.key: file for file in files if shard.owns(file.key)}
-    attached: dict[str, Row] = {}
-    for row in rows:
-        if (file := file_of.get(row.file_name)) is not None:
-            name = row.etag.removeprefix(parts.RENAMED)
-            etag = parts.renamed_etag(name, file.etag) if row.etag else file.etag
-            is_absent = row.status == "absent"
-            attached[row.file_name] = row if is_absent else replace(row, etag=etag, byte_size=file.size)
-    return Imported(attached, provenance)
+    attached = [_add_file(row, file_of[row.file_name]) for row in rows if row.file_name in file_of]
+    return Imported({row.file_name: row for row in attached}, provenance)
+
+
+def _add_file(row: Row, file: Entry | None) -> Row:
+    """Gives a row the ETag and the size of its file, unless that is unknown or there are no predictions of it."""
+    if file is None or row.status == "absent":
+        return row
+    name = row.etag.removeprefix(parts.RENAMED)
+    etag = parts.renamed_etag(name, file.etag) if row.etag else file.etag
+    return replace(row, etag=etag, byte_size=file.size)
 
 
 def find_embedded(run: Run) -> Listing | None:

@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from posixpath import splitext
 
 from job import images
@@ -11,13 +12,14 @@ from job.errors import AccessDenied, SettingsError
 from job.names import quantify
 from job.settings import Settings
 from job.shards import Shard
-from job.storage import Listing, Source, open_source
+from job.storage import Entry, Listing, Source, open_source
 from job.storage.clutter import is_clutter
 from job.storage.filelist import FileList
 from job.storage.frames import VideoSource
 from job.uris import normalize, relativize
 from job.video import EXTENSIONS as VIDEOS
 from job.video import is_video
+from job.video.names import time_alone
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +165,8 @@ def describe_replaced(done: set[tuple[str, str]], listing: Listing, shard: Shard
 def list_names(settings: Settings, stop: threading.Event) -> Listing:
     """Lists the images of the input by their names alone, for a run that does not read them.
 
-    A list of files is not opened: none of its files needs to exist. ETags are empty and sizes are 0.
+    Of a list of files the videos alone are opened: no other file needs to exist. Sizes are 0, and ETags are empty but
+    for the times of frames.
 
     Args:
         settings: The settings.
@@ -174,17 +177,26 @@ def list_names(settings: Settings, stop: threading.Event) -> Listing:
     """
     source = open_source(settings.input, stop, settings.frames)
     try:
-        keys = (
-            source.files.keys()
+        entries = (
+            _list_names(settings, source, source.files)
             if isinstance(source.files, FileList)
-            else [entry.key for entry in list_images(settings, source, Shard())]
+            else (list_images(settings, source, Shard()))
         )
+        listing = Listing.from_entries(Entry(entry.key, time_alone(entry.etag), 0) for entry in entries)
     except SettingsError as error:
         raise SettingsError(
             f"{error} With CORAL_PREDICTIONS, CORAL_INPUT says which images there are: set it to their folder, or to a "
             "list of their names (.txt), whose files are not opened."
         ) from None
-    listing = Listing.from_names(keys)
     if not len(listing):
         raise SettingsError(f"CORAL_INPUT={settings.input!r} is an empty list: give one file name per line.")
     return listing
+
+
+def _list_names(settings: Settings, source: VideoSource, files: FileList) -> Iterator[Entry]:
+    """Yields the files of a list by their names, and the frames of its videos."""
+    keys = files.keys()
+    others = {key for key in keys if settings.frames.skips_videos or not is_video(key)}
+    yield from (Entry(key, "", 0) for key in others)
+    if len(others) < len(keys):
+        yield from source.list(keep=lambda key: key not in others)

@@ -19,6 +19,7 @@ from job.parts.pool import Pool
 from job.prefetch import prefetch
 from job.progress import Progress
 from job.storage import Source, Storage
+from job.video.names import split_time
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def _send(
         # The whole name, since a.jpg and a.png must not share a thumbnail.
         thumbnail_name = None if mode == "none" else f"{name}_thumb.jpg"
         meta_data: dict[str, Any] = {"sizeInBytes": int(pool.byte_size[row]), "shape": [height, width, 3]}
-        if pool.etag[row] == "":  # the job has not read the file: its detections were made elsewhere
+        if not split_time(pool.etag[row])[0]:  # the job has not read the file: its detections were made elsewhere
             meta_data = {"shape": [height, width, 3]} if width else {}
         frame = find_frame(pool, row)
         if frame:

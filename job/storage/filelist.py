@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -78,7 +78,7 @@ class FileList:
         folder, name = self._find(key)
         return folder.read_range(name, start, length)
 
-    def keys(self) -> Iterable[str]:
+    def keys(self) -> Collection[str]:
         """The files as the list names them, without asking a store."""
         return self._entries.keys()
 

@@ -188,7 +188,7 @@ class VideoSource:
                 raise PermissionError(errno.EACCES, str(error)) from None
         if entry is None:
             raise FileNotFoundError(errno.ENOENT, "it does not exist", key)
-        if etag and split_time(etag)[0] != entry.etag:
+        if (known := split_time(etag or "")[0]) and known != entry.etag:
             raise OSError(errno.ESTALE, "its video has changed since the listing")
         return entry
 

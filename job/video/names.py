@@ -60,3 +60,9 @@ def split_time(etag: str) -> tuple[str, float | None]:
         return (whole, float(time)) if separator else (etag, None)
     except ValueError:
         return etag, None
+
+
+def time_alone(etag: str) -> str:
+    """Returns the ETag of a frame without that of its video; empty if it is not that of a frame."""
+    _, time = split_time(etag)
+    return "" if time is None else add_time("", time)

@@ -86,6 +86,45 @@ def test_frames_have_columns_and_copies(calm: Path) -> None:
             assert image is not None and np.array_equal(image, video.read_until(number)[number])
 
 
+def select_from(predictions: Path, source: Path, output: Path, calm: Path, job: Job, **more: Any) -> Path:
+    """Selects from predictions and embeddings of frames as those of somebody else."""
+    given = demo_variables(source, output, CORAL_PREDICTIONS=predictions, **EVERY, **more)
+    done = job("select", **given | {"CORAL_EMBEDDING": calm / "embeddings.parquet"})
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+PLACES = ["file_name", "video", "frame", "time_s", "rank"]
+
+
+def test_predictions_of_frames_from_elsewhere_have_the_same_places(
+    calm: Path, clip: Path, tmp_path: Path, job: Job
+) -> None:
+    coco = calm / "predictions" / "coco.json"
+    output = select_from(coco, clip, tmp_path / "out", calm, job, CORAL_COPY_SELECTED=1)
+    assert rows(output, [*PLACES, "reason"]) == rows(calm, [*PLACES, "reason"])
+    for name in (output / "selected.txt").read_text().split():
+        assert (output / "selected" / name).read_bytes() == (calm / "selected" / name).read_bytes()
+
+
+def test_predictions_with_other_names_and_a_list_of_videos_keep_picks_apart(
+    calm: Path, clip: Path, tmp_path: Path, job: Job
+) -> None:
+    coco = json.loads((calm / "predictions" / "coco.json").read_text())
+    for image in coco["images"]:
+        image["file_name"] = "images/" + image["file_name"]
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    shutil.copyfile(clip / "bikes.mp4", tmp_path / "bikes.mp4")
+    (tmp_path / "list.txt").write_text("bikes.mp4\ngone.jpg\n")
+    more = {"CORAL_MIN_SECONDS": 3, "CORAL_MAX_FAILED": 0.9}
+    output = select_from(tmp_path / "coco.json", tmp_path / "list.txt", tmp_path / "out", calm, job, **more)
+    assert [(row["video"], row["frame"]) for row in rows(output, PLACES) if row["video"]] == [
+        ("bikes.mp4", number) for number in NUMBERS
+    ]
+    picked = sorted(row["time_s"] for row in rows(output, PLACES) if row["rank"])
+    assert len(picked) > 1 and np.diff(picked).min() >= 3 - 1e-6
+
+
 def test_three_shards_and_then_select_give_the_same(calm: Path, clip: Path, tmp_path: Path, job: Job) -> None:
     variables = demo_variables(clip, tmp_path / "out", CORAL_SHARD_COUNT=3, **EVERY)
     for index in range(3):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from job.shards import Shard
 from job.video import Frame, name_frame, parse_frame
-from job.video.names import EXTENSIONS, add_time, split_time
+from job.video.names import EXTENSIONS, add_time, split_time, time_alone
 
 STEMS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\n\0"), min_size=1).filter(
     lambda text: text.strip(".") != ""
@@ -32,6 +32,8 @@ def test_an_etag_gives_back_its_time(etag: str, seconds: float) -> None:
     found, time = split_time(add_time(etag, seconds))
     assert found == etag and time is not None and abs(time - seconds) < 6e-4
     assert split_time("#t=noon") == ("#t=noon", None)
+    assert split_time(time_alone(add_time(etag, seconds))) == ("", time)
+    assert time_alone("0123") == time_alone("#t=noon") == ""
 
 
 def test_neighbouring_frames_share_a_shard_and_long_videos_are_spread() -> None:
