@@ -1,7 +1,8 @@
 """CVAT for images 1.1: one XML file, to be uploaded as the annotations of a task that has these images.
 
     exports/cvat.xml
-    exports/cvat_labels.json    the labels, for the label constructor of a new task ("Raw")
+    exports/cvat_labels.json            the labels, for the label constructor of a new task ("Raw")
+    exports/cvat_videos/<video>.xml     the picks of a video, see `job.exports.cvat_video`
 
 CVAT finds an image by its name without the extension, or else by its id, its position in the task. CVAT orders images
 by name, and so do the ids here. So boxes find their images even in a task of the picks with other image names.
@@ -12,9 +13,10 @@ are left out.
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from job.exports import cvat_video
 from job.exports.detected import ORIENTATION, DetectedImage, Export
 from job.exports.format import Format
 from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
@@ -26,13 +28,14 @@ _FILE, _LABELS = "cvat.xml", "cvat_labels.json"
 def _render_files(export: Export) -> Iterator[tuple[str, bytes]]:
     root = ET.Element("annotations")
     add_child(root, "version", "1.1")
-    root.append(_meta(export))
+    root.append(_meta(export, {"size": len(export.images), "mode": "annotation"}))
     for number, image in enumerate(sorted(export.images, key=lambda image: image.file_name.encode())):
         if image.has_size and can_represent(image.file_name):
             root.append(_image(number, image, export.class_names))
     yield _FILE, serialize(root)
     labels = [_label(name) for name in export.class_names]
     yield _LABELS, (json.dumps(labels, ensure_ascii=False, indent=1) + "\n").encode()
+    yield from cvat_video.render(export, lambda task: _meta(export, task))
 
 
 def _label(name: str) -> dict[str, Any]:
@@ -41,12 +44,11 @@ def _label(name: str) -> dict[str, Any]:
     return {"name": replace_forbidden(name), "attributes": [score]}
 
 
-def _meta(export: Export) -> ET.Element:
+def _meta(export: Export, of_task: Mapping[str, object]) -> ET.Element:
     meta = ET.Element("meta")
     task = add_child(meta, "task")
-    add_child(task, "name", export.model)
-    add_child(task, "size", len(export.images))
-    add_child(task, "mode", "annotation")
+    for tag, value in {"name": export.model, **of_task}.items():
+        add_child(task, tag, value)
     labels = add_child(task, "labels")
     for name in export.class_names:
         label = add_child(labels, "label")
@@ -79,7 +81,7 @@ FORMAT = Format(
     unsized="left out",
     is_xml=True,
     files=(_FILE, _LABELS),
-    image_files=None,
+    image_files=cvat_video.FILES,
     summary="Create a task with these images, and paste the JSON into its label constructor (Raw). Then upload the XML "
-    "as annotations.",
+    "as annotations. A task of a video has a file of its own (see below).",
 )

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.context import Selected
+from job.inputs.frames import FrameOf
 from job.parts.boxes import Detections
 from job.parts.pool import Pool
 
@@ -30,6 +31,7 @@ class DetectedImage:
         probabilities: (n, classes + 1) class probabilities, background last; None to leave them out.
         num_cut: Number of these boxes that were cut at the edge of the image.
         num_dropped: Number of boxes that were dropped, because they are empty or outside the image.
+        frame: Where in a video the image is; None if it is no frame.
     """
 
     number: int
@@ -43,6 +45,7 @@ class DetectedImage:
     probabilities: npt.NDArray[np.float16] | None = None
     num_cut: int = 0
     num_dropped: int = 0
+    frame: FrameOf | None = None
 
     @property
     def has_size(self) -> bool:

@@ -9,15 +9,17 @@ from job.exports.detected import Export
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Where a format writes one file per image.
+    """Where a format writes one file per image, or per video.
 
     Attributes:
         folder: Folder below exports/, with a ``/`` at its end.
         suffix: Suffix of the files, with its dot.
+        of: What each file is of.
     """
 
     folder: str
     suffix: str
+    of: Literal["image", "video"] = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Format:
             ``without boxes``: it is listed without boxes. ``kept``: it is written with its boxes.
         is_xml: Whether images are left out if XML cannot represent their names.
         files: Paths below exports/ of the files that do not belong to one image.
-        image_files: Where the files of single images are; None if the format has none.
+        image_files: Where the files of single images or videos are; None if the format has none.
         summary: One sentence for the manual: what is in the files, or how to use them.
     """
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from job.errors import SettingsError
 from job.exports.detected import DetectedImage, make_detected_image, round_scores
+from job.inputs.frames import find_frame
 from job.names import shorten
 from job.parts.boxes import Detections
 from job.parts.pool import Pool
@@ -110,7 +111,8 @@ def make_pre_labels(
     counts.cut += image.num_cut
     _, class_index = rules.name_classes(pool.provenance.class_names)
     classes = class_index[image.classes[kept]]
-    return replace(image, boxes=image.boxes[kept], scores=image.scores[kept], classes=classes)
+    frame = find_frame(pool, row)
+    return replace(image, boxes=image.boxes[kept], scores=image.scores[kept], classes=classes, frame=frame)
 
 
 def find_distinct(

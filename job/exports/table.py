@@ -31,7 +31,7 @@ def markdown_table() -> str:
     for entry in FORMATS.values():
         files = [f"`{path}`" for path in entry.files]
         if entry.image_files:
-            files.append(f"`{entry.image_files.folder}<image>{entry.image_files.suffix}`")
+            files.append(f"`{entry.image_files.folder}<{entry.image_files.of}>{entry.image_files.suffix}`")
         lines.append(f"| `{entry.name}` | {', '.join(files)} | {entry.title} | {entry.summary} | {entry.unsized} |")
     return "\n".join(lines) + "\n"
 

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 import pytest
 
 from job import exports
@@ -72,6 +74,12 @@ def test_a_format_without_a_name_in_the_settings_is_refused(monkeypatch: pytest.
 def test_a_record_covers_every_file_of_its_format(name: str, tmp_path: Path) -> None:
     entry = exports.FORMATS[name]
     output, pool, detections = filled(tmp_path, NAMES)
+    others = [None] * (len(NAMES) - 1)
+    pool = replace(
+        pool,
+        frames={"video": pa.array(["a.mp4", *others]), "frame": pa.array([7, *others])}
+        | {"time_s": pa.array([0.28, *others])},
+    )
     exports.write(output, pool, NAMES, uri_of, detections, [name])
     written = tree(tmp_path / "exports").keys()
     of_images = {path for path in written if path not in entry.files}
