@@ -225,6 +225,7 @@ class Timeline:
         places: Positions of some images in the order of the names, rising.
         values: Scores of these images.
         picks: Position, score and rank of each pick.
+        cuts: Position of the first frame after each cut of a clip, rising; see `job.report.cuts`.
     """
 
     name: str
@@ -232,6 +233,7 @@ class Timeline:
     places: list[int]
     values: list[float]
     picks: list[tuple[int, float, int]]
+    cuts: list[int]
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def gather(
         map=None
         if projection is None or embeddings is None
         else space.make_map(pool, embeddings, projection, shown, labelled_rows, picks, sample, thumbnails, run),
-        timelines=timeline.make_timelines(pool, pool.scores[score], picks) if score else [],
+        timelines=timeline.make_timelines(pool, pool.scores[score], picks, embeddings) if score else [],
         timeline_score=score,
         histograms=histograms,
         distributions=distributions.make_distributions(pool.metadata, picks, folders),

@@ -78,13 +78,33 @@ def _plot_timeline(timeline: Timeline) -> dict[str, Any]:
             "hovertemplate": "pick %{text}: %{y:.3g}<extra></extra>",
         },
     ]
+    if timeline.cuts:
+        data.insert(0, _draw_cuts(timeline))
     layout = _layout(150) | {
-        "showlegend": False,
+        "showlegend": bool(timeline.cuts),
+        "legend": {"orientation": "h", "y": 1.3},
         "margin": {"l": 40, "r": 12, "t": 12, "b": 24},
         "xaxis": {"zeroline": False, "range": [-0.02 * timeline.num_images, 1.02 * timeline.num_images]},
         "yaxis": {"rangemode": "tozero", "nticks": 4},
     }
     return {"data": data, "layout": layout}
+
+
+def _draw_cuts(timeline: Timeline) -> dict[str, Any]:
+    """Vertical lines as one trace, which has a legend: pairs of points with a gap after each."""
+    top = max(timeline.values)
+    places, heights = zip(
+        *(point for cut in timeline.cuts for point in ((cut, 0), (cut, top), (None, None))), strict=True
+    )
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": places,
+        "y": heights,
+        "name": "cuts",
+        "line": {"color": "--text", "width": 1, "dash": "dot"},
+        "hovertemplate": "cut before image %{x}<extra></extra>",
+    }
 
 
 def _plot_histogram(histogram: Histogram) -> dict[str, Any]:

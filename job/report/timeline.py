@@ -5,14 +5,19 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from posixpath import splitext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from job import video
 from job.parts.pool import Pool
+from job.report import cuts
 from job.report.content import Timeline
 from job.report.distributions import get_folder
+
+if TYPE_CHECKING:
+    from job.select.points import Embeddings
 
 _MAX_TIMELINES = 8
 _MIN_IMAGES, _MAX_IMAGES = 24, 100_000  # the names of these are in memory
@@ -20,13 +25,16 @@ _MAX_DIGITS = 20
 _MAX_PLACES = 400  # of the line; each is the highest score of its images
 
 
-def make_timelines(pool: Pool, values: npt.NDArray[np.float64], picks: Sequence[int]) -> list[Timeline]:
+def make_timelines(
+    pool: Pool, values: npt.NDArray[np.float64], picks: Sequence[int], embeddings: "Embeddings | None"
+) -> list[Timeline]:
     """Makes the timelines of the folders and clips that have the most picks.
 
     Args:
         pool: The images.
         values: (n,) values of the score.
         picks: Rows of the picks, best first.
+        embeddings: (n, d) embeddings of the images, which show the cuts of clips; None without any.
     """
     counts = Counter(get_folder(pool.file_names[row]) for row in picks)
     rank = {row: number for number, row in enumerate(picks, start=1)}
@@ -36,9 +44,11 @@ def make_timelines(pool: Pool, values: npt.NDArray[np.float64], picks: Sequence[
             break
         rows = list_rows(pool.file_names, folder)
         if len(rows) >= _MIN_IMAGES:
-            timelines.append(
-                _make(folder, values[rows], {place: rank[row] for place, row in enumerate(rows) if row in rank})
-            )
+            found = []
+            if embeddings is not None and video.is_video(folder):
+                found = cuts.find(embeddings, np.array(rows, np.int64))
+            ranks = {place: rank[row] for place, row in enumerate(rows) if row in rank}
+            timelines.append(_make(folder, values[rows], ranks, found))
     return timelines
 
 
@@ -67,7 +77,7 @@ def _pad_numbers(name: str) -> str:
     return re.sub(r"\d+", lambda found: found[0].zfill(_MAX_DIGITS), name)
 
 
-def _make(folder: str, values: npt.NDArray[np.float64], ranks: dict[int, int]) -> Timeline:
+def _make(folder: str, values: npt.NDArray[np.float64], ranks: dict[int, int], found: list[int]) -> Timeline:
     width = -(-len(values) // _MAX_PLACES)
     places = [start + int(values[start : start + width].argmax()) for start in range(0, len(values), width)]
     return Timeline(
@@ -76,4 +86,5 @@ def _make(folder: str, values: npt.NDArray[np.float64], ranks: dict[int, int]) -
         places=places,
         values=values[places].round(4).tolist(),
         picks=[(place, round(float(values[place]), 4), rank) for place, rank in ranks.items()],
+        cuts=found,
     )

@@ -94,7 +94,7 @@ def test_a_timeline_has_the_order_of_the_numbers() -> None:
     pool = SimpleNamespace(file_names=names)
     values = np.random.default_rng(0).random(len(names))
     picks = [names.index("a/10.jpg"), names.index("a/b/3.jpg"), names.index("a/9.jpg")]
-    first, second = timeline.make_timelines(cast("Pool", pool), values, picks)
+    first, second = timeline.make_timelines(cast("Pool", pool), values, picks, None)
     assert (first.name, first.num_images, second.name) == ("a", 30, "a/b")
     assert [(place, rank) for place, _, rank in first.picks] == [(9, 3), (10, 1)]
     assert first.values == [round(values[names.index(f"a/{number}.jpg")], 4) for number in range(30)]
@@ -104,7 +104,7 @@ def test_a_long_timeline_keeps_its_peaks() -> None:
     names = [f"f/{number:05d}" for number in range(10_000)]
     values = np.zeros(10_000)
     values[[17, 5_000, 9_999]] = 1
-    (made,) = timeline.make_timelines(cast("Pool", SimpleNamespace(file_names=names)), values, [5_000])
+    (made,) = timeline.make_timelines(cast("Pool", SimpleNamespace(file_names=names)), values, [5_000], None)
     assert len(made.places) == 400 and sum(made.values) == 3 and {17, 5_000, 9_999} <= set(made.places)
 
 
