@@ -179,7 +179,7 @@ test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Tests `make studio`, in Debian's
 	@$(STUDIO)/bin/python -m pytest -c tests/studio/pytest.ini tests/studio
 
 # With SOAK_KILLS, a short run: only that many kills, every fifth frame, and no runs in shards.
-soak: $(VENV)/.dev ## Kills the job or its S3 server 40 times and compares the results (optional: SOAK_KILLS).
+soak: $(VENV)/.dev ## Kills the job or its S3 server 60 times, also on videos, and compares the results (optional: SOAK_KILLS).
 	@$(RUN) -m demo.fetch
 	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
 
@@ -202,7 +202,7 @@ bench-feed: $(VENV)/.dev ## Measures decoding and resizing beside Pillow, OpenCV
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.feed --json benchmarks/results/feed.json
 
-bench-video: $(VENV)/.dev ## Measures reading frames of videos beside PyAV and OpenCV (2 minutes).
+bench-video: $(VENV)/.dev ## Measures reading frames of videos beside PyAV, OpenCV and ffmpeg (2 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.video --json benchmarks/results/video.json
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from demo import fetch
 from job.publish import ROUNDS
 from tests.conftest import S3, start_job
 from tests.e2e.kills import OTHER, check_between, variables, without_times
@@ -68,6 +69,18 @@ class Folder:
 
     def mend(self) -> None:
         """Nothing to do: only the job is killed."""
+
+
+class Videos(Folder):
+    """A local folder with clips, of which every second frame is an image, beside some of the images."""
+
+    def __init__(self, folder: Path, frames: list[Path]) -> None:
+        super().__init__(folder, frames[::50])
+        for video in (fetch.VIDEO, fetch.MORE_VIDEOS[0]):
+            (self._source / video.name).symlink_to(video)
+
+    def variables(self, out: str) -> dict[str, Any]:
+        return super().variables(out) | {"CORAL_FRAMES": "every:2"}
 
 
 class Bucket:
@@ -184,7 +197,8 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmJob]:
 
 def make_places(folder: Path, frames: list[Path], kind: str) -> Iterator[Folder | Bucket]:
     folder.mkdir(parents=True, exist_ok=True)
-    place: Folder | Bucket = Folder(folder, frames) if kind == "folder" else Bucket(folder, frames)
+    places: dict[str, type[Folder] | type[Bucket]] = {"folder": Folder, "bucket": Bucket, "videos": Videos}
+    place = places[kind](folder, frames)
     yield place
     if isinstance(place, Bucket):
         place.server.kill()
@@ -199,7 +213,8 @@ def test_the_job_and_its_server_are_killed(warm: WarmJob, few: Bucket) -> None:
     Pool(warm, few).disturb(rounds=3, seed=1)
 
 
-@pytest.fixture(scope="module", params=["folder", "bucket"])
+# A short run has no time for the frames of videos, whose kills are like those of images.
+@pytest.fixture(scope="module", params=["folder", "bucket", *(["videos"] if KILLS >= _LONG else [])])
 def whole(
     frames: list[Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Folder | Bucket]:
