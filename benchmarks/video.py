@@ -1,25 +1,27 @@
-"""Measures what a frame of a video takes before the detector sees its pixels, beside PyAV and OpenCV alone.
+"""Measures what a frame of a video takes before the detector sees its pixels, beside PyAV, OpenCV and ffmpeg alone.
 
 `python -m benchmarks.video [--json FILE]`: frames of the demo are enlarged to 1280 x 720 and 1920 x 1080, get noise,
 and are encoded as H.264. Each way reads all frames, in turns; a figure is the median of the CPU time of all threads, by
-frame. Then processes of their own read a clip and one of five times its length, of which the peak memory is told.
+frame. That of ffmpeg is the program's own and that of this process, which reads the pixels from a pipe. Then processes
+of their own read a clip and one of five times its length, of which the peak memory is told.
 """
 
 import argparse
 import io
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
 import cv2
+import imageio_ffmpeg
 import numpy as np
 from tabulate import tabulate
 
@@ -81,11 +83,30 @@ def read_by_opencv(path: Path) -> int:
     return count
 
 
+def read_by_ffmpeg(path: Path) -> int:
+    """Decodes with the program ffmpeg to BGR pixels in a pipe."""
+    with av.open(str(path)) as file:
+        frame_bytes = 3 * file.streams.video[0].width * file.streams.video[0].height
+    arguments = ["-v", "error", "-i", str(path), "-pix_fmt", "bgr24", "-f", "rawvideo", "-"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        if (pixels := process.stdout) is None:
+            raise RuntimeError("ffmpeg has no pipe")
+        return sum(1 for _ in iter(lambda: pixels.read(frame_bytes), b""))
+
+
+def measure_cpu() -> float:
+    """CPU time in seconds of this process and of those that it has started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 WAYS: dict[str, Callable[[Path], int]] = {
     "coralpick": read_as_the_job,
     "coralpick, by PNG": read_as_png,
     "PyAV": read_by_pyav,
     "OpenCV": read_by_opencv,
+    "ffmpeg": read_by_ffmpeg,
 }
 
 
@@ -94,10 +115,10 @@ def measure(path: Path, count: int, turns: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(turns):
         for name, read in WAYS.items():
-            start = time.process_time()
+            start = measure_cpu()
             if read(path) != count:
                 raise RuntimeError(f"{name} did not read {count} frames")
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(measure_cpu() - start)
     return {name: 1e3 * statistics.median(values) / count for name, values in seconds.items()}
 
 
