@@ -1,7 +1,7 @@
 # Start with `make demo`, which runs the whole job on real images, or `make test`. Each target installs what it needs.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
+.PHONY: help setup demo demo-video picture reselect studio image image-labels image-sbom image-scan image-test k8s-render k8s-run k8s-check \
 	check format lock docs test test-integrations test-studio soak clean \
 	gpu-test gpu-rehearse gpu-bundle bench bench-gpu bench-detect bench-feed bench-select bench-quality \
 	bench-engine bench-lightly bench-storage bench-embedding bench-projection bench-reduce bench-video
@@ -51,6 +51,10 @@ setup: $(VENV)/.dev ## Installs all packages, pinned, into .venv.
 
 demo: $(VENV)/.runtime ## Runs the whole job on 250 real street frames with a real COCO detector.
 	@$(RUN) -m demo.run
+
+demo-video: $(VENV)/.runtime ## Runs the job on the demo's clip itself, and compares the picks with those of make demo.
+	@test -e demo/output/_SUCCESS || $(RUN) -m demo.run
+	@$(RUN) -m demo.clip
 
 reselect: $(VENV)/.runtime ## Replaces rejected picks: make reselect OUTPUT=demo/output REJECTED=rejected.txt.
 	@test -n "$$OUTPUT" -a -n "$$REJECTED" || { echo "Set OUTPUT to the results and REJECTED to the list of rejected picks, which report.html saves."; exit 64; }
@@ -184,7 +188,7 @@ soak: $(VENV)/.dev ## Kills the job or its S3 server 60 times, also on videos, a
 	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
 
 clean: ## Removes the environments, the caches and the results of the demo.
-	rm -rf $(VENV) $(STUDIO) .cache demo/output demo/output-2 .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(STUDIO) .cache demo/output demo/output-2 demo/output-video .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 ##@ Benchmarks
 

@@ -15,10 +15,10 @@ OUTPUT = ROOT / "demo" / "output"
 def environment() -> dict[str, str]:
     """The variables that the demo sets; all other settings have their defaults."""
     return {
-        "CORAL_INPUT": _relative(fetch.FRAMES),
-        "CORAL_OUTPUT": _relative(OUTPUT),
+        "CORAL_INPUT": shorten(fetch.FRAMES),
+        "CORAL_OUTPUT": shorten(OUTPUT),
         "CORAL_MODEL": "demo/yolov3-tiny.yaml",
-        "CORAL_WEIGHTS": _relative(fetch.WEIGHTS),
+        "CORAL_WEIGHTS": shorten(fetch.WEIGHTS),
         "CORAL_N_SAMPLES": "20",
         "CORAL_FULL_FEATURES": "1",  # of 250 images they need little memory
         "CORAL_LOG_FORMAT": "text",
@@ -39,7 +39,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_code = process.wait()
     if exit_code == 0:
-        python = _relative(Path(sys.executable))
+        python = shorten(Path(sys.executable))
         print(f"\n{summary.describe(OUTPUT)}")
         print(f"\nNext: open {(OUTPUT / 'report.html').as_uri()} in a browser, or all images with their boxes:")
         print(f"  make studio OUTPUT={variables['CORAL_OUTPUT']}\nSecond round, once the picks have labels:")
@@ -48,8 +48,8 @@ def main() -> int:
     return exit_code
 
 
-def _relative(path: Path) -> str:
-    """The path relative to the repository, so that users can copy the command from any checkout."""
+def shorten(path: Path) -> str:
+    """Returns the path relative to the repository, so that users can copy the command from any checkout."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

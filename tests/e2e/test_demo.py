@@ -16,6 +16,10 @@ from tests.conftest import ROOT, clean_environment
 
 # The demo, but for its output, which is that of the user.
 SCRIPT = "import sys, pathlib, demo.run as run; run.OUTPUT = pathlib.Path(sys.argv[1]); sys.exit(run.main())"
+OF_CLIP = (
+    "import sys, pathlib, demo.run as run, demo.clip as clip; run.OUTPUT = pathlib.Path(sys.argv[1]); "
+    "clip.OUTPUT = pathlib.Path(sys.argv[2]); clip.FRAMES = 'fps:2'; sys.exit(clip.main())"
+)
 
 
 def test_the_demo_ends_with_its_worth_and_a_second_round(frames: list[Path], tmp_path: Path) -> None:
@@ -50,6 +54,19 @@ def test_the_demo_ends_with_its_worth_and_a_second_round(frames: list[Path], tmp
     assert again.returncode == 0
     second = (tmp_path / "out-2" / "selected.txt").read_text().splitlines()
     assert len(second) == 20 and not set(first) & set(second)
+
+    # The same clip as a video.
+    done = subprocess.run(
+        [sys.executable, "-c", OF_CLIP, tmp_path / "out", tmp_path / "of-clip"], cwd=ROOT, env=clean_environment(),
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert len(done.stdout.splitlines()) < 12 and "10 picks of 20 images." in done.stdout
+    named = [name.split("-")[1] for name in (tmp_path / "of-clip" / "selected.txt").read_text().split()]
+    of_picks = [table["file_name"].to_pylist().index(f"frame-{number}.jpg") for number in named]
+    mean = np.linalg.norm(points[:, None] - points[of_picks][None], axis=2).min(axis=1).mean()
+    figures = [float(text) for text in re.findall(r"(\d\.\d+) with", done.stdout)]
+    assert figures[0] == round(mean, 2) and max(figures[:2]) < figures[2]
 
 
 def test_ctrl_c_saves_the_work_of_the_demo(frames: list[Path], tmp_path: Path) -> None:
