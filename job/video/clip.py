@@ -62,8 +62,6 @@ class Clip:
         self._time_base = 1.0
         try:
             self._stamps, self._keys = self._read_stamps()
-        except (av.FFmpegError, ValueError) as error:
-            raise ImageError(f"it is no video that can be read ({_describe(error)})") from None
         finally:
             self.close()
         if not len(self._stamps):
@@ -136,10 +134,15 @@ class Clip:
         self._file.seek(0)
         file, options = (IndexOnly(self._file), _WITHOUT_PARSER) if index_only else (self._file, {})
         # Edit lists stay as they are: what they cut off is not shown.
-        self._container = av.open(file, metadata_errors="ignore", options=options)
+        try:
+            self._container = av.open(file, metadata_errors="ignore", options=options)
+        except (av.FFmpegError, ValueError) as error:
+            raise _unreadable(_describe(error)) from None
         if not self._container.streams.video:
-            raise ValueError("it has no pictures")
+            raise _unreadable("it has no pictures")
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            raise _unreadable("its codec is not known")
         self._stream.thread_type = "AUTO"
         if not self._counts:
             self._time_base = float(self._stream.time_base)
@@ -158,7 +161,7 @@ class Clip:
                 if packet.is_keyframe:
                     keys.append(packet.pts)
             if len(stamps) > _MAX_FRAMES:
-                raise ValueError(f"it has more than {_MAX_FRAMES:,} frames")
+                raise _unreadable(f"it has more than {_MAX_FRAMES:,} frames")
         if not complete:  # old containers leave time stamps to the decoder
             self._open()
             stamps = [stamp for stamp, frame in self._decode() if frame and stamp is not None]
@@ -236,12 +239,19 @@ def _to_pixels(frame: Any, pixel_ratio: Fraction | None) -> BGR:
     """Converts a frame as it is to be seen: its colours, its rotation, and the shape of its pixels."""
     if frame.width * frame.height > MAX_PIXELS:
         raise ImageError(f"its {frame.width}x{frame.height} pixels are more than the limit of {MAX_PIXELS:,}")
-    pixels: BGR = frame.to_ndarray(format="bgr24")
+    try:
+        pixels: BGR = frame.to_ndarray(format="bgr24")
+    except (av.FFmpegError, ValueError) as error:
+        raise ImageError(f"its pixels cannot be converted ({_describe(error)})") from None
     if pixel_ratio and 0.1 < pixel_ratio < 10 and pixel_ratio != 1:
         width = max(1, round(frame.width * float(pixel_ratio)))
         pixels = np.asarray(cv2.resize(pixels, (width, frame.height), interpolation=cv2.INTER_LINEAR), np.uint8)
     turns = _TURNS.get(round(frame.rotation / 90) * 90, 0)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _unreadable(reason: str) -> ImageError:
+    return ImageError(f"it is no video that can be read ({reason})")
 
 
 def _describe(error: Exception) -> str:

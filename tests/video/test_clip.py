@@ -260,12 +260,14 @@ def test_files_that_are_no_videos(tmp_path: Path) -> None:
     index, frames = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
     parts = {"movflags": "frag_keyframe+empty_moov"}
     fragments = copy_stream(tmp_path / "clip.mov", tmp_path / "parts.mp4", parts).read_bytes()
+    matroska = write_video(tmp_path / "clip.mkv", PICTURES).read_bytes()
     files = {
         "empty": b"",
         "text": b"no video\n" * 100,
         "no index": whole[:index] + whole[frames:],
         "audio": make_audio(tmp_path / "audio.mp4").read_bytes(),
         "no frames": fragments[: fragments.index(b"moof") - 4],
+        "codec": matroska.replace(b"V_MPEG4/ISO/AVC", b"V_UNKNOWN/CODEC"),
     }
     reasons = {}
     for name, data in files.items():
@@ -278,6 +280,7 @@ def test_files_that_are_no_videos(tmp_path: Path) -> None:
     assert reasons == dict.fromkeys(files, unreadable) | {
         "audio": "it is no video that can be read (it has no pictures)",
         "no frames": "it has no frames",
+        "codec": "it is no video that can be read (its codec is not known)",
     }
 
 
