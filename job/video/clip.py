@@ -132,7 +132,10 @@ class Clip:
         self._steps.begin()
         self.close()
         self._file.seek(0)
-        file, options = (IndexOnly(self._file), _WITHOUT_PARSER) if index_only else (self._file, {})
+        index = IndexOnly(self._file) if index_only else None
+        if index and index.most_frames > _MAX_FRAMES:  # their index would take gigabytes of memory
+            raise _unreadable(f"it has more than {_MAX_FRAMES:,} frames")
+        file, options = (index, _WITHOUT_PARSER) if index else (self._file, {})
         # Edit lists stay as they are: what they cut off is not shown.
         try:
             self._container = av.open(file, metadata_errors="ignore", options=options)

@@ -17,6 +17,7 @@ from demo import fetch
 from job.images import ImageError
 from job.video import clip as clip_module
 from job.video.clip import Clip, list_times
+from job.video.index_only import IndexOnly
 from job.video.sampling import Sampling
 from tests.conftest import ROOT
 from tests.video.clips import SIZE, copy_stream, draw, read_number, turn, write_video
@@ -241,6 +242,35 @@ def test_packets_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = write_video(tmp_path / "clip.mp4", PICTURES, options={"bf": "0"})
     monkeypatch.setattr(clip_module, "_MAX_PACKETS", 30)
     assert len(open_clip(path).seconds) == 30
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "fragments.mp4"])
+def test_an_index_that_claims_too_many_frames_is_refused(name: str, tmp_path: Path) -> None:
+    """FFmpeg would take 24 bytes and more of memory for each, of a file of a few kilobytes."""
+    path = write_video(tmp_path / f"whole{name[-4:]}", PICTURES, options=GOP)
+    if name == "fragments.mp4":
+        path = copy_stream(path, tmp_path / name, {"movflags": "frag_keyframe+empty_moov"})
+    data = bytearray(path.read_bytes())
+    assert IndexOnly(io.BytesIO(data)).most_frames == (12 if name == "fragments.mp4" else 60)
+    box, place = (b"trun", 8) if name == "fragments.mp4" else (b"stsz", 12)
+    place += data.index(box)
+    data[place : place + 4] = (178_000_000).to_bytes(4, "big")
+    with pytest.raises(ImageError, match="it has more than 10,000,000 frames"):
+        Clip(io.BytesIO(data))
+
+
+class Short(io.BytesIO):
+    """Gives a few bytes at a time, as a file in blocks does at the end of each."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(3 if size is None or size < 0 else min(size, 3))
+
+
+def test_an_index_that_comes_in_small_pieces(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "clip.mp4", PICTURES, options=GOP).read_bytes()
+    whole, pieces = IndexOnly(io.BytesIO(data)), IndexOnly(Short(data))
+    assert whole.most_frames == pieces.most_frames == 60
+    assert whole._pictures == pieces._pictures == [(data.index(b"mdat") + 4, len(data))]
 
 
 def make_audio(path: Path) -> Path:
