@@ -297,7 +297,8 @@ def find_obstacle(rows: Sequence[dict[str, Any]], count: int) -> str | None:
     """Why a size cannot be measured on this machine, by the sizes before it; None if it can."""
     if not rows:
         return None
-    first, last = rows[0], rows[-1]
+    last = rows[-1]
+    first = next(row for row in rows if row["picks"] == last["picks"])  # more picks need more memory, too
     scale = count / last["images"]
     per_image = (last["peak_mb"] - first["peak_mb"]) / max(1, last["images"] - first["images"])
     memory_mb = last["peak_mb"] + max(0, per_image) * (count - last["images"])

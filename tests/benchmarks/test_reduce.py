@@ -73,6 +73,8 @@ def test_a_size_that_does_not_fit_is_left_out() -> None:
     rows = [make_row(10_000, 2.0, 500.0), make_row(100_000, 20.0, 770.0)]
     assert reduce.find_obstacle([], 10**9) is None and reduce.find_obstacle(rows, 200_000) is None
     assert (reduce.find_obstacle(rows, 10**9) or "").startswith("it would need 3000 GB of memory")
+    more_picks = make_row(10_000, 2.0, 545.0) | {"picks": 1_000}  # which says nothing about the number of images
+    assert reduce.find_obstacle([rows[0], more_picks], 10**7) is None
 
 
 def test_without_a_measurement_the_page_says_so(tmp_path: Path) -> None:
