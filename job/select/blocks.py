@@ -37,10 +37,11 @@ class Block:
 
     Args:
         load: Returns the (m, d) embeddings of the rows. It is called when they are first needed.
+        start: The first of them among all rows, for errors.
     """
 
-    def __init__(self, load: Callable[[], npt.NDArray[np.floating]]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], npt.NDArray[np.floating]], start: int) -> None:
+        self._load, self._start = load, start
         self._pass: ArrayPass | None = None
 
     @cached_property
@@ -67,7 +68,7 @@ class Block:
     def _prepare(self, news: News) -> ArrayPass:
         if news.worth is not None:
             worth = replace(news.worth, allowed=news.worth.allowed.copy())  # what was sent is read-only
-            self._pass = ArrayPass(self._points, worth)
+            self._pass = ArrayPass(self._points, worth, self._start)
         if self._pass is None:
             raise RuntimeError("a block must be told first what its rows are worth")
         return self._pass

@@ -19,10 +19,11 @@ class ArrayPass:
     Args:
         points: The embeddings.
         worth: What they are worth.
+        start: Number of the first row, by which errors count.
     """
 
-    def __init__(self, points: Points, worth: Worth) -> None:
-        self._points, self._worth, self.shape = points, worth, points.shape
+    def __init__(self, points: Points, worth: Worth, start: int = 0) -> None:
+        self._points, self._worth, self.shape, self._start = points, worth, points.shape, start
         count, dimension = points.shape
         self._slack = slack(dimension)
         self._closest = np.full(count, -1, np.float32)
@@ -83,7 +84,8 @@ class ArrayPass:
         """
         length = lengths(block)
         if not np.isfinite(length).all():
-            raise ValueError(f"embeddings must be finite: row {rows.start + int(np.isfinite(length).argmin())} is not")
+            row = self._start + rows.start + int(np.isfinite(length).argmin())
+            raise ValueError(f"embeddings must be finite: row {row} is not")
         if self._scale is None:
             if (np.abs(length - 1) < _UNIT_TOLERANCE).all():
                 return

@@ -25,7 +25,7 @@ class Here:
     def __init__(self, embeddings: Any, bounds: Sequence[int], losses: Sequence[tuple[int, int]] = ()) -> None:
         self.starts = np.array([0, *sorted(bounds), len(embeddings)])
         self._loads = [partial(np.copy, embeddings[start:end]) for start, end in zip(self.starts, self.starts[1:])]  # noqa: B905
-        self._blocks = [Block(load) for load in self._loads]
+        self._blocks = [Block(load, int(start)) for load, start in zip(self._loads, self.starts)]  # noqa: B905
         self._losses, self.num_calls = set(losses), 0
 
     def ask(
@@ -41,7 +41,7 @@ class Here:
             arguments = make_arguments(block)
             if (self.num_calls, block) in self._losses:
                 getattr(self._blocks[block], method)(*arguments)  # it may be lost before or after it has done its work
-                self._blocks[block] = Block(self._loads[block])
+                self._blocks[block] = Block(self._loads[block], int(self.starts[block]))
                 forget(block)
                 arguments = make_arguments(block)
             answers.append(getattr(self._blocks[block], method)(*arguments))
@@ -142,6 +142,15 @@ def test_a_block_is_told_only_of_its_own_rows_and_only_once() -> None:
     assert [[news.worth is not None for news in each] for each in sent] == [[True] * 3, [False] * 3]
     assert [[news.forbidden.tolist() for news in each] for each in sent] == [[[3], [], []], [[], [5], []]]
     assert all(len(news.centers) == 1 for each in sent for news in each)
+
+
+@pytest.mark.parametrize("row", [0, 9, 10, 29])
+def test_a_row_that_is_not_finite_is_named_as_in_one_pass(row: int) -> None:
+    embeddings = clusters(2, 30, 4)
+    embeddings[row, 1] = np.nan
+    for points in (ArrayPoints(embeddings), BlockPoints(ArrayPoints(embeddings), Here(embeddings, [10, 20]))):
+        with pytest.raises(ValueError, match=f"^embeddings must be finite: row {row} is not$"):
+            select(points, np.ones(30), 3)
 
 
 def test_nothing_may_be_picked() -> None:

@@ -134,7 +134,7 @@ class RowWorkers:
         if places:
             place = places[(block + self._losses[block]) % len(places)]
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place, soft=True)
-        return ray.remote(Block).options(**options).remote(self._loads[block])
+        return ray.remote(Block).options(**options).remote(self._loads[block], int(self.starts[block]))
 
     def _replace(self, block: int, error: Exception) -> None:
         self._losses[block] += 1
