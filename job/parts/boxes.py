@@ -64,6 +64,19 @@ def scan(output: Storage, pool: Pool, rows: Iterable[int], readers: Sequence[Rea
             reader.add(of_images, columns, counts)
 
 
+def locate(rows: Rows, among: Rows) -> Rows:
+    """Finds some rows among others: (m,) their places, -1 for a row that is not there.
+
+    Args:
+        rows: (m,) the rows.
+        among: The others, rising. They may be many more, since they are neither sorted nor copied.
+    """
+    places = np.searchsorted(among, rows)
+    is_there = places < len(among)
+    is_there[is_there] = among[places[is_there]] == rows[is_there]
+    return np.where(is_there, places, -1)
+
+
 class Keeper:
     """A reader that keeps the detections on a few images.
 
@@ -83,7 +96,7 @@ class Keeper:
     def add(self, rows: Rows, columns: Sequence[npt.NDArray[Any]], counts: Rows) -> None:
         """See `Reader`."""
         ends = np.cumsum(counts)
-        for place in np.flatnonzero(np.isin(rows, self.rows)).tolist():
+        for place in np.flatnonzero(locate(rows, self.rows) >= 0).tolist():
             own = slice(ends[place] - counts[place], ends[place])
             # Copies: a view would keep the boxes of the whole part in memory.
             self.detections[self._pool.file_names[rows[place]]] = Detections(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from job.parts.boxes import locate
 from job.parts.pool import Pool, Rows
 
 MAX_IMAGES = 100_000
@@ -38,13 +39,14 @@ class BoxSample:
 
     def add(self, rows: Rows, columns: Sequence[npt.NDArray[Any]], counts: Rows) -> None:
         """See `job.parts.boxes.Reader`."""
-        is_own = np.isin(rows, self.rows)
+        places = locate(rows, self.rows)
+        is_own = places >= 0
         boxes, confidences, classes = (column[is_own.repeat(counts)] for column in columns[:3])
-        rows, counts = rows[is_own], counts[is_own]
+        rows, counts, places = rows[is_own], counts[is_own], places[is_own]
         order = np.lexsort((-confidences, np.repeat(np.arange(len(counts)), counts)))  # the best of each image first
         has_boxes = counts > 0
         best = order[(np.cumsum(counts) - counts)[has_boxes]]
-        self.top_class[np.searchsorted(self.rows, rows[has_boxes])] = classes[best]
+        self.top_class[places[has_boxes]] = classes[best]
         self.sizes += measure_sizes(boxes, np.repeat(self._pool.size[rows], counts, axis=0))
 
 
