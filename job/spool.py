@@ -150,7 +150,10 @@ class SpooledRows:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._row_bytes = shape[1] * self.dtype.itemsize
         self._spool = Spool()
-        self._spool.file.truncate(shape[0] * self._row_bytes)
+        try:
+            self._spool.file.truncate(shape[0] * self._row_bytes)
+        except OSError as error:
+            raise _explain(error) from error
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -92,3 +93,13 @@ def test_a_full_disk_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
         os.dup2(full.fileno(), made.file.fileno())
         with pytest.raises(ServiceUnavailable, match="is full"):
             made.file.write(b"1")
+
+
+def test_rows_that_no_file_may_hold() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(ServiceUnavailable, match="is full"):
+            SpooledRows((1 << 10, 1 << 10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

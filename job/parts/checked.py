@@ -110,17 +110,31 @@ def load_vectors(source: Any) -> tuple[SpooledRows, dict[bytes, bytes]]:
     with _find_damage():
         file = pq.ParquetFile(source, page_checksum_verification=True)
         metadata, digests = _read_metadata(file)
-        vectors = SpooledRows((file.metadata.num_rows, file.schema_arrow.field("embedding").type.list_size))
-        start = 0
-        for group in range(file.num_row_groups):
-            column = file.read_row_group(group, ["embedding"])["embedding"].combine_chunks()
-            values = column.flatten().to_numpy().reshape(len(column), -1)
-            vectors.write(start, values)
-            start += len(values)
+        vectors = _spool_vectors(file)
         names = _digest_column(file.read(["file_name"])["file_name"])
         if digests != {"file_name": names, "embedding": _digest_vectors(vectors)}:
             raise DamagedTableError(_WRONG_DIGESTS)
     return vectors, metadata
+
+
+def _spool_vectors(file: pq.ParquetFile) -> SpooledRows:
+    """Puts the vectors of a file into a temporary one. Its size is checked first: damage could make it any.
+
+    Raises:
+        DamagedTableError: If the numbers of rows do not agree.
+    """
+    groups, count = range(file.num_row_groups), file.metadata.num_rows
+    if sum(file.metadata.row_group(group).num_rows for group in groups) != count:
+        raise DamagedTableError("its numbers of rows do not agree")
+    vectors: SpooledRows | None = None
+    start = 0
+    for group in groups:
+        column = file.read_row_group(group, ["embedding"])["embedding"].combine_chunks()
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        vectors = vectors or SpooledRows((count, values.shape[1]))
+        vectors.write(start, values)
+        start += len(values)
+    return vectors or SpooledRows((0, file.schema_arrow.field("embedding").type.list_size))
 
 
 def _group(embeddings: Points) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
