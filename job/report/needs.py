@@ -1,4 +1,4 @@
-"""Which images the report shows: chosen before the boxes are read, so that these are read once for all results."""
+"""Which images the report shows: chosen before the boxes are read, once for the report and detections.parquet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
