@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -112,13 +113,8 @@ def cut(
     last = np.unique(np.searchsorted(ends, ends[-1] * np.arange(1, count + 1) // count))
     starts = [0, *ends[last].tolist()]
     firsts = [0, *(last + 1).tolist()]
-    loads = [
-        partial(
-            read_block, uri, range(firsts[number], firsts[number + 1]), (starts[number + 1] - starts[number], shape[1])
-        )
-        for number in range(len(last))
-    ]
-    return starts, loads
+    blocks = zip(pairwise(firsts), pairwise(starts), strict=True)
+    return starts, [partial(read_block, uri, range(*some), (end - start, shape[1])) for some, (start, end) in blocks]
 
 
 def read_block(uri: str, groups: Sequence[int], shape: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -110,17 +110,6 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
         if detections_file is not None:
             detections_file.write(output)
         tables.write_selected(output, selected)
-    counts = {
-        "images": len(pool.file_names) + len(pool.failures),
-        "usable": len(pool.file_names),
-        "failed": len(pool.failures),
-        "without_boxes": int((pool.num_boxes == 0).sum()),
-        "boxes": int(pool.num_boxes.sum()),
-        "labelled": len(inputs.labelled),
-        "labelled_elsewhere": len(inputs.elsewhere.file_names),
-        "rejected": len(inputs.rejected),
-        "selected": len(selected),
-    }
     with run.stage("report"):
         content = manifest.compose(
             run.settings,
@@ -131,7 +120,7 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
             names=run.names,
             embedding=inputs.embedding,
             selected_by=selected_by,
-            counts=counts,
+            counts=_count(inputs, selected),
             selection=summary.gather(run.settings, inputs, selection, detections, distance),
         )
         shown = content | {"previous_round": rounds.write(output, content, selected)}
@@ -149,6 +138,22 @@ def publish(run: Run, inputs: SelectionInputs, selection: Selection, selected_by
             stale.remove(output, run.settings, written | uploaded | detected)
     manifest.write(output, content)  # last, since it says what all stages took
     return selected
+
+
+def _count(inputs: SelectionInputs, selected: list[Selected]) -> dict[str, int]:
+    """The counts of run.json."""
+    pool = inputs.pool
+    return {
+        "images": len(pool.file_names) + len(pool.failures),
+        "usable": len(pool.file_names),
+        "failed": len(pool.failures),
+        "without_boxes": int((pool.num_boxes == 0).sum()),
+        "boxes": int(pool.num_boxes.sum()),
+        "labelled": len(inputs.labelled),
+        "labelled_elsewhere": len(inputs.elsewhere.file_names),
+        "rejected": len(inputs.rejected),
+        "selected": len(selected),
+    }
 
 
 def export(
