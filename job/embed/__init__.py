@@ -49,7 +49,7 @@ def embed(
         compared. With the method ``none`` they are zeros: there are no images, and the strategy uses no distances.
 
     Raises:
-        SettingsError: If there is nothing to embed with, or the file of embeddings is wrong.
+        SettingsError: If there is nothing to embed with, the file of embeddings is wrong, or a training diverged.
     """
     if settings.embedding == "simclr":
         trained, description = _simclr(pool, settings, output, need_detector)
@@ -124,10 +124,16 @@ def _simclr(
         dtype=detector.dtype,
         checkpoint=checkpoint,
     )
+    embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
+    if not all(np.isfinite(block).all() for _, block in embeddings.blocks()):
+        checkpoint.delete()
+        raise SettingsError(
+            "The training of CORAL_EMBEDDING='simclr' diverged, so its embeddings are not finite: set "
+            "CORAL_PRECISION=fp32, or another CORAL_SEED."
+        )
     if losses:
         epochs = quantify(len(losses), "epoch")
         logger.info("Trained for %s: the loss fell from %.3f to %.3f.", epochs, losses[0], losses[-1])
-    embeddings = simclr.embed(encoder, images, batch_size=settings.ssl_batch_size)
     table.write(output, pool.file_names, embeddings, digest)
     checkpoint.delete()
     return embeddings, description | {"space": digest}

@@ -8,14 +8,19 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
+from job import parts
 from job.detect import model
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
-from job.embed import simclr, views
+from job.embed import embed, simclr, views
 from job.embed.checkpoint import KEY, Checkpoint
+from job.errors import SettingsError
 from job.images import decode, make_thumbnail, read_thumbnail
+from job.parts import Row
+from job.parts import pool as pools
 from job.storage.local import LocalFolder
 from tests.conftest import picture, settings
+from tests.parts.test_part import MADE_WITH, entries, row
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +235,18 @@ def test_a_killed_training_continues_with_the_same_bytes(
     assert Checkpoint(output, "mine").read(torch.device("cpu")) is None and "is damaged" in caplog.text
     Checkpoint(output, "mine").delete()
     assert Checkpoint(output, "mine").read(torch.device("cpu")) is None
+
+
+def test_a_training_that_diverges_is_said_and_leaves_nothing(detector: Detector, tmp_path: Path) -> None:
+    for parameter in detector.model.parameters():
+        parameter.data.fill_(torch.inf)
+    output = LocalFolder(str(tmp_path))
+    rows = [
+        Row(**{**vars(row(f"{number}.jpg")), "thumbnail": make_thumbnail(picture(number, 90, 160))})
+        for number in range(4)
+    ]
+    parts.write(output, rows, MADE_WITH)
+    found = pools.load(output, entries(rows))
+    with pytest.raises(SettingsError, match=r"diverged.*set CORAL_PRECISION=fp32, or another CORAL_SEED"):
+        embed(found, settings(embedding="simclr", ssl_epochs=1), output, lambda: detector, lambda *_: None)
+    assert {path.name[:5] for path in tmp_path.rglob("*") if path.is_file()} == {"part-"}
