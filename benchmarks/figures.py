@@ -65,10 +65,10 @@ def render_reduce(result: dict[str, Any]) -> str:
         cells = [_format_cell(row["stages"].get(stage)) for row in rows]
         lines.append(f"| {stage} | {' | '.join(cells)} | {result['slope'][stage]:.2f} |")
     lines.append(f"| **all stages** | {' | '.join(f'**{_format_cell(row)}**' for row in rows)} | |")
-    for row in result["rows"]:
-        if row["picks"] != picks:
-            cells = [_format_cell(row) if row["images"] == other["images"] else "" for other in rows]
-            lines.append(f"| all stages, {row['picks']:,} picks | {' | '.join(cells)} | |")
+    for more in sorted({row["picks"] for row in result["rows"]} - {picks}):
+        of_size = {row["images"]: row for row in result["rows"] if row["picks"] == more}
+        cells = [_format_cell(of_size.get(row["images"])) for row in rows]
+        lines.append(f"| all stages, {more:,} picks | {' | '.join(cells)} | |")
     for title, megabytes in (
         ("size of the parts", [row["part_bytes"] / 1e6 for row in rows]),
         ("results written", [row["written_mb"] for row in rows]),
