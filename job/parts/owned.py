@@ -107,10 +107,10 @@ class OwnedOutput:
             self._read_ledger().pop(key)
 
     def _write(self, files: Mapping[str, Content], present: Collection[str]) -> None:
-        digests = self._read_ledger()
+        digests, others = self._read_ledger(), self._read_others()
         new = {key: _compute_sha256(data) for key, data in files.items()}
         for key, digest in new.items():
-            digests[key] = list(dict.fromkeys([*digests.get(key, []), digest]))
+            digests[key] = list(dict.fromkeys([*digests.get(key, []), *others.get(key, []), digest]))
         self._write_ledger()
 
         def write(key: str) -> None:
@@ -189,6 +189,13 @@ class OwnedOutput:
                 logger.warning("%s/%s is damaged: existing files are treated as the work of others.", self.uri, LEDGER)
                 self._digests = {}
         return self._digests
+
+    def _read_others(self) -> _Digests:
+        """Reads what the ledger says now: of several shards, two that finish at once may both write the results."""
+        try:
+            return _parse(self._output.read(LEDGER)) or {}
+        except FileNotFoundError:
+            return {}
 
     def _write_ledger(self) -> None:
         self._put(LEDGER, json.dumps(self._digests, indent=0, sort_keys=True).encode())

@@ -194,3 +194,19 @@ def test_a_large_file_is_compared_block_by_block(tmp_path: Path) -> None:
     output = OwnedOutput(RangesOnly(str(tmp_path)))
     output.write("embeddings.parquet", b"1")
     assert tree(tmp_path)["embeddings.parquet"] == b"1" and not (tmp_path / "edited").exists()
+
+
+def test_two_processes_that_write_at_once_are_nobody_else(tmp_path: Path) -> None:
+    folder = LocalFolder(str(tmp_path))
+    first, second = OwnedOutput(folder), OwnedOutput(folder)
+    assert not first.has_written("run.json") and not second.has_written("run.json")  # both have read the ledger
+    for number in range(3):
+        first.write("run.json", f"first {number}".encode())
+        second.write("run.json", f"second {number}".encode())
+    first.finish()
+    second.finish()
+    assert (tmp_path / "run.json").read_bytes() == b"second 2"
+    assert not (tmp_path / "edited").exists()
+    (tmp_path / "run.json").write_text("by a person")
+    second.write("run.json", b"third")
+    assert [path.read_text() for path in tmp_path.glob("edited/*/run.json")] == ["by a person"]
