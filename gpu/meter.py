@@ -14,7 +14,7 @@ import torch
 from torch._C._autograd import DeviceType
 
 from gpu.models import ROOT
-from job.detect.forward import Forward, Outputs
+from job.detect.forward import Forward
 
 _SAMPLING_SECONDS = 0.01
 _JOB = str(ROOT / "job") + "/"
@@ -36,7 +36,7 @@ class Meter:
     """Measures everything inside a `with` block.
 
     Args:
-        device: Where the model runs. A GPU counts as busy between the start and the end of each batch.
+        device: Where the model runs. A GPU counts as busy between the start and the end of each step of a batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,17 +49,16 @@ class Meter:
 
     def __enter__(self) -> Self:
         """Starts to measure."""
-        start = Forward.start
+        advance = Forward.advance
 
-        def start_timed(*arguments: Any) -> Outputs:
+        def advance_timed(*arguments: Any) -> None:
             begin, end = (_make_event(), _make_event()) if self._on_gpu else (Mock(), Mock())
             self._calls.append((begin, end))
             begin.record()
-            outputs = start(*arguments)
+            advance(*arguments)
             end.record()
-            return outputs
 
-        self._patch = patch.object(Forward, "start", start_timed)
+        self._patch = patch.object(Forward, "advance", advance_timed)
         self._patch.start()
         if self._on_gpu:
             torch.cuda.synchronize(self._device)

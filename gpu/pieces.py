@@ -71,7 +71,7 @@ def _time_batch(bench: Bench, detector: Detector, images: torch.Tensor) -> dict[
     inputs = [{"image": image, "height": sizes[0][0], "width": sizes[0][1]} for image in images]
     with torch.inference_mode(), _autocast(detector):
         acceleration.expect(images)
-        job = _time(bench, lambda: batched.detect(network, images, sizes).pack().cpu())
+        job = _time(bench, lambda: batched.run(batched.detect(network, images, sizes)).pack().cpu())
         detectron2 = _time(bench, lambda: [output["instances"].to("cpu") for output in network(inputs)])
     acceleration.close()
     return {"job": job / len(images), "detectron2": detectron2 / len(images)}
@@ -85,7 +85,7 @@ def _count_waits(detector: Detector, images: torch.Tensor) -> int:
     with torch.inference_mode(), _autocast(detector):
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            batched.detect(detector.model, images, sizes).pack().cpu()
+            batched.run(batched.detect(detector.model, images, sizes)).pack().cpu()
     return sum("StreamSynchronize" in event.name for event in profiler.events() or [])
 
 

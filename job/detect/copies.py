@@ -13,11 +13,17 @@ class OnItsWay:
 
     Attributes:
         tensors: Their copies, which are valid after `arrived`.
-        arrived: The end of the copy.
+        arrived: The end of the copy; None if nothing had to be copied.
     """
 
     tensors: list[torch.Tensor]
-    arrived: torch.cuda.Event
+    arrived: torch.cuda.Event | None = None
+
+    def wait(self) -> list[torch.Tensor]:
+        """Waits for the copies, and returns them."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return self.tensors
 
 
 class Copies:
@@ -55,7 +61,8 @@ class Copies:
         """Returns the batch, (n, 3, h, w) uint8 on the GPU, which waits for its last byte; this thread does not."""
         on_its_way = sent.result()
         stream = torch.cuda.current_stream(self._device)
-        stream.wait_event(on_its_way.arrived)
+        if on_its_way.arrived:
+            stream.wait_event(on_its_way.arrived)
         (batch,) = on_its_way.tensors
         batch.record_stream(stream)  # its memory belongs to the other stream
         return batch

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from detectron2.utils.logger import log_first_n
 from job import parts
 from job.detect import batched, box_features, probabilities
 from job.detect.accelerate import Acceleration
+from job.detect.copies import Copies, OnItsWay
 from job.detect.features import PooledFeature
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
@@ -23,33 +24,43 @@ Tables = Sequence[npt.NDArray[np.floating]]
 _BEFORE_PROBABILITIES = 6
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What the model finds in a batch.
+@dataclass
+class Pass:
+    """A batch that the model has started on.
 
     Attributes:
-        numbers: (boxes, 6) float32: four corners, score and class.
-        halves: (boxes, classes + 1 + D) float16: the class probabilities, and the feature, which may have a length of
-            0. They become halves where they were computed: a GPU needs no time for that, and has less to copy.
-        counts: Number of boxes of each image. If None, both tables have a dimension of images before that of boxes, as
-            `Found.pack` of `job.detect.batched` makes them.
-        features: (images, D) float16; None if the model has no backbone.
-        arrived: The end of the copy to main memory; None if there is nothing to wait for.
+        images: Its images, of one shape.
+        steps: What the model does. They return the table of all boxes and the number of boxes of each image. Without
+            these numbers, the table has a dimension of images before that of boxes, as `Found.pack` of
+            `job.detect.batched` makes it.
+        asked: The numbers that the next step needs, on their way to main memory.
+        features: (images, D) float16, on the device; None if the model has no backbone.
+        found: The results on their way to main memory; None before the last step. First (boxes, 6) float32: four
+            corners, score and class. Then (boxes, classes + 1 + D) float16: the class probabilities, and the feature,
+            which may have a length of 0. They become halves where they were computed: a GPU needs no time for that, and
+            has less to copy. Last the features of images, if there are any.
+        counts: Number of boxes of each image; None if the tables have a dimension of images.
     """
 
-    numbers: torch.Tensor
-    halves: torch.Tensor
-    counts: list[int] | None
-    features: torch.Tensor | None
-    arrived: torch.cuda.Event | None = None
+    images: list[PreparedImage]
+    steps: batched.Steps[tuple[torch.Tensor, list[int] | None]]
+    asked: OnItsWay = field(default_factory=lambda: OnItsWay([]))
+    features: torch.Tensor | None = None
+    found: OnItsWay | None = None
+    counts: list[int] | None = None
 
 
 class Forward:
-    """A detector that runs on whole batches. On a GPU, its model is accelerated until `close`."""
+    """A detector that runs on whole batches. On a GPU, its model is accelerated until `close`.
 
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
-        self._acceleration = Acceleration(detector.model, detector.dtype) if detector.device.type == "cuda" else None
+    Args:
+        detector: The detector.
+        copies: Copies from the GPU; None on a CPU.
+    """
+
+    def __init__(self, detector: Detector, copies: Copies | None = None) -> None:
+        self._detector, self._copies = detector, copies
+        self._acceleration = Acceleration(detector.model, detector.dtype) if copies else None
         self._feature = PooledFeature(detector.model)
         self._projection, self._box_projection = Projection(IMAGE_SIZE), Projection(BOX_SIZE)
 
@@ -59,47 +70,66 @@ class Forward:
         if self._acceleration:
             self._acceleration.close()
 
-    def start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Outputs:
-        """Starts the model. On a GPU, this returns before the outputs are computed.
+    def start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Pass:
+        """Starts the model. On a GPU, this returns before anything is computed.
 
         Args:
             images: Images of one shape.
             batch: (n, 3, h, w) uint8 on the GPU; on a CPU, the tensors of the images.
         """
-        model = self._detector.model
-        table: torch.Tensor
-        counts: list[int] | None
-        with torch.inference_mode(), self._autocast():
-            # On a CPU nothing waits, and detectron2's own loops compute less.
-            if isinstance(batch, torch.Tensor) and batched.supports(model):
-                self._expect(batch)
-                found = batched.detect(model, batch, [(image.height, image.width) for image in images])
-                table = replace(found, features=self._box_projection.shorten(found.features)).pack()
-                counts = None
-            else:
-                table, counts = self._run_model(images, batch)
-            features = self._feature.value
-            if features is not None:
-                features = self._projection.shorten(features) if self._detector.projection else features.half()
-            numbers, halves = _split(table)
-        return Outputs(numbers, halves, counts, features)
+        started = Pass(images, self._run(images, batch))
+        self.advance(started)
+        return started
 
-    def read(self, images: list[PreparedImage], outputs: Outputs) -> list[parts.Row]:
-        """Makes the rows of a batch, once its outputs are in main memory."""
-        if outputs.arrived:
-            outputs.arrived.synchronize()
-        both = outputs.numbers.numpy(), outputs.halves.numpy()
+    def finish(self, started: Pass) -> OnItsWay:
+        """Starts the rest of a pass, once its numbers have come. Other passes may have been started meanwhile.
+
+        Returns:
+            The results, see `Pass.found`.
+        """
+        while not (found := started.found):
+            (numbers,) = started.asked.wait()
+            self.advance(started, numbers.tolist())
+        return found
+
+    def advance(self, started: Pass, numbers: list[int] | None = None) -> None:
+        """Starts the next step of a pass.
+
+        Args:
+            started: The pass.
+            numbers: What this step needs; None for the first one.
+        """
+        table: torch.Tensor | None = None
+        with torch.inference_mode(), self._autocast():
+            try:
+                asked = next(started.steps) if numbers is None else started.steps.send(numbers)
+            except StopIteration as end:
+                table, started.counts = end.value
+            features = self._feature.value
+            if numbers is None and features is not None:  # later steps may come after the backbone of the next pass
+                shorten = self._projection.shorten if self._detector.projection else torch.Tensor.half
+                started.features = shorten(features)
+            results = [] if table is None else _split(table)
+        if table is None:
+            started.asked = self._fetch([asked])
+        else:
+            started.found = self._fetch([*results, *([] if started.features is None else [started.features])])
+
+    def read(self, started: Pass) -> list[parts.Row]:
+        """Finishes a pass if that was not done, and makes its rows, once the results are in main memory."""
+        images = started.images
+        numbers, halves, *others = [tensor.numpy() for tensor in self.finish(started).wait()]
         tables: Sequence[Tables | None]
-        if outputs.counts is None:
-            tables = batched.unpack(*both)
+        if started.counts is None:
+            tables = batched.unpack(numbers, halves)
         else:
             # Copies, since views would keep the whole tables in memory.
-            ends = np.cumsum(outputs.counts)
-            starts = ends - outputs.counts
+            ends = np.cumsum(started.counts)
+            starts = ends - started.counts
+            both = numbers, halves
             tables = [[table[start:end].copy() for table in both] for start, end in zip(starts, ends, strict=True)]
-        features: npt.NDArray[np.float16] | None = None
-        if outputs.features is not None:
-            features = outputs.features.numpy()
+        features: npt.NDArray[np.float16] | None = others[0] if others else None
+        if features is not None:
             _check_range(images, features)
         return [
             _make_row(
@@ -127,6 +157,21 @@ class Forward:
             table, _ = self._run_model([image], image.tensor[None].to(self._detector.device))
             return [half.cpu().numpy() for half in _split(table)]
 
+    def _fetch(self, results: list[torch.Tensor]) -> OnItsWay:
+        return self._copies.fetch(results) if self._copies else OnItsWay(results)
+
+    def _run(
+        self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
+    ) -> batched.Steps[tuple[torch.Tensor, list[int] | None]]:
+        """Returns the steps of a pass, see `Pass.steps`."""
+        # On a CPU nothing waits, and detectron2's own loops compute less.
+        if not isinstance(batch, torch.Tensor) or not batched.supports(self._detector.model):
+            return self._run_model(images, batch)
+        self._expect(batch)
+        sizes = [(image.height, image.width) for image in images]
+        found = yield from batched.detect(self._detector.model, batch, sizes)
+        return replace(found, features=self._box_projection.shorten(found.features)).pack(), None
+
     def _run_model(
         self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[int]]:
@@ -150,7 +195,7 @@ class Forward:
 
 
 def _split(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits a table of boxes into `Outputs.numbers` and `Outputs.halves`."""
+    """Splits a table of boxes into the two of `Pass.found`."""
     return table[..., :_BEFORE_PROBABILITIES].contiguous(), table[..., _BEFORE_PROBABILITIES:].half()
 
 
@@ -170,7 +215,7 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
 def _make_row(
     image: PreparedImage, num_classes: int, tables: Tables, feature: npt.NDArray[np.float16] | None
 ) -> parts.Row:
-    """Makes a row of a part from the tables of an image's boxes, see `Outputs`."""
+    """Makes a row of a part from the tables of an image's boxes, see `Pass.found`."""
     numbers, halves = tables
     of_boxes = halves[:, num_classes + 1 :].copy()
     of_boxes[~np.isfinite(of_boxes).all(axis=1)] = 0  # in half precision, an activation may be too large

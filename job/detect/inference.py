@@ -10,7 +10,7 @@ import torch
 from job import parts
 from job.detect import gpu
 from job.detect.copies import Copies, OnItsWay, stack
-from job.detect.forward import Forward, Outputs
+from job.detect.forward import Forward, Pass
 from job.detect.limits import BatchLimit
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage
@@ -31,20 +31,21 @@ class _Batch:
         images: Its images, all of one shape.
         rows: List that its rows go to.
         copy: Its copy to the GPU.
-        outputs: What the model finds; None until it has started.
+        run: What the model does with it; None until it has started.
     """
 
     images: list[PreparedImage]
     rows: list[parts.Row]
     copy: Future[OnItsWay]
-    outputs: Outputs | None = None
+    run: Pass | None = None
 
 
 class Inference:
     """A detector with its batch size.
 
-    On a GPU, up to three batches are on their way: while the GPU computes one, the next is copied to it, and the one
-    before becomes rows. On a CPU there is one batch at a time.
+    On a GPU, up to four batches are on their way, so that the GPU always has work. One is copied to it. The next is
+    started, as far as the model goes without numbers from the GPU. For the one before, these numbers have come, so the
+    rest of the model is started. The first becomes rows. On a CPU there is one batch at a time.
 
     Attributes:
         limit: Limits the images in one forward pass. It falls when the GPU runs out of memory, and never rises again.
@@ -54,9 +55,10 @@ class Inference:
         """Sets the batch size; None measures the one that fits the device."""
         self._detector = detector
         self._copies = Copies(detector.device) if detector.device.type == "cuda" else None
-        self._forward = Forward(detector)
+        self._forward = Forward(detector, self._copies)
         self._waiting: deque[_Batch] = deque()
-        self._running: _Batch | None = None
+        self._started: _Batch | None = None
+        self._finished: _Batch | None = None
         self.limit = BatchLimit(batch_size or 1, detector.model)
         if batch_size is None:
             self.limit = BatchLimit(self._measure_batch_size(), detector.model)
@@ -101,7 +103,7 @@ class Inference:
     def finish(self) -> int:
         """Waits for all batches on their way. Returns and raises what `submit` does."""
         count = 0
-        while self._waiting or self._running:
+        while self._waiting or self._started or self._finished:
             count += self._advance()
         return count
 
@@ -117,7 +119,7 @@ class Inference:
             try:
                 tensors = [image.tensor for image in some]
                 batch = stack(tensors).to(self._detector.device) if self._copies else tensors
-                rows += self._forward.read(some, self._start(some, batch))
+                rows += self._forward.read(self._forward.start(some, batch))
                 continue
             except RuntimeError as error:
                 _check(error, some)
@@ -126,17 +128,20 @@ class Inference:
         return rows
 
     def _advance(self) -> int:
-        """Starts the batch that has waited longest, then makes the rows of the one before it."""
-        on_their_way = [batch for batch in (self._running, *self._waiting) if batch]
-        current, self._running = self._running, None
+        """Starts the batch that has waited longest, finishes the one before, and makes the rows of the first."""
+        started, finished = self._started, self._finished
         following = self._waiting.popleft() if self._waiting else None
+        on_their_way = [batch for batch in (finished, started, following, *self._waiting) if batch]
+        self._started = self._finished = None
         try:
             if following and self._copies:
-                following.outputs = self._start(following.images, self._copies.receive(following.copy))
-            if current and current.outputs:
-                current.rows += self._forward.read(current.images, current.outputs)
-            self._running = following
-            return len(current.images) if current else 0
+                following.run = self._forward.start(following.images, self._copies.receive(following.copy))
+            if started and started.run:
+                self._forward.finish(started.run)
+            if finished and finished.run:
+                finished.rows += self._forward.read(finished.run)
+            self._started, self._finished = following, started
+            return len(finished.images) if finished else 0
         except RuntimeError as error:
             self._waiting.clear()
             if not gpu.is_out_of_memory(error):
@@ -145,7 +150,7 @@ class Inference:
         # The GPU works behind the calls, so the error may be that of another batch: all run again, one at a time.
         self._shrink((following or on_their_way[0]).images)
         again = [(batch.images, batch.rows) for batch in on_their_way]
-        current = following = None
+        started = finished = following = None
         on_their_way.clear()  # frees what is on the GPU
         for images, rows in again:
             rows += self.detect(images)
@@ -158,16 +163,6 @@ class Inference:
             "The GPU ran out of memory: continuing with batch size %d for images of %dx%d pixels.", size, width, height
         )
         torch.cuda.empty_cache()
-
-    def _start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Outputs:
-        """Starts the model on a batch, and the copy of its outputs to main memory."""
-        outputs = self._forward.start(images, batch)
-        if not self._copies:
-            return outputs
-        on_gpu = [tensor for tensor in (outputs.numbers, outputs.halves, outputs.features) if tensor is not None]
-        copied = self._copies.fetch(on_gpu)
-        numbers, halves, *features = copied.tensors
-        return Outputs(numbers, halves, outputs.counts, features[0] if features else None, copied.arrived)
 
     def _measure_batch_size(self) -> int:
         """Returns 1 on a CPU, where larger batches are no faster; on a GPU, a power of two that fits its memory."""

@@ -14,7 +14,7 @@ from job.storage.local import LocalFolder
 if TYPE_CHECKING:
     from job.detect.model import Detector
 
-_NUM_IMAGES, _NUM_BATCHES = 20, 3  # whichever are more: on a GPU, up to three batches are on their way
+_NUM_IMAGES, _NUM_BATCHES = 20, 4  # whichever are more: on a GPU, up to four batches are on their way
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from job import parts
 from job.detect import model, runner
+from job.detect.copies import OnItsWay
 from job.detect.features import find_backbone
 from job.detect.forward import Forward
 from job.detect.inference import Inference
@@ -86,9 +87,32 @@ def test_batches_on_their_way_have_the_rows_of_batches_one_by_one(inference: Inf
     rows, counts = submit(inference, images)
     assert sum(len(row.scores) for row in rows if row.scores is not None) > 50
     assert same(rows, one_by_one)
-    assert counts == [0, 0, 4, 4, 6]  # one is computed while the next is copied
+    assert counts == [0, 0, 0, 4, 10]  # while one becomes rows, two are computed and one is copied
     assert fake_gpu.threads == {"copy_0"}  # never the thread that runs the model
     assert inference.finish() == 0
+
+
+def test_the_gpu_has_the_next_batch_before_this_thread_waits(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of Faster R-CNN is waited for twice: for the number of proposals, and for its results."""
+    seen: list[str] = []
+
+    def note(place: str, then: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            seen.append(place)
+            return then(*arguments)
+
+        return call
+
+    network: Any = inference._detector.model
+    monkeypatch.setattr(network.backbone, "forward", note("backbone", network.backbone.forward))
+    monkeypatch.setattr(network.roi_heads.box_head, "forward", note("head", network.roi_heads.box_head.forward))
+    monkeypatch.setattr(OnItsWay, "wait", note("wait", OnItsWay.wait))
+    rows, _ = submit(inference, make_images(inference._detector, 16))
+    assert len(rows) == 16
+    first, middle, last = ["backbone"], ["backbone", "wait", "head"], ["wait", "head", "wait", "wait"]
+    assert seen == [*first, *middle, *[*middle, "wait"] * 2, *last]
 
 
 def test_a_gpu_gives_the_rows_of_the_cpu(detector: Detector, request: pytest.FixtureRequest) -> None:
@@ -132,11 +156,11 @@ def test_out_of_memory_of_any_kind_halves_the_batches(
     assert (sum(counts), inference.limit.of(96, 96), fake_gpu.flushes) == (14, 2, 1)
 
 
-@pytest.mark.parametrize("place", ["copy", "results"])
+@pytest.mark.parametrize("place", ["copy", "head", "results"])
 def test_out_of_memory_beside_the_model_is_found(
     inference: Inference, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """In the thread that copies, and in work of the GPU whose error appears when its results are read."""
+    """In the thread that copies, in later steps, and in work of the GPU whose error appears when results are read."""
     images = make_images(inference._detector, 12)
     expected, _ = submit(inference, images)
     calls = itertools.count()
@@ -151,6 +175,9 @@ def test_out_of_memory_beside_the_model_is_found(
 
     if place == "copy":
         monkeypatch.setattr(inference._copies, "_send", fail_once(inference._copies._send))  # type: ignore[union-attr]
+    elif place == "head":
+        head: Any = inference._detector.model.roi_heads
+        monkeypatch.setattr(head.box_head, "forward", fail_once(head.box_head.forward))
     else:
         monkeypatch.setattr(inference._forward, "read", fail_once(inference._forward.read))
     rows, counts = submit(inference, images)
@@ -260,7 +287,7 @@ def test_a_part_is_written_when_its_last_batch_is_there(
     listing, never = Listing.from_entries(source.list()), threading.Event()
     runner.predict(listing, source, output, detector, set(), batch_size=2, part_size=8, stop=never)
     assert started == [2] * 8
-    assert written == [5, 8]  # the fifth batch is computed while the fourth becomes rows
+    assert written == [6, 8]  # two more batches are computed while the fourth becomes rows
 
 
 def test_a_stop_saves_the_batches_on_their_way(detector: Detector, fake_gpu: FakeGpu, tmp_path: Path) -> None:

@@ -706,7 +706,7 @@ def test_a_trial_takes_twenty_from_all_over_and_counts_the_unusable(pool: Settin
     what.settings = settings(max_failed=0.5)
     assert type(tried(trial.Trial(None).estimate, what)[1]) is str
     what.settings = settings(max_failed=0.5, batch_size=9)
-    assert "images/s on 27 images" in str(tried(trial.Trial(None).estimate, what)[0])  # three batches
+    assert "images/s on 36 images" in str(tried(trial.Trial(None).estimate, what)[0])  # four batches
     assert "No trial is possible" in only(trial.Trial(None).estimate, known(), Warn)
 
 

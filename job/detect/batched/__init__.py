@@ -6,8 +6,9 @@ import torch
 
 from job.detect.batched import dense, rcnn, yolo
 from job.detect.batched.found import Found, unpack
+from job.detect.batched.steps import Steps, run
 
-__all__ = ["Found", "detect", "supports", "unpack"]
+__all__ = ["Found", "Steps", "detect", "run", "supports", "unpack"]
 
 
 def supports(model: torch.nn.Module) -> bool:
@@ -15,7 +16,7 @@ def supports(model: torch.nn.Module) -> bool:
     return any(kind.supports(model) for kind in (rcnn, dense, yolo))
 
 
-def detect(model: Any, images: torch.Tensor, output_sizes: list[tuple[int, int]]) -> Found:
+def detect(model: Any, images: torch.Tensor, output_sizes: list[tuple[int, int]]) -> Steps[Found]:
     """Detects objects in images of one size. Boxes, scores and order are those of the model itself.
 
     The exceptions are images that are not settled; boxes that are not finite, which are dropped here, while detectron2
@@ -26,10 +27,16 @@ def detect(model: Any, images: torch.Tensor, output_sizes: list[tuple[int, int]]
         model: A model that is supported, in evaluation mode.
         images: (N, 3, height, width) bytes on the device of the model.
         output_sizes: Height and width of each original image.
+
+    Returns:
+        Steps; the backbone is part of the first one. `run` does them all.
     """
     if yolo.supports(model):
         return yolo.detect(model, images, output_sizes)
     size = (images.shape[2], images.shape[3])
     features = model.backbone(model.preprocess_image([{"image": image} for image in images]).tensor)
-    found = rcnn.detect(model, features, size) if rcnn.supports(model) else dense.detect(model, features)
+    if rcnn.supports(model):
+        found = yield from rcnn.detect(model, features, size)
+    else:
+        found = dense.detect(model, features)
     return found.resize(size, output_sizes)

@@ -20,6 +20,7 @@ from job.detect.batched.choice import choose, rank
 from job.detect.batched.found import Found
 from job.detect.batched.proposals import Suppression
 from job.detect.batched.rois import Regions, assign_levels, count_levels, pool
+from job.detect.batched.steps import Steps
 from job.detect.batched.tables import clip, order_first, take
 from job.detect.probabilities import make_exclusive
 
@@ -42,7 +43,7 @@ def supports(model: Any) -> bool:
     )
 
 
-def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int]) -> Found:
+def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int]) -> Steps[Found]:
     """Detects objects in N images of one size.
 
     Args:
@@ -51,10 +52,10 @@ def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int])
         size: Height and width of the images, before padding.
 
     Returns:
-        The boxes, in pixels of the resized images.
+        Steps to the boxes, in pixels of the resized images.
     """
-    exists, slots, regions = _propose(model, features, size)
-    boxes, probabilities, inputs = _predict(model.roi_heads, features, regions, size)
+    exists, slots, regions = yield from _propose(model, features, size)
+    boxes, probabilities, inputs = yield from _predict(model.roi_heads, features, regions, size)
     # detectron2 drops rows that are not finite. Here they stay in the tables, as zeros.
     finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(probabilities).all(dim=1)
     values = torch.cat([boxes, probabilities, torch.ones_like(boxes[:, :1])], dim=1)
@@ -76,7 +77,7 @@ def detect(model: Any, features: dict[str, torch.Tensor], size: tuple[int, int])
 
 def _propose(
     model: Any, features: dict[str, torch.Tensor], size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor, Regions]:
+) -> Steps[tuple[torch.Tensor, torch.Tensor, Regions]]:
     """Returns which of the (N, P) proposals exist, where the M of them are in this table, and their regions."""
     rpn, pooler = model.proposal_generator, _find_pooler(model.roi_heads)
     anchors = make_anchors(rpn.anchor_generator, [features[name] for name in rpn.in_features])
@@ -85,8 +86,9 @@ def _propose(
         proposals = suppression.run()
         exists, boxes = proposals.exists.flatten(), proposals.boxes.flatten(0, 1)
         levels = torch.where(exists, assign_levels(pooler, boxes), -1)
-        numbers = torch.stack([proposals.settled, exists.sum(), *count_levels(pooler, levels)])
-        settled, count, *level_counts = numbers.tolist()  # the wait for the GPU
+        settled, count, *level_counts = yield torch.stack(
+            [proposals.settled, exists.sum(), *count_levels(pooler, levels)]
+        )
         if settled:
             break
     slots = order_first(exists)[:count]
@@ -96,7 +98,7 @@ def _propose(
 
 def _predict(
     heads: Any, features: dict[str, torch.Tensor], regions: Regions, size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> Steps[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Returns boxes (M, 4) or (M, 4 * classes), probabilities (M, classes + 1) and the predictor's input (M, D).
 
     Any of them may be not finite.
@@ -107,7 +109,8 @@ def _predict(
         if stage > 0:
             boxes = clip(torch.where(lost, 0, boxes), size)
             levels = assign_levels(pooler, boxes)
-            regions = Regions(regions.images, boxes, levels, count_levels(pooler, levels).tolist())
+            level_counts = yield count_levels(pooler, levels)
+            regions = Regions(regions.images, boxes, levels, level_counts)
         inputs = _read(heads, stage, pool(pooler, maps, regions))
         logits, deltas = predictor(inputs)
         boxes = predictor.box2box_transform.apply_deltas(deltas, regions.boxes)

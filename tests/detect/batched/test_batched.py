@@ -65,7 +65,7 @@ def run_both(net: Any, images: torch.Tensor, size: Size = (480, 600)) -> tuple[l
         {"image": image, "height": height, "width": width} for image, (height, width) in zip(images, sizes, strict=True)
     ]
     with torch.inference_mode():
-        return [each["instances"] for each in net(inputs)], batched.detect(net, images, sizes)
+        return [each["instances"] for each in net(inputs)], batched.run(batched.detect(net, images, sizes))
 
 
 def is_same(expected: Instances, found: batched.Found, index: int) -> bool:
@@ -218,9 +218,9 @@ def add_gaps(layer: Any, value: float) -> None:
 def test_boxes_at_which_detectron2_fails_are_dropped(name: str, layer: str) -> None:
     net, images = attached(network(name)), made_of(8, 2)
     with torch.inference_mode():
-        plain = batched.detect(net, images, [(96, 128)] * 2)
+        plain = batched.run(batched.detect(net, images, [(96, 128)] * 2))
         add_gaps(net.get_submodule(layer), torch.nan)
-        found = batched.detect(net, images, [(96, 128)] * 2)
+        found = batched.run(batched.detect(net, images, [(96, 128)] * 2))
         with pytest.raises(AssertionError, match="infinite or NaN"):
             net([{"image": image} for image in images])
     assert found.exists.any() and not torch.equal(found.boxes, plain.boxes)
@@ -272,7 +272,7 @@ def test_boxes_of_real_frames_match_the_default_predictor(yaml: str, frames: lis
         with (
             torch.inference_mode()
         ):  # the same network, since another memory layout of the weights sums in another order
-            found = batched.detect(predictor.model, to_tensor(image, detector)[None], [image.shape[:2]])
+            found = batched.run(batched.detect(predictor.model, to_tensor(image, detector)[None], [image.shape[:2]]))
         (tables,) = batched.unpack(found.pack().numpy())
         assert tables is not None
         (table,) = tables

@@ -32,7 +32,7 @@ def count_batched(name: str, counts: list[int]) -> list[Counter[str]]:
         images, waits = GpuTensor(made_of(1, count)), Waits()
         acceleration.expect(images)
         with torch.no_grad(), waits:
-            pack(batched.detect(net, images, [SIZE] * count)).cpu()
+            pack(batched.run(batched.detect(net, images, [SIZE] * count))).cpu()
         result.append(waits.counts)
     acceleration.close()
     return result
@@ -73,7 +73,7 @@ def test_waits_of_the_demo_model(demo_detector: Detector) -> None:
     for count in (1, 8):
         waits = Waits()
         with torch.no_grad(), waits:
-            pack(batched.detect(net, GpuTensor(made_of(1, count)), [SIZE] * count)).cpu()
+            pack(batched.run(batched.detect(net, GpuTensor(made_of(1, count)), [SIZE] * count))).cpu()
         counts.append(waits.counts)
     assert counts == [{"aten::_to_copy": 1}] * 2
 
@@ -81,9 +81,9 @@ def test_waits_of_the_demo_model(demo_detector: Detector) -> None:
 def test_results_of_the_counter_are_those_of_the_cpu() -> None:
     net, images = attached(network("faster")), made_of(2, 2)
     with torch.no_grad():
-        expected = batched.detect(net, images, [SIZE] * 2).pack()
+        expected = batched.run(batched.detect(net, images, [SIZE] * 2)).pack()
         with Waits():
-            found = batched.detect(move(net), GpuTensor(images), [SIZE] * 2).pack().cpu()
+            found = batched.run(batched.detect(move(net), GpuTensor(images), [SIZE] * 2)).pack().cpu()
     assert torch.equal(expected, found)
 
 
