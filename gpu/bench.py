@@ -4,11 +4,13 @@ Files are the demo's frames, enlarged and with noise: 2,000 names for 400 differ
 weights and resizes to 800 x 1333; the demo's YOLOv3-tiny keeps its own sizes. All runs are whole map steps.
 """
 
+import sys
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import cv2
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 
 from gpu import checks, drive, meter, models, pictures, pieces
 from gpu.harness import Bench, Check, Finding
+from job import limits
 from job.detect import config
 from job.detect.model import Detector
 from job.settings.schema import Precision
@@ -36,6 +39,7 @@ def list_checks() -> list[Check]:
         Check("rcnn, 1080p", 30, partial(measure_map, name="rcnn", size="1080p")),
         Check("feed, 1080p", 15, partial(measure_feed, size="1080p")),
         Check("profile, rcnn", 10, partial(profile_map, name="rcnn")),
+        Check("feed, threads", 25, measure_threads),
         Check("DefaultPredictor", 10, measure_default_predictor),
         Check("batches", 15, pieces.time_batches),
         Check("yolo, 720p", 10, partial(measure_map, name="yolo", size="720p")),
@@ -116,10 +120,34 @@ class _FindsNothing(nn.Module):
 
 def measure_feed(bench: Bench, *, size: str) -> Finding:
     """Measures the map step with a model that costs nothing: reading, decoding, resizing, copying, rows and parts."""
-    detector = _build(bench, "rcnn")
-    idle = replace(detector, model=_FindsNothing(detector.device), probabilities="synthetic")
-    figures = _run(bench, idle, _get_files(bench, size), batch_size=32)
+    figures = _run(bench, _build_idle(bench), _get_files(bench, size), batch_size=32)
     return Finding(_describe(figures), figures)
+
+
+def _build_idle(bench: Bench) -> Detector:
+    detector = _build(bench, "rcnn")
+    return replace(detector, model=_FindsNothing(detector.device), probabilities="synthetic")
+
+
+def measure_threads(bench: Bench) -> Finding:
+    """Measures the feed with fewer preparing threads, with torch on one core, and with faster switches of threads."""
+    folder, idle, cores = _get_files(bench, "720p", _FILES // 2), _build_idle(bench), limits.count_cores()
+    torch_threads, seconds, speeds = torch.get_num_threads(), sys.getswitchinterval(), {}
+
+    def run(cores: int) -> float:
+        with patch.object(limits, "count_cores", return_value=cores):
+            speed: float = _run(bench, idle, folder, batch_size=32)["images_per_s"]
+            return speed
+
+    for share in (1, 2, 4)[: 1 if bench.toy else None]:
+        speeds[f"cores / {share}"] = run(cores // share or 1)
+    torch.set_num_threads(1)
+    speeds["torch on one core"] = run(cores)
+    torch.set_num_threads(torch_threads)
+    sys.setswitchinterval(seconds / 10)
+    speeds["switches after 0.5 ms"] = run(cores)
+    sys.setswitchinterval(seconds)
+    return Finding(", ".join(f"{name}: {speed:.1f} images/s" for name, speed in speeds.items()), speeds)
 
 
 def measure_precisions(bench: Bench) -> Finding:
