@@ -55,8 +55,10 @@ class Meter:
             begin, end = (_make_event(), _make_event()) if self._on_gpu else (Mock(), Mock())
             self._calls.append((begin, end))
             begin.record()
-            advance(*arguments)
-            end.record()
+            try:
+                advance(*arguments)
+            finally:
+                end.record()
 
         self._patch = patch.object(Forward, "advance", advance_timed)
         self._patch.start()
@@ -96,7 +98,7 @@ class Meter:
             "threads": {
                 f"{thread}: {place}": round(count / total, 4) for (thread, place), count in self._others.most_common(25)
             },
-            "calls": len(self._calls),
+            "steps": len(self._calls),
         }
         if self._on_gpu:
             busy = sum(begin.elapsed_time(end) for begin, end in self._calls) / 1000

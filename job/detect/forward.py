@@ -33,21 +33,21 @@ class Pass:
         steps: What the model does. They return the table of all boxes and the number of boxes of each image. Without
             these numbers, the table has a dimension of images before that of boxes, as `Found.pack` of
             `job.detect.batched` makes it.
-        asked: The numbers that the next step needs, on their way to main memory.
         features: (images, D) float16, on the device; None if the model has no backbone.
-        found: The results on their way to main memory; None before the last step. First (boxes, 6) float32: four
-            corners, score and class. Then (boxes, classes + 1 + D) float16: the class probabilities, and the feature,
-            which may have a length of 0. They become halves where they were computed: a GPU needs no time for that, and
-            has less to copy. Last the features of images, if there are any.
+        coming: What is on its way to main memory: the numbers that the next step needs or, after the last one, the
+            results. First (boxes, 6) float32: four corners, score and class. Then (boxes, classes + 1 + D) float16:
+            the class probabilities, and the feature, which may have a length of 0. They become halves where they were
+            computed: a GPU needs no time for that, and has less to copy. Last the features of images, if there are any.
         counts: Number of boxes of each image; None if the tables have a dimension of images.
+        is_launched: Whether the last step has been started.
     """
 
     images: list[PreparedImage]
     steps: batched.Steps[tuple[torch.Tensor, list[int] | None]]
-    asked: OnItsWay = field(default_factory=lambda: OnItsWay([]))
     features: torch.Tensor | None = None
-    found: OnItsWay | None = None
+    coming: OnItsWay = field(default_factory=lambda: OnItsWay([]))
     counts: list[int] | None = None
+    is_launched: bool = False
 
 
 class Forward:
@@ -71,7 +71,7 @@ class Forward:
             self._acceleration.close()
 
     def start(self, images: list[PreparedImage], batch: torch.Tensor | list[torch.Tensor]) -> Pass:
-        """Starts the model. On a GPU, this returns before anything is computed.
+        """Starts the model. With a model that `batched` supports, this does not wait for the GPU.
 
         Args:
             images: Images of one shape.
@@ -81,16 +81,11 @@ class Forward:
         self.advance(started)
         return started
 
-    def finish(self, started: Pass) -> OnItsWay:
-        """Starts the rest of a pass, once its numbers have come. Other passes may have been started meanwhile.
-
-        Returns:
-            The results, see `Pass.found`.
-        """
-        while not (found := started.found):
-            (numbers,) = started.asked.wait()
+    def launch_rest(self, started: Pass) -> None:
+        """Starts the other steps of a pass, once their numbers have come. Another pass may be started before."""
+        while not started.is_launched:
+            (numbers,) = started.coming.wait()
             self.advance(started, numbers.tolist())
-        return found
 
     def advance(self, started: Pass, numbers: list[int] | None = None) -> None:
         """Starts the next step of a pass.
@@ -111,14 +106,16 @@ class Forward:
                 started.features = shorten(features)
             results = [] if table is None else _split(table)
         if table is None:
-            started.asked = self._fetch([asked])
+            started.coming = self._fetch([asked])
         else:
-            started.found = self._fetch([*results, *([] if started.features is None else [started.features])])
+            started.is_launched = True
+            started.coming = self._fetch([*results, *([] if started.features is None else [started.features])])
 
     def read(self, started: Pass) -> list[parts.Row]:
-        """Finishes a pass if that was not done, and makes its rows, once the results are in main memory."""
+        """Makes the rows of a batch, once the results are in main memory."""
+        self.launch_rest(started)
         images = started.images
-        numbers, halves, *others = [tensor.numpy() for tensor in self.finish(started).wait()]
+        numbers, halves, *others = [tensor.numpy() for tensor in started.coming.wait()]
         tables: Sequence[Tables | None]
         if started.counts is None:
             tables = batched.unpack(numbers, halves)
@@ -195,7 +192,7 @@ class Forward:
 
 
 def _split(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits a table of boxes into the two of `Pass.found`."""
+    """Splits a table of boxes into the two of `Pass.coming`."""
     return table[..., :_BEFORE_PROBABILITIES].contiguous(), table[..., _BEFORE_PROBABILITIES:].half()
 
 
@@ -215,7 +212,7 @@ def _check_range(images: list[PreparedImage], features: npt.NDArray[np.float16])
 def _make_row(
     image: PreparedImage, num_classes: int, tables: Tables, feature: npt.NDArray[np.float16] | None
 ) -> parts.Row:
-    """Makes a row of a part from the tables of an image's boxes, see `Pass.found`."""
+    """Makes a row of a part from the tables of an image's boxes, see `Pass.coming`."""
     numbers, halves = tables
     of_boxes = halves[:, num_classes + 1 :].copy()
     of_boxes[~np.isfinite(of_boxes).all(axis=1)] = 0  # in half precision, an activation may be too large

@@ -19,7 +19,8 @@ from job.errors import ServiceUnavailable
 logger = logging.getLogger(__name__)
 
 _MAX_BATCH, _MAX_BATCH_OF_MIXED_SIZES = 64, 8
-# Leaves room, since the measured blank image has few proposals and each library allocates in blocks of its own.
+# Leaves room, since the measured blank image has few proposals, each library allocates in blocks of its own, and the
+# features of the next batch are there as well.
 _MEMORY_SHARE = 0.5
 
 
@@ -31,21 +32,24 @@ class _Batch:
         images: Its images, all of one shape.
         rows: List that its rows go to.
         copy: Its copy to the GPU.
-        run: What the model does with it; None until it has started.
+        work: What the model does with it; None until it has started.
     """
 
     images: list[PreparedImage]
     rows: list[parts.Row]
     copy: Future[OnItsWay]
-    run: Pass | None = None
+    work: Pass | None = None
 
 
 class Inference:
     """A detector with its batch size.
 
-    On a GPU, up to four batches are on their way, so that the GPU always has work. One is copied to it. The next is
-    started, as far as the model goes without numbers from the GPU. For the one before, these numbers have come, so the
-    rest of the model is started. The first becomes rows. On a CPU there is one batch at a time.
+    On a GPU, up to four batches are on their way, so that the GPU rarely waits for this thread. One is copied to
+    it. One is started, as far as the model goes without numbers from the GPU. For one these numbers have come, so
+    the rest of the model is launched. The first becomes rows. A cascade needs more such numbers, and waits for
+    each.
+
+    On a CPU there is one batch at a time, as on a GPU without memory for two.
 
     Attributes:
         limit: Limits the images in one forward pass. It falls when the GPU runs out of memory, and never rises again.
@@ -58,7 +62,8 @@ class Inference:
         self._forward = Forward(detector, self._copies)
         self._waiting: deque[_Batch] = deque()
         self._started: _Batch | None = None
-        self._finished: _Batch | None = None
+        self._launched: _Batch | None = None
+        self._overlaps = self._copies is not None
         self.limit = BatchLimit(batch_size or 1, detector.model)
         if batch_size is None:
             self.limit = BatchLimit(self._measure_batch_size(), detector.model)
@@ -88,7 +93,7 @@ class Inference:
             ServiceUnavailable: If the GPU fails, or one image alone does not fit into its memory. The batches on their
                 way are lost.
         """
-        if not self._copies:
+        if not self._copies or not self._overlaps:
             rows += self.detect(images)
             return len(images)
         size = self.limit.of(*images[0].tensor.shape[1:])
@@ -96,14 +101,14 @@ class Inference:
             some = images[start : start + size]
             self._waiting.append(_Batch(some, rows, self._copies.send([image.tensor for image in some])))
         count = 0
-        while len(self._waiting) > 1:  # the newest batch is copied while the one before is computed
+        while len(self._waiting) > 1:  # the newest batch is copied while those before are computed
             count += self._advance()
         return count
 
     def finish(self) -> int:
         """Waits for all batches on their way. Returns and raises what `submit` does."""
         count = 0
-        while self._waiting or self._started or self._finished:
+        while self._waiting or self._started or self._launched:
             count += self._advance()
         return count
 
@@ -128,30 +133,39 @@ class Inference:
         return rows
 
     def _advance(self) -> int:
-        """Starts the batch that has waited longest, finishes the one before, and makes the rows of the first."""
-        started, finished = self._started, self._finished
+        """Starts the batch that has waited longest, launches the rest of the one before, makes rows of the first."""
+        started, launched = self._started, self._launched
         following = self._waiting.popleft() if self._waiting else None
-        on_their_way = [batch for batch in (finished, started, following, *self._waiting) if batch]
-        self._started = self._finished = None
+        on_gpu = [batch for batch in (launched, started, following) if batch]
+        on_their_way = [*on_gpu, *self._waiting]
+        self._started = self._launched = None
         try:
             if following and self._copies:
-                following.run = self._forward.start(following.images, self._copies.receive(following.copy))
-            if started and started.run:
-                self._forward.finish(started.run)
-            if finished and finished.run:
-                finished.rows += self._forward.read(finished.run)
-            self._started, self._finished = following, started
-            return len(finished.images) if finished else 0
+                following.work = self._forward.start(following.images, self._copies.receive(following.copy))
+            if started and started.work:
+                self._forward.launch_rest(started.work)
+            if launched and launched.work:
+                launched.rows += self._forward.read(launched.work)
+            self._started, self._launched = following, started
+            return len(launched.images) if launched else 0
         except RuntimeError as error:
             self._waiting.clear()
             if not gpu.is_out_of_memory(error):
                 with gpu.translate_errors():
                     raise
         # The GPU works behind the calls, so the error may be that of another batch: all run again, one at a time.
-        self._shrink((following or on_their_way[0]).images)
         again = [(batch.images, batch.rows) for batch in on_their_way]
-        started = finished = following = None
+        largest = max(
+            (batch.images for batch in on_gpu), key=lambda images: sum(image.tensor.nbytes for image in images)
+        )
+        started = launched = following = None
+        on_gpu.clear()
         on_their_way.clear()  # frees what is on the GPU
+        if len(largest) > 1:
+            self._shrink(largest)
+        else:
+            self._overlaps = False
+            logger.warning("The GPU has no memory for two images at a time: continuing with one after the other.")
         for images, rows in again:
             rows += self.detect(images)
         return sum(len(images) for images, _ in again)

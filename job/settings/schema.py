@@ -310,7 +310,7 @@ class Settings:
         "CORAL_PART_SIZE",
         None,
         "Images per part file. auto is 512, or more: 64 batches, or in a large listing a power of two (at most 16,384) "
-        "that makes 16 to 32 parts. A crash loses at most the current part and the one being written.",
+        "that makes 16 to 32 parts. A crash loses the parts in the making: two, or more of few batches.",
         auto_or(integer(1)),
         group=_MAP,
         metavar="N",

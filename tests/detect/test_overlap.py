@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from job import parts
 from job.detect import model, runner
 from job.detect.copies import OnItsWay
 from job.detect.features import find_backbone
-from job.detect.forward import Forward
+from job.detect.forward import Forward, Pass
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.part_writer import PartWriter
@@ -175,7 +176,7 @@ def test_out_of_memory_beside_the_model_is_found(
 
     if place == "copy":
         monkeypatch.setattr(inference._copies, "_send", fail_once(inference._copies._send))  # type: ignore[union-attr]
-    elif place == "head":
+    elif place == "head":  # that of the first batch
         head: Any = inference._detector.model.roi_heads
         monkeypatch.setattr(head.box_head, "forward", fail_once(head.box_head.forward))
     else:
@@ -183,6 +184,70 @@ def test_out_of_memory_beside_the_model_is_found(
     rows, counts = submit(inference, images)
     assert same(rows, expected, tolerance=2e-3)
     assert (sum(counts), inference.limit.of(96, 96)) == (12, 2)
+
+
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 4)])
+def test_the_largest_batch_is_to_blame(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch, fake_gpu: FakeGpu, sizes: tuple[int, int]
+) -> None:
+    """The rest of a batch may run out of memory after the next one has been started."""
+    images = make_images(inference._detector, 5)
+    expected, _ = submit(inference, images, 1)
+    network: Any = inference._detector.model
+    head = network.roi_heads.box_head
+    forward, most = head.forward, 3 * network.proposal_generator.post_nms_topk[False]
+    maps: list[weakref.ref[torch.Tensor]] = []
+    left: list[int] = []
+
+    def greedy(pooled: torch.Tensor) -> Any:
+        if len(pooled) > most:
+            raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+        return forward(pooled)
+
+    def keep(_: Any, inputs: Any, features: dict[str, torch.Tensor]) -> None:
+        maps.extend(weakref.ref(feature) for feature in features.values())
+
+    monkeypatch.setattr(head, "forward", greedy)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(sum(each() is not None for each in maps)))
+    hook = network.backbone.register_forward_hook(keep)
+    rows: list[parts.Row] = []
+    inference.submit(images[: sizes[0]], rows)
+    inference.submit(images[sizes[0] :], rows)
+    inference.finish()
+    hook.remove()
+    assert same(rows, expected, tolerance=2e-3)
+    assert inference.limit.of(96, 96) == 2
+    assert left == [0], "all feature maps are freed before the memory is given back"
+
+
+def test_a_gpu_without_memory_for_two_images_takes_one_after_the_other(
+    inference: Inference, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inference.limit.halve(1, 96, 96)
+    images = make_images(inference._detector, 6)
+    expected, _ = submit(inference, images, 1)
+    network: Any = inference._detector.model
+    head, start = network.roi_heads.box_head, inference._forward.start
+    forward, started = head.forward, weakref.WeakSet[Any]()
+
+    def note(*arguments: Any) -> Pass:
+        work = start(*arguments)
+        started.add(work.steps)
+        return work
+
+    def greedy(pooled: torch.Tensor) -> Any:
+        if sum(steps.gi_frame is not None for steps in started) > 1:
+            raise torch.OutOfMemoryError("no GPU is at hand to run out of memory: this stands in for it")
+        return forward(pooled)
+
+    monkeypatch.setattr(inference._forward, "start", note)
+    monkeypatch.setattr(head, "forward", greedy)
+    rows, counts = submit(inference, images, 1)
+    assert same(rows, expected, tolerance=2e-3)
+    assert sum(counts) == 6
+    assert [record.message for record in caplog.records] == [
+        "The GPU has no memory for two images at a time: continuing with one after the other."
+    ]
 
 
 def test_one_image_that_exceeds_memory_is_reported(inference: Inference, monkeypatch: pytest.MonkeyPatch) -> None:
