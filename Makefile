@@ -185,7 +185,7 @@ test-studio: $(VENV)/.runtime $(STUDIO)/.dev ## Tests `make studio`, in Debian's
 # With SOAK_KILLS, a short run: only that many kills, every fifth frame, and no runs in shards.
 soak: $(VENV)/.dev ## Kills the job or its S3 server 60 times, also on videos, and compares the results (optional: SOAK_KILLS).
 	@$(RUN) -m demo.fetch
-	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed)
+	@$(RUN) -m pytest -m soak -s tests/e2e/test_soak.py$(if $(SOAK_KILLS), -k killed --numprocesses 2)
 
 clean: ## Removes the environments, the caches and the results of the demo.
 	rm -rf $(VENV) $(STUDIO) .cache demo/output demo/output-2 demo/output-video .mypy_cache .ruff_cache .pytest_cache .hypothesis
