@@ -5,6 +5,7 @@ downloaded beyond the demo: the digits come with scikit-learn, and those of the 
 once through the backbone of the demo's YOLOv3-tiny with its COCO weights. What it makes of them is kept in a file.
 """
 
+import fcntl
 import hashlib
 import itertools
 import sys
@@ -121,17 +122,22 @@ class _Scene(NamedTuple):
 
 
 def load(cache: Path = CACHE) -> Street:
-    """Reads the street from its file, and makes it first if there is none or this module has changed."""
+    """Reads the street from its file, and makes it first if there is none or this module has changed.
+
+    Of several processes, one makes it, and the others wait.
+    """
     identity = hashlib.sha256(Path(__file__).read_bytes() + np.__version__.encode() + torch.__version__.encode())
     folder = cache / f"street-{identity.hexdigest()[:12]}"
-    if not (folder / "features.npy").is_file():
-        fetch.fetch()
-        folder.mkdir(parents=True, exist_ok=True)
-        made = make(PARTS)
-        others = {name: value for name, value in vars(made).items() if name != "features"}
-        np.savez(folder / "others.npz", **others)
-        np.save(folder / "unfinished.npy", made.features)
-        (folder / "unfinished.npy").replace(folder / "features.npy")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "features.npy").is_file():
+            fetch.fetch()
+            made = make(PARTS)
+            others = {name: value for name, value in vars(made).items() if name != "features"}
+            np.savez(folder / "others.npz", **others)
+            np.save(folder / "unfinished.npy", made.features)
+            (folder / "unfinished.npy").replace(folder / "features.npy")
     with np.load(folder / "others.npz") as file:
         others = dict(file)
     return Street(**others, features=np.load(folder / "features.npy", mmap_mode="r"))

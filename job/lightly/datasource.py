@@ -7,7 +7,8 @@ import boto3
 from lightly.openapi_generated.swagger_client.models import S3Region
 
 from job.errors import SettingsError
-from job.lightly.api import Dataset, Platform
+from job.lightly.api import Platform
+from job.lightly.records import Dataset
 from job.secret import Secret
 from job.settings import Settings
 from job.uris import Location

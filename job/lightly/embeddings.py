@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from job.lightly.api import Dataset, Platform
+from job.lightly.api import Platform
+from job.lightly.records import Dataset
 from job.names import shorten
 from job.parts import ledger
 from job.parts.ledger import Ledger

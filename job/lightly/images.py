@@ -8,7 +8,8 @@ from typing import Any
 from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import categories, predictions, task_name
 from job.inputs.frames import find_frame
-from job.lightly.api import Dataset, Platform
+from job.lightly.api import Platform
+from job.lightly.records import Dataset
 from job.lightly.transport import SIMULTANEOUS, Refused
 from job.names import is_one_line, quantify, shorten
 from job.parts import ledger

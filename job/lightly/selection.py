@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from job.errors import AccessDenied, TryAgain
-from job.lightly.api import Dataset, Platform, Tag, Task
+from job.lightly.api import Platform
+from job.lightly.records import Dataset, Tag, Task
 from job.lightly.transport import Refused
 from job.parts import ledger
 from job.parts.ledger import Ledger

@@ -5,7 +5,8 @@ import logging
 import numpy as np
 
 from job.lightly import masks
-from job.lightly.api import Dataset, Platform, Tag
+from job.lightly.api import Platform
+from job.lightly.records import Dataset, Tag
 from job.parts import ledger
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ import numpy as np
 from job.errors import SettingsError, TooManyFailedImages
 from job.exports.lightly import task_name
 from job.lightly import datasource, embeddings, images, selection
-from job.lightly.api import Dataset, Platform, Tag
+from job.lightly.api import Platform
+from job.lightly.records import Dataset, Tag
 from job.lightly.tags import INITIAL, Tags
 from job.names import list_first, quantify
 from job.parts import ledger

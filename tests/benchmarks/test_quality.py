@@ -1,7 +1,9 @@
 """What `benchmarks.quality` measures with: scenes, AP50, the control, and the strategies of its own."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -103,9 +105,14 @@ def small_street(tmp_path_factory: pytest.TempPathFactory) -> street.Street:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(street, "PARTS", parts)
         cache = tmp_path_factory.mktemp("cache")
-        made = street.load(cache)
+        makes = Mock(side_effect=street.make)
+        patch.setattr(street, "make", makes)
+        with ThreadPoolExecutor(2) as executor:  # as the processes of the benchmark do
+            one, other = executor.map(street.load, [cache] * 2)
+        assert makes.call_count == 1
         again = street.load(cache)  # from the file
-        assert (made.features == again.features).all() and (made.embeddings == again.embeddings).all()
+        assert all((each.features == again.features).all() for each in (one, other))
+        assert all((each.embeddings == again.embeddings).all() for each in (one, other))
     return again
 
 
