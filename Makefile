@@ -218,7 +218,7 @@ bench-blocks: $(VENV)/.dev ## Selects by row blocks in workers of Ray, also with
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.row_blocks --json benchmarks/results/row_blocks.json
 
-bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (12 minutes).
+bench-quality: $(VENV)/.dev ## Compares detectors trained on the picks with detectors trained on random images (10 minutes).
 	@mkdir -p benchmarks/results
 	@$(RUN) -W ignore -m benchmarks.quality --json benchmarks/results/quality.json
 

@@ -78,13 +78,26 @@ def render_reduce(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _describe_exports(result: dict[str, Any]) -> list[str]:
+    """Says what the exports of the smaller pools took, if those of the largest one took less than of any of these."""
+    seconds = [row["stages"].get("export", {}).get("cpu_seconds", 0) for row in _select_rows(result)]
+    if seconds[-1] >= 1:
+        return []
+    text = " and ".join(f"{value:.1f} CPU seconds" for value in seconds[:-1])
+    return [
+        f"- One of them is `export`. In the smaller pools it took {text}, since it also wrote `predictions/coco.json`, "
+        "which is left out above 2,000,000 boxes."
+    ]
+
+
 def _describe(result: dict[str, Any]) -> list[str]:
     restart = result["restart"]["computed"]
     lines = [
         f"- Memory grows by {result['bytes_per_image'] / 1e3:.2f} kB per image. The largest pool took "
         f"{result['cpu_ms_per_image']:.2f} ms of processor time per image.",
         "- The slope is the exponent with which the processor time grows between the two largest pools; 1 is linear. "
-        "Stages of less than a second are left out.",
+        "Stages of less than a second in the largest pool are left out.",
+        *_describe_exports(result),
     ]
     for count, reason in result["left_out"].items():
         lines.append(f"- {format_count(int(count))} were not measured: {reason}.")

@@ -67,7 +67,7 @@ def pieces_table(path: Path = BENCHMARK) -> str:
     )
     if speeds := _find(results, "batch sizes"):
         text = ", ".join(f"{speed:.0f} ({size})" for size, speed in speeds.items())
-        lines.append(f"\nImages per second with 250 files of 720p, and the batch size: {text}.")
+        lines.append(f"\n{_RUNS['rcnn']}: images per second with only 250 files of 720p, and the batch size: {text}.")
     return "\n".join(lines)
 
 

@@ -83,5 +83,5 @@ FORMAT = Format(
     files=(_FILE, _LABELS),
     image_files=cvat_video.FILES,
     summary="Create a task with these images, and paste the JSON into its label constructor (Raw). Then upload the XML "
-    "as annotations. A task of a video has a file of its own (see below).",
+    "as annotations. For tasks of videos, see labelling-tools.md.",
 )

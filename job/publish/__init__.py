@@ -189,8 +189,9 @@ FILES = (
         name=EDITED,
         writer="job.parts.owned",
         written="if a file that the job did not write had the name of a result",
-        content="That file, moved to `edited/<digest>/<name>`. Files below `exports/` and `selected/` that "
-        "someone else changed stay where they are instead.",
+        content="A file that the job did not write, but that had the name of a result; moved to "
+        "`edited/<digest>/<name>`. Files below `exports/` and `selected/` that someone else changed stay "
+        "where they are instead.",
     ),
     OutputFile(
         name=SUCCESS,

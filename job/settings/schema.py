@@ -105,7 +105,7 @@ class Settings:
         None,
         "Detections from another detector: COCO JSON, COCO results (with their data set after a comma), "
         "Ultralytics' predictions.json or YOLO labels, Lightly's format, .parquet, or an earlier CORAL_OUTPUT. none "
-        "selects by CORAL_EMBEDDING alone. If that is a file, use `select`.",
+        "selects by CORAL_EMBEDDING alone. If CORAL_EMBEDDING is a file, use `select`.",
         uri,
         group=_DATA,
         metavar="URI",
