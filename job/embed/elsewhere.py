@@ -163,14 +163,15 @@ def _read_run(output: Storage) -> dict[str, Any]:
 
 
 def _read_batches(output: Storage, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yields the embeddings of an output; only one block of the table is in memory at a time."""
+    """Yields the embeddings of an output; only one group of rows is in memory at a time."""
     entry = output.stat(table.NAME)
     if entry is None:
         return
     try:
         source = RangeFile(output, entry.key, entry.size)
         file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-        yield from file.iter_batches(_ROWS_PER_READ, columns=columns)
+        for group in range(file.num_row_groups):  # `iter_batches` would keep all groups that it has read
+            yield from file.read_row_group(group, columns).to_batches(_ROWS_PER_READ)
     except (pa.ArrowException, OSError) as error:
         raise DamagedFileError.of(output.uri, table.NAME, one_line(error), _ADVICE) from error
 

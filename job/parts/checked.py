@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 
 from job import limits
 from job.errors import one_line
+from job.parts.columns import copy_texts
 from job.select.points import Points
 from job.spool import Spool, SpooledRows
 
 _GROUP_ROWS = 1 << 14  # at least, of vectors
 _TEXTS_AT_ONCE = 10_000
+_VALID = b"\xff" * (1 << 20)
 _DIGESTS = b"coralpick-digests"
 _WRONG_DIGESTS = "its content does not match its digests"
 _METADATA = ""  # in place of a column's name: the digest of the rest of the metadata
@@ -92,7 +94,7 @@ def dump_vectors(names: pa.Array, embeddings: Points, metadata: Mapping[bytes, s
     with pq.ParquetWriter(made.file, schema, compression="zstd", write_page_checksum=True) as writer:
         for start, group in _group(embeddings):
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(group.ravel()), width)
-            writer.write_table(pa.table([names.slice(start, len(group)).cast(pa.string()), vectors], schema=schema))
+            writer.write_table(pa.table([copy_texts(names, start, start + len(group)), vectors], schema=schema))
     return made
 
 
@@ -211,8 +213,10 @@ def _digest_column(column: pa.ChunkedArray) -> str:
 def _digest_vectors(vectors: Points) -> str:
     """The digest of a column of vectors, as `_digest_column` computes it, from blocks."""
     count, width = vectors.shape
-    hasher = hashlib.sha256(_describe_valid(count, pa.list_(pa.float32(), width)) + str(width).encode())
-    hasher.update(_describe_valid(count * width, pa.float32()))
+    hasher = hashlib.sha256()
+    _update_valid(hasher, count, pa.list_(pa.float32(), width))
+    hasher.update(str(width).encode())
+    _update_valid(hasher, count * width, pa.float32())
     for _, block in vectors.blocks():
         hasher.update(np.ascontiguousarray(block, "<f4").data)
     return hasher.hexdigest()[:32]
@@ -223,7 +227,7 @@ def _update(hasher: Any, array: pa.Array) -> None:
         hasher.update(_describe(len(array), array.type))
         hasher.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
     else:
-        hasher.update(_describe_valid(len(array), array.type))
+        _update_valid(hasher, len(array), array.type)
     array = array.drop_null()
     if pa.types.is_list(array.type):
         hasher.update(array.value_lengths().to_numpy().astype("<i8").tobytes())
@@ -244,10 +248,13 @@ def _describe(count: int, kind: pa.DataType) -> bytes:
     return f"{count} {np.dtype(kind.to_pandas_dtype()) if _is_flat(kind) else ''}".encode()
 
 
-def _describe_valid(count: int, kind: pa.DataType) -> bytes:
-    """What is hashed of a column before its values if none is null, with a bit for each of them."""
+def _update_valid(hasher: Any, count: int, kind: pa.DataType) -> None:
+    """Hashes what comes before the values of a column if none is null: with a bit for each of them."""
+    hasher.update(_describe(count, kind))
     whole, rest = divmod(count, 8)
-    return _describe(count, kind) + b"\xff" * whole + (bytes([0xFF << (8 - rest) & 0xFF]) if rest else b"")
+    for start in range(0, whole, len(_VALID)):
+        hasher.update(_VALID[: whole - start])
+    hasher.update(bytes([0xFF << (8 - rest) & 0xFF]) if rest else b"")
 
 
 def _is_flat(kind: pa.DataType) -> bool:

@@ -24,6 +24,14 @@ def name_score_columns() -> dict[str, str]:
     return {name: f"score_{name}" for name in scores.TABLE}
 
 
+def copy_texts(texts: pa.Array, start: int, stop: int) -> pa.Array:
+    """Copies rows of a long column of texts as `pa.string`.
+
+    Arrow refuses to cast a slice if there are 2 GiB of other texts before it.
+    """
+    return texts.take(pa.array(np.arange(start, stop))).cast(pa.string())
+
+
 def flatten_lists(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Joins the lists of a column into one array, and counts the values of each row.
 

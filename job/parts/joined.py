@@ -48,7 +48,7 @@ class _Finder:
         hashes = _hash(keys)
         place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         rows = self._order[place]
-        packed = pa.array([pack_etag(etag) for etag in etags.to_pylist()], pa.binary())
+        packed = pa.array([pack_etag(etag) for etag in etags.to_pylist()], pa.large_binary())
         is_same = pc.and_(
             pc.equal(self._keys.take(pa.array(rows)), keys.cast(pa.large_string())),
             pc.equal(self._etags.take(pa.array(rows)), packed),

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from job import names
 from job.context import Selected, SelectionInputs
+from job.parts.columns import copy_texts
 from job.parts.pool import Pool
 from job.publish import FAILURES, IMAGES, SELECTED_CSV, SELECTED_JSONL, SELECTED_TXT
 from job.report.content import PickLines
@@ -119,7 +120,7 @@ def write_images(
             rows = slice(min(start, count), min(stop, count))
             failures = pool.failures[max(0, start - count) : max(0, stop - count)]
             columns = {
-                "file_name": pool.file_names.array[rows],
+                "file_name": copy_texts(pool.file_names.array, rows.start, rows.stop),
                 "status": ["ok"] * (rows.stop - rows.start),
                 **pool.columns(rows),
                 **_describe_selection(inputs, picks, distance, nearest, rows),

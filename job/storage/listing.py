@@ -1,4 +1,4 @@
-"""A listing of many files in little memory: 1,000,000 entries take about 70 MB, instead of 400 MB as objects."""
+"""A listing of many files in little memory: 1,000,000 entries take about 75 MB, instead of 400 MB as objects."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +14,7 @@ _POOL = pa.system_memory_pool()
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.large_string(), nullable=False),
-        pa.field("etag", pa.binary(), nullable=False),
+        pa.field("etag", pa.large_binary(), nullable=False),
         pa.field("byte_size", pa.int64(), nullable=False),
     ]
 )
