@@ -1,6 +1,8 @@
 """Whose files they are: nothing that the job did not write is lost, whatever the order of runs, edits and kills."""
 
+import errno
 import shutil
+import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job import parts
-from job.errors import LinkError
+from job.errors import AccessDenied, LinkError
 from job.parts.owned import EDITED, LEDGER, LEDGER_FOLDER, OwnedOutput
 from job.spool import Spool
 from job.storage.base import Content
@@ -183,7 +185,7 @@ def test_a_large_file_is_compared_block_by_block(tmp_path: Path) -> None:
             assert key == LEDGER, key
             return super().read(key, etag)
 
-    content = np.random.default_rng(0).bytes((1 << 24) + 5)
+    content = np.random.default_rng(0).bytes(5 * (1 << 24) + 5)
     for _ in range(2):
         output = OwnedOutput(RangesOnly(str(tmp_path)))
         made = Spool()
@@ -194,19 +196,56 @@ def test_a_large_file_is_compared_block_by_block(tmp_path: Path) -> None:
     output = OwnedOutput(RangesOnly(str(tmp_path)))
     output.write("embeddings.parquet", b"1")
     assert tree(tmp_path)["embeddings.parquet"] == b"1" and not (tmp_path / "edited").exists()
+    content = content[1:]
+    (tmp_path / "embeddings.parquet").write_bytes(content)  # of a person
+    tracemalloc.start()
+    output.write("embeddings.parquet", b"2")
+    assert tracemalloc.get_traced_memory()[1] < 2.5 * (1 << 24)
+    tracemalloc.stop()
+    assert tree(tmp_path)["embeddings.parquet"] == b"2"
+    assert tree(tmp_path / EDITED) == {f"{sha256(content).hexdigest()[:8]}/embeddings.parquet": content}
 
 
-def test_two_processes_that_write_at_once_are_nobody_else(tmp_path: Path) -> None:
-    folder = LocalFolder(str(tmp_path))
-    first, second = OwnedOutput(folder), OwnedOutput(folder)
-    assert not first.has_written("run.json") and not second.has_written("run.json")  # both have read the ledger
-    for number in range(3):
-        first.write("run.json", f"first {number}".encode())
-        second.write("run.json", f"second {number}".encode())
-    first.finish()
-    second.finish()
-    assert (tmp_path / "run.json").read_bytes() == b"second 2"
-    assert not (tmp_path / "edited").exists()
-    (tmp_path / "run.json").write_text("by a person")
-    second.write("run.json", b"third")
-    assert [path.read_text() for path in tmp_path.glob("edited/*/run.json")] == ["by a person"]
+class Meanwhile(LocalFolder):
+    """A folder in which a person edits a file once, right after another file was written."""
+
+    def __init__(self, folder: Path, after: str, edited: str) -> None:
+        super().__init__(str(folder))
+        self._after, self._edited = after, folder / edited
+
+    def write(self, key: str, data: Content) -> None:
+        super().write(key, data)
+        if key.endswith(self._after):
+            self._after = "nothing"
+            self._edited.write_bytes(b"second edit")
+
+
+def test_an_edit_while_a_file_is_moved_is_moved_as_well(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_bytes(b"first edit")
+    OwnedOutput(Meanwhile(tmp_path, "/report.html", "report.html")).write("report.html", b"<html>")
+    assert (tmp_path / "report.html").read_bytes() == b"<html>"
+    assert sorted(tree(tmp_path / EDITED).values()) == [b"first edit", b"second edit"]
+
+
+@pytest.mark.parametrize("forbidden", ["report.html", LABELS + "a.txt", LEDGER])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path: Path, forbidden: str, begun: bool) -> None:
+    """A file of another user, or a refusal for one object."""
+
+    class Forbidding(LocalFolder):
+        is_forbidden = False
+
+        def read(self, key: str, etag: str | None = None) -> bytes:
+            if self.is_forbidden and key == forbidden:
+                raise PermissionError(errno.EACCES, "Permission denied", key)
+            return super().read(key, etag)
+
+    run(tmp_path, {LABELS + "a.txt": b"1"}, report_html=b"1")
+    folder = Forbidding(str(tmp_path))
+    output = OwnedOutput(folder)
+    assert not begun or output.has_written("report.html")
+    folder.is_forbidden = True
+    with pytest.raises(AccessDenied) as caught:
+        output.write("report.html", b"2")
+        output.write_all({}, "exports/")
+    assert str(caught.value) == f"Cannot read {tmp_path}/{forbidden}: Permission denied."
