@@ -206,7 +206,7 @@ def export(
             )
         exports.copy_selected(output, source.to_keep(), pool, picks)
     else:
-        exports.remove_copies(output)
+        exports.remove_copies(output, source.to_keep() if source else None, pool)
     return written
 
 
