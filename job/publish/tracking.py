@@ -20,7 +20,7 @@ from job.errors import AccessDenied, ServiceUnavailable, SettingsError, TryAgain
 from job.publish import REPORT, RUN, SELECTED_TXT
 from job.retry import Attempt, Patience, Requests, TransientError
 from job.secret import Secret, hide_secrets
-from job.storage import Storage
+from job.storage import Storage, read_required
 
 ADDRESS = "MLFLOW_TRACKING_URI"
 _EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
@@ -135,7 +135,7 @@ class Tracker:
                 "server with --serve-artifacts, and use a new experiment."
             )
         path = quote(str(PurePosixPath(location.path.lstrip("/")) / name))
-        self._call("PUT", f"{self._server}/api/2.0/mlflow-artifacts/artifacts/{path}", output.read(name))
+        self._call("PUT", f"{self._server}/api/2.0/mlflow-artifacts/artifacts/{path}", read_required(output, name))
 
     def _call(self, method: str, path: str, body: Any, *, missing_is_none: bool = False) -> Any:
         """Makes one call; a path without a server is one of the tracking API."""

@@ -18,6 +18,7 @@ from demo import fetch
 from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, TryAgain
 from job.publish.tracking import Tracker
 from job.retry import Patience
+from job.storage.local import LocalFolder
 from tests.conftest import DEMO_YAML, ROOT, clean_environment
 from tests.integrations.tools import use_tool
 
@@ -131,4 +132,29 @@ def test_a_refusal_is_explained(status: int, error: type[JobError], message: str
         }
         with pytest.raises(error, match=message):
             Tracker(environment, Event(), Patience(total=0)).find_experiment()
+        standin.shutdown()
+
+
+def test_a_result_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """Somebody may have deleted it since it was written."""
+    run = {"info": {"run_id": "1", "artifact_uri": "mlflow-artifacts:/1"}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"experiment": {"experiment_id": "1"}, "runs": [run]}).encode())
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as standin:
+        Thread(target=standin.serve_forever, daemon=True).start()
+        tracker = Tracker({"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{standin.server_port}"}, Event())
+        content: dict[str, Any] = {"run_id": "1", "counts": {}, "selection": {}, "seconds": {}}
+        with pytest.raises(ServiceUnavailable, match=r"Cannot read .*/report\.html: No such file or directory\."):
+            tracker.log(content, LocalFolder(str(tmp_path)))
         standin.shutdown()
