@@ -23,7 +23,9 @@ Two windows are left, since no store can compare, write and move in one step:
 """
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -180,13 +182,19 @@ class OwnedOutput:
         before, copy = self._output.stat(key), _copy(self._output, key)
         if copy is None or copy.sha256() != digest:  # it has changed since: whose is it now?
             return self._may_replace(key, None if copy is None else copy.sha256())
-        moved = f"{EDITED}{digest[:8]}/{key}"
+        moved = self._choose_place(key, digest)
         self._output.write(moved, copy)
         logger.warning("%s/%s was not written by this job, or was changed: it is now %s.", self.uri, key, moved)
         if self._output.stat(key) != before:  # it has changed while it was written, which may take minutes
             return self._may_replace(key, compute_digest(self._output, key))
         self._output.delete(key)  # of a link, the link
         return True
+
+    def _choose_place(self, key: str, digest: str) -> str:
+        """Chooses where a file is moved to: one of the same content may lie there, which a person may have changed."""
+        folders = (EDITED + digest[:8] + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        places = (f"{folder}/{key}" for folder in folders)
+        return next(place for place in places if compute_digest(self._output, place) in (None, digest))
 
     def _is_own(self, key: str, digest: str) -> bool:
         """Whether this job wrote a content: what others write is in the ledger before it is in the file."""
@@ -259,7 +267,9 @@ def _copy(output: Storage, key: str) -> Spool | None:
 
 def _read_blocks(output: Storage, key: str) -> Iterator[bytes]:
     entry = output.stat(key)
-    if entry is None or entry.size <= _BLOCK_BYTES:
+    if entry is None:
+        raise FileNotFoundError(errno.ENOENT, "it does not exist", key)
+    if entry.size <= _BLOCK_BYTES:
         yield output.read(key)
         return
     for start in range(0, entry.size, _BLOCK_BYTES):

@@ -82,6 +82,15 @@ def test_a_result_of_someone_else_is_moved_away(tmp_path: Path, caplog: pytest.L
     assert "report.html was not written by this job" in caplog.text
 
 
+def test_a_file_that_was_moved_before_and_then_changed_is_not_replaced(tmp_path: Path) -> None:
+    run(tmp_path, {}, report_html=b"<html>")
+    for _ in range(3):
+        (tmp_path / "report.html").write_bytes(b"mine")
+        run(tmp_path, {}, report_html=b"<html>")
+        (tmp_path / EDITED / sha256(b"mine").hexdigest()[:8] / "report.html").write_bytes(b"changed there")
+    assert sorted(tree(tmp_path / EDITED).values()) == [b"changed there", b"mine"]
+
+
 def test_links_are_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     elsewhere = tmp_path / "data"
     elsewhere.mkdir()
