@@ -230,8 +230,9 @@ class _OpenVideo:
             found = self._read_until(number, self._clip or self._open(open_file))
             pixels = found.pop(number)
             self._kept |= found
-            while sum(kept.nbytes for kept in self._kept.values()) > _MAX_KEPT_BYTES:
-                self._kept.popitem(last=False)
+            num_bytes = sum(kept.nbytes for kept in self._kept.values())
+            while num_bytes > _MAX_KEPT_BYTES:
+                num_bytes -= self._kept.popitem(last=False)[1].nbytes
             return pixels
 
     def _open(self, open_file: Callable[[Steps], "_StoredFile"]) -> "Clip":
@@ -245,7 +246,7 @@ class _OpenVideo:
 
     def _read_until(self, number: int, clip: "Clip") -> dict[int, BGR]:
         try:
-            return self._decode(self._steps, lambda: clip.read_until(number, self._chosen))
+            return self._decode(self._steps, lambda: clip.read_until(number, self._chosen, _MAX_KEPT_BYTES))
         except (Late, Stopped):
             self._clip = None  # it is not closed, since the thread that was left behind uses it
             raise

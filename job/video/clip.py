@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -74,12 +75,14 @@ class Clip:
             self._container.close()
         self._container = None
 
-    def read_until(self, number: int, wanted: frozenset[int] = frozenset()) -> dict[int, BGR]:
+    def read_until(self, number: int, wanted: frozenset[int] = frozenset(), max_bytes: int = 0) -> dict[int, BGR]:
         """Decodes on to a frame.
 
         Args:
             number: The frame.
             wanted: Frames to return as well if they are decoded on the way.
+            max_bytes: Bytes of pixels to return; the frames that are the furthest away are left out. The frame itself
+                is returned whatever its size.
 
         Returns:
             (height, width, 3) BGR pixels as they are to be seen, by number.
@@ -93,18 +96,19 @@ class Clip:
             self._open()
         target = int(self._stamps[number])
         has_sought = self._seek(target)
-        found = self._decode_until(number, wanted)
+        found = self._decode_until(number, wanted, max_bytes)
         if number not in found and has_sought and self._seeks_exactly is not True:
             # Some containers cannot be sought exactly. Whether this is one of them shows from the beginning.
             self._open()
-            found |= self._decode_until(number, wanted)
+            found = self._decode_until(number, wanted, max_bytes)
             self._seeks_exactly = number not in found
         if number not in found:
             raise ImageError(f"its video is damaged {self.seconds[number]:.1f} s after its beginning")
         return found
 
-    def _decode_until(self, last: int, wanted: frozenset[int]) -> dict[int, BGR]:
-        found: dict[int, BGR] = {}
+    def _decode_until(self, last: int, wanted: frozenset[int], max_bytes: int) -> dict[int, BGR]:
+        passed: deque[tuple[int, Any, Fraction | None]] = deque()
+        num_bytes = 0
         too_far = self._stamps[last + _MAX_DELAY] if last + _MAX_DELAY < len(self._stamps) else np.inf
         for stamp, frame in self._frames:
             if stamp is None or (frame is None and stamp < too_far):
@@ -115,12 +119,15 @@ class Clip:
             number = int(np.searchsorted(self._stamps, stamp))
             is_known = number < len(self._stamps) and self._stamps[number] == stamp
             if is_known and (number == last or number in wanted) and not frame.is_corrupt:
-                found[number] = _to_pixels(frame, self._stream.sample_aspect_ratio)
+                passed.append((number, frame, self._stream.sample_aspect_ratio))
+                num_bytes += _count_bytes(*passed[-1][1:])
+                while num_bytes > max_bytes and len(passed) > 1:
+                    num_bytes -= _count_bytes(*passed.popleft()[1:])
             if number >= last:
                 break
         target = int(self._stamps[last])
         self._position = target if self._position is None else max(self._position, target)
-        return found
+        return _convert(passed) if passed and passed[-1][0] == last else {}
 
     def _open(self, *, index_only: bool = False) -> None:
         """Opens the file from its beginning.
@@ -238,6 +245,19 @@ def list_times(file: io.IOBase, sampling: Sampling, steps: Steps | None = None) 
     return len(clip.seconds) - 1, [(int(number), float(clip.seconds[number])) for number in chosen]
 
 
+def _convert(passed: deque[tuple[int, Any, Fraction | None]]) -> dict[int, BGR]:
+    """Converts frames that were passed on the way to the last one, and frees each; only now, since few are kept."""
+    found: dict[int, BGR] = {}
+    while passed:
+        number, frame, pixel_ratio = passed.popleft()
+        try:
+            found[number] = _to_pixels(frame, pixel_ratio)
+        except ImageError:
+            if not passed:  # of the others, a read of their own says it
+                raise
+    return found
+
+
 def _to_pixels(frame: Any, pixel_ratio: Fraction | None) -> BGR:
     """Converts a frame as it is to be seen: its colours, its rotation, and the shape of its pixels."""
     if frame.width * frame.height > MAX_PIXELS:
@@ -246,11 +266,23 @@ def _to_pixels(frame: Any, pixel_ratio: Fraction | None) -> BGR:
         pixels: BGR = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, ValueError) as error:
         raise ImageError(f"its pixels cannot be converted ({_describe(error)})") from None
-    if pixel_ratio and 0.1 < pixel_ratio < 10 and pixel_ratio != 1:
-        width = max(1, round(frame.width * float(pixel_ratio)))
-        pixels = np.asarray(cv2.resize(pixels, (width, frame.height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    size = _find_size(frame, pixel_ratio)
+    if size != (frame.width, frame.height):
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     turns = _TURNS.get(round(frame.rotation / 90) * 90, 0)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _find_size(frame: Any, pixel_ratio: Fraction | None) -> tuple[int, int]:
+    """Returns width and height of a frame with square pixels."""
+    if pixel_ratio and 0.1 < pixel_ratio < 10:
+        return max(1, round(frame.width * float(pixel_ratio))), frame.height
+    return frame.width, frame.height
+
+
+def _count_bytes(frame: Any, pixel_ratio: Fraction | None) -> int:
+    width, height = _find_size(frame, pixel_ratio)
+    return 3 * width * height
 
 
 def _unreadable(reason: str) -> ImageError:

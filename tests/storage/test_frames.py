@@ -17,7 +17,7 @@ import pytest
 from job.errors import ServiceUnavailable
 from job.images import ImageError, decode
 from job.packages import explain_missing_package
-from job.storage import Listing, open_source
+from job.storage import Listing, frames, open_source
 from job.storage.frames import VideoSource
 from job.video import Sampling, deadline
 from job.video.clip import Clip
@@ -97,7 +97,9 @@ def test_an_image_that_is_named_like_a_frame_is_read(folder: Path) -> None:
     assert number_of(source, "other-07-mp4.png") == 9
 
 
-def test_threads_read_all_frames_in_any_order(folder: Path) -> None:
+@pytest.mark.parametrize("kept_bytes", [frames._MAX_KEPT_BYTES, PICTURES[0].nbytes, 0])
+def test_threads_read_all_frames_in_any_order(kept_bytes: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_MAX_KEPT_BYTES", kept_bytes)
     source = open_frames(folder, "all")
     keys = [entry.key for entry in Listing.from_entries(source.list()) if entry.key.endswith((".png",))]
     drive = [key for key in keys if "drive" in key]
@@ -105,6 +107,8 @@ def test_threads_read_all_frames_in_any_order(folder: Path) -> None:
     with ThreadPoolExecutor(8) as executor:
         found = list(executor.map(lambda key: number_of(source, key), drive[::-1]))
     assert found == list(range(59, -1, -1))
+    kept = [image.nbytes for opened in source._open.values() for image in opened._kept.values()]
+    assert sum(kept) <= kept_bytes
 
 
 def test_videos_in_a_list_and_in_a_bucket(folder: Path, moto: S3, tmp_path: Path) -> None:

@@ -67,8 +67,45 @@ def test_frames_in_any_order_are_those_that_were_written(name: str, tmp_path: Pa
 
 def test_frames_that_are_decoded_on_the_way_come_along(tmp_path: Path) -> None:
     clip = open_clip(write_video(tmp_path / "clip.mp4", PICTURES, options=GOP))
-    found = clip.read_until(20, frozenset({3, 14, 17, 40}))
+    found = clip.read_until(20, frozenset({3, 14, 17, 40}), max_bytes=1 << 20)
     assert {number: read_number(image) for number, image in found.items()} == {14: 14, 17: 17, 20: 20}
+
+
+@pytest.mark.parametrize(("pictures", "found"), [(0, [59]), (1, [59]), (3, [57, 58, 59]), (100, list(NUMBERS))])
+def test_of_the_frames_on_the_way_only_the_last_are_converted(
+    pictures: int, found: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way to a frame may be a whole video: all of it would be gigabytes of pixels."""
+    converted: list[int] = []
+    original = clip_module._to_pixels
+
+    def convert(*arguments: Any) -> Any:
+        pixels = original(*arguments)
+        converted.append(read_number(pixels))
+        return pixels
+
+    monkeypatch.setattr(clip_module, "_to_pixels", convert)
+    clip = open_clip(write_video(tmp_path / "clip.mpg", PICTURES, codec="mpeg2video", tick=Fraction(1, 25)))
+    kept = clip.read_until(59, frozenset(NUMBERS), max_bytes=pictures * PICTURES[0].nbytes)
+    assert list(kept) == converted == found
+    assert [read_number(image) for image in kept.values()] == found
+
+
+def test_a_frame_on_the_way_that_cannot_be_converted_fails_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = clip_module._to_pixels
+
+    def convert(frame: Any, ratio: Fraction | None) -> Any:
+        if round(frame.time * 25) == 7:
+            raise ImageError("it cannot be converted")
+        return original(frame, ratio)
+
+    monkeypatch.setattr(clip_module, "_to_pixels", convert)
+    clip = open_clip(write_video(tmp_path / "clip.mp4", PICTURES))
+    assert list(clip.read_until(9, frozenset(NUMBERS), max_bytes=1 << 20)) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    with pytest.raises(ImageError, match="it cannot be converted"):
+        read(clip, 7)
 
 
 def test_times_are_those_of_a_variable_rate(tmp_path: Path) -> None:
