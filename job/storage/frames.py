@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import cv2
 
-from job import video
-from job.errors import AccessDenied, Stopped
+from job import limits, video
+from job.errors import AccessDenied, JobError, Stopped, one_line
 from job.images import BGR, ImageError
 from job.names import quantify, shorten
 from job.prefetch import prefetch
@@ -176,6 +176,15 @@ class VideoSource:
             self._late[key] = str(error)
             logger.warning("%s is skipped from here on: %s.", shorten(key), error)
             raise
+        except (ImageError, OSError, JobError):
+            raise
+        except Exception as error:  # no content of a file may end the job
+            if limits.lacks_memory(error):
+                raise
+            logger.debug("%s:", shorten(key), exc_info=True)
+            raise ImageError(
+                f"a library failed to read its video ({type(error).__name__}: {one_line(error)})"
+            ) from None
 
     def _find_entry(self, key: str, etag: str | None) -> Entry:
         if isinstance(self.files, FileList):
@@ -278,7 +287,8 @@ class _StoredFile(RangedFile):
     def read_from(self, start: int, length: int) -> bytes:
         """Returns bytes up to the end of a block."""
         place, block = next(
-            ((place, block) for place, block in self._blocks if place <= start < place + len(block)), (start, b"")
+            ((place, block) for place, block in reversed(self._blocks) if place <= start < place + len(block)),
+            (start, b""),
         )
         block = block or self._read_block(start)
         return block[start - place : start - place + length]

@@ -42,7 +42,13 @@ class Steps:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Does not count the time within the context."""
+        """Does not count the time within the context.
+
+        Raises:
+            Late: If nobody waits for the decoder any more: a step may read a whole file.
+        """
+        if self._is_left:
+            raise Late("nobody waits for it")
         self._reading_since = start = time.monotonic()
         try:
             yield

@@ -11,7 +11,7 @@ _TO_THE_END, _LONG = 0, 1  # sizes that mean something else
 _OF_BOXES = frozenset({b"trak", b"mdia", b"minf", b"stbl", b"traf"})  # boxes whose content are boxes
 # Where boxes say how many frames there are, as bytes after the beginning of their content.
 _COUNTS = {b"stsz": 8, b"stz2": 8, b"trun": 4}
-_MAX_INDEX_BYTES = 1 << 29
+_MAX_DEPTH = 8  # of boxes within `moov` and `moof`; FFmpeg goes no deeper, and nobody else needs more than four
 
 
 def has_index(file: io.IOBase) -> bool:
@@ -56,40 +56,36 @@ class IndexOnly(RangedFile):
 
     def _find_pictures(self) -> Iterator[tuple[int, int]]:
         """Yields where the pictures begin and end."""
-        start = 0
-        while start + _HEADER_BYTES <= self._size:
+        for kind, start, end in self._boxes(0, self._size):
+            if kind == b"mdat":
+                yield start, end
+            elif kind in (b"moov", b"moof"):
+                self.most_frames = max(self.most_frames, self._count_frames(start, end, 0))
+
+    def _count_frames(self, start: int, end: int, depth: int) -> int:
+        """Returns the largest number of frames in the tables of the boxes of a range; 0 if they are those of sound.
+
+        Sound may have a table of as many entries as it has samples: it is not read.
+        """
+        most, is_sound = 0, False
+        for kind, content, content_end in self._boxes(start, end):
+            if kind == b"hdlr":
+                is_sound = self._read_at(content + 8, 4) == b"soun"
+            elif kind in _OF_BOXES and depth < _MAX_DEPTH:
+                most = max(most, self._count_frames(content, content_end, depth + 1))
+            elif kind in _COUNTS:
+                most = max(most, int.from_bytes(self._read_at(content + _COUNTS[kind], 4), "big"))
+        return 0 if is_sound else most
+
+    def _boxes(self, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+        """Yields the kind of each box of a range, and where its content begins and ends."""
+        while start + _HEADER_BYTES <= end:
             header = self._read_at(start, _LONG_HEADER_BYTES)
             length, content = int.from_bytes(header[:4], "big"), start + _HEADER_BYTES
             if length == _LONG:
                 length, content = int.from_bytes(header[8:], "big"), start + _LONG_HEADER_BYTES
-            end = self._size if length == _TO_THE_END else start + length
-            if end < content:  # no box; whatever follows is read as it is
+            after = end if length == _TO_THE_END else start + length
+            if after < content:  # no box; whatever follows is read as it is
                 return
-            if header[4:8] == b"mdat":
-                yield content, min(end, self._size)
-            elif header[4:8] in (b"moov", b"moof"):
-                boxes = self._read_at(content, min(end - content, _MAX_INDEX_BYTES))
-                self.most_frames = max(self.most_frames, *_read_counts(boxes))
-            start = end
-
-
-def _read_counts(boxes: bytes) -> Iterator[int]:
-    """Yields the numbers of frames in the tables of boxes, but for sound."""
-    yield 0
-    start = 0
-    while start + _HEADER_BYTES <= len(boxes):
-        end = start + int.from_bytes(boxes[start : start + 4], "big")
-        kind, content = boxes[start + 4 : start + 8], boxes[start + 8 : end]
-        if end < start + _HEADER_BYTES:
-            return
-        if kind in _OF_BOXES and not _is_sound(content):
-            yield from _read_counts(content)
-        elif kind in _COUNTS:
-            yield int.from_bytes(content[_COUNTS[kind] : _COUNTS[kind] + 4], "big")
-        start = end
-
-
-def _is_sound(boxes: bytes) -> bool:
-    """Whether a track is sound, which may have a table of as many entries as it has samples: it is not read."""
-    place = boxes.find(b"hdlr")
-    return place >= 0 and boxes[place + 12 : place + 16] == b"soun"
+            yield header[4:8], content, min(after, end)
+            start = after

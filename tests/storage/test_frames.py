@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from job.errors import ServiceUnavailable
+from job.errors import ServiceUnavailable, Stopped
 from job.images import ImageError, decode
 from job.packages import explain_missing_package
 from job.storage import Listing, frames, open_source
@@ -232,6 +232,45 @@ def test_an_outage_ends_the_listing_and_is_no_damage(folder: Path) -> None:
     source.files.read_range = fail  # type: ignore[method-assign, assignment]
     with pytest.raises(ServiceUnavailable, match="does not answer"):
         list(source.list())
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("codec"), RuntimeError()])
+def test_an_error_that_nobody_foresaw_makes_one_row(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Clip, "_read_stamps", fail)
+    source = open_frames(folder)
+    keys = sorted(entry.key for entry in source.list())
+    assert keys == ["broken.mov", "day 1/drive.MP4", "short.mkv", "still.png"]
+    with pytest.raises(ImageError, match=f"a library failed to read its video .{type(error).__name__}: "):
+        source.read("short.mkv")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Cannot allocate memory"), Stopped("SIGTERM")])
+def test_a_lack_of_memory_and_a_stop_are_no_damage(
+    error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Clip, "_read_stamps", fail)
+    with pytest.raises(type(error)):
+        list(open_frames(folder).list())
+
+
+def test_boxes_that_are_nested_without_end_are_a_row(folder: Path) -> None:
+    boxes = b""
+    for _ in range(1200):
+        boxes = (len(boxes) + 8).to_bytes(4, "big") + b"trak" + boxes
+    index = (len(boxes) + 8).to_bytes(4, "big") + b"moov" + boxes
+    (folder / "broken.mov").write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0" + index)
+    source = open_frames(folder)
+    assert [entry.key for entry in source.list()].count("broken.mov") == 1
+    with pytest.raises(ImageError, match="it is no video that can be read"):
+        source.read("broken.mov")
 
 
 def test_the_package_for_videos_is_imported_with_the_first_video(folder: Path) -> None:

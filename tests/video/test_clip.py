@@ -296,6 +296,61 @@ def test_an_index_that_claims_too_many_frames_is_refused(name: str, tmp_path: Pa
         Clip(io.BytesIO(data))
 
 
+def box(kind: bytes, content: bytes, *, is_long: bool = False, to_the_end: bool = False) -> bytes:
+    """A box, its length in 4 or 8 bytes, or not at all."""
+    length = 0 if to_the_end else 8 + len(content)
+    if is_long:
+        return (1).to_bytes(4, "big") + kind + (8 + length).to_bytes(8, "big") + content
+    return length.to_bytes(4, "big") + kind + content
+
+
+def nest(*kinds: bytes, content: bytes, **form: bool) -> bytes:
+    for kind in kinds[::-1]:
+        content = box(kind, content, **form)
+    return content
+
+
+TABLE = box(b"stsz", bytes(8) + (77).to_bytes(4, "big"))
+PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
+OF_SOUND = box(b"hdlr", bytes(8) + b"soun")
+INDEXES = {
+    "usual": (nest(*PATH, content=TABLE), 77),
+    "long": (nest(*PATH, content=TABLE, is_long=True), 77),
+    "to the end": (nest(*PATH, content=TABLE, to_the_end=True), 77),
+    "after other boxes": (nest(*PATH, content=box(b"stts", bytes(100)) + TABLE + box(b"stco", bytes(50))), 77),
+    "fragment": (nest(b"moof", b"traf", content=box(b"trun", bytes(4) + (78).to_bytes(4, "big"))), 78),
+    "sound": (nest(b"moov", b"trak", b"mdia", content=OF_SOUND + nest(b"minf", b"stbl", content=TABLE)), 0),
+    "sound, said last": (nest(b"moov", b"trak", b"mdia", content=nest(b"minf", b"stbl", content=TABLE) + OF_SOUND), 0),
+    "as deep as FFmpeg goes": (nest(b"moov", *[b"trak"] * 8, content=TABLE), 77),
+    "deeper": (nest(b"moov", *[b"trak"] * 9, content=TABLE), 0),
+    "much deeper": (nest(b"moov", *[b"trak"] * 5000, content=TABLE), 0),
+    "longer than its box": (nest(*PATH, content=TABLE[:2] + b"\xff\xff" + TABLE[4:]), 77),
+    "no length": (nest(*PATH, content=b"\0\0\0\4free" + TABLE), 0),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_the_tables_of_an_index_are_found(name: str) -> None:
+    data, count = INDEXES[name]
+    assert IndexOnly(io.BytesIO(box(b"ftyp", b"isom") + data)).most_frames == count
+
+
+def test_of_a_large_index_the_headers_alone_are_read() -> None:
+    """Tables may have hundreds of megabytes, and eight videos are listed at the same time."""
+    data = nest(*PATH, content=TABLE + box(b"stco", bytes(1 << 20)) + box(b"stts", bytes(1 << 20)))
+    num_bytes = 0
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal num_bytes
+            found = super().read(size)
+            num_bytes += len(found)
+            return found
+
+    assert IndexOnly(Counted(data)).most_frames == 77
+    assert num_bytes < 500
+
+
 class Short(io.BytesIO):
     """Gives a few bytes at a time, as a file in blocks does at the end of each."""
 

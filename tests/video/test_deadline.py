@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,13 +29,21 @@ def test_the_result_and_the_error_are_those_of_the_function() -> None:
         run(Steps(), lambda: (_ for _ in ()).throw(TimeoutError("its own")))
 
 
-def test_a_step_that_takes_too_long_is_left_behind_and_ends_with_the_next(released: threading.Event) -> None:
+def read(steps: Steps) -> None:
+    with steps.reading():
+        pass
+
+
+@pytest.mark.parametrize("next_step", [Steps.begin, read])
+def test_a_step_that_takes_too_long_is_left_behind_and_ends_with_the_next(
+    next_step: Callable[[Steps], None], released: threading.Event
+) -> None:
     steps, ended = Steps(), threading.Event()
 
     def hang() -> None:
         released.wait(30)
         try:
-            steps.begin()
+            next_step(steps)
         except Late:
             ended.set()
 
