@@ -6,7 +6,7 @@ from typing import Any
 
 import PIL
 
-from job.images.headers import expose_lack_of_memory, open_header
+from job.images.headers import ImageError, describe_damage, expose_lack_of_memory, open_header
 
 _COMPRESSION, _JPEG = 259, 7
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, and of tiles
@@ -31,11 +31,12 @@ def lacks_data(data: bytes) -> bool:
     Decoders of fax groups 3 and 4 do not report it, so these are not checked.
 
     Raises:
+        ImageError: If its header is damaged.
         MemoryError: If there is too little memory to tell.
     """
     image: Any = open_header(data)
     if image.tag_v2.get(_COMPRESSION) == _JPEG:  # libjpeg makes up the rows that are missing
-        return not all(_END_OF_JPEG in block for block in _read_blocks(image.tag_v2, data))
+        return _lacks_end(image.tag_v2, data)
     try:
         image.load()
     except (
@@ -47,10 +48,23 @@ def lacks_data(data: bytes) -> bool:
     return False
 
 
-def _read_blocks(tags: Any, data: bytes) -> list[bytes]:
-    """Returns the data of all strips or tiles."""
-    return [
-        data[start : start + size]
+def _lacks_end(tags: Any, data: bytes) -> bool:
+    """Returns whether any strip or tile has no end of a JPEG file.
+
+    A damaged file may say a thousand times that a strip is all of the file: so none is copied, and no byte is looked
+    at twice.
+    """
+    blocks = [
+        block
         for offsets, counts in _OFFSETS_AND_COUNTS
-        for start, size in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
+        for block in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
     ]
+    if not all(isinstance(value, int) and value >= 0 for block in blocks for value in block):
+        raise ImageError(describe_damage("it does not say where its strips are"))
+    found = -1  # the first end at or after the beginning of the last strip
+    for start, size in sorted(blocks):
+        if found < start:
+            found = data.find(_END_OF_JPEG, start)
+        if not start <= found <= start + size - len(_END_OF_JPEG):
+            return True
+    return False

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import PIL.Image
 import pytest
 
 from job.images import ImageError, decode
+from job.images.tiff import lacks_data
 from tests.images.test_decoding import tiled_tiff
 
 HEIGHT = 100
@@ -87,6 +89,40 @@ def test_a_strip_without_its_data_is_a_failure(
     with pytest.raises(ImageError, match="truncated or damaged"):
         decode(damage(data, STRIPS, block % count))
     assert capfd.readouterr().err == ""
+
+
+def test_strips_that_are_all_of_the_file_are_not_copied() -> None:
+    """A header of a few kilobytes can claim any number of them."""
+    count, size = 500, 1 << 20
+    entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 7), (262, 3, 1, 1), (278, 3, 1, 8)]
+    places, end = 256, 256 + 8 * count + size
+    entries += [(273, 4, count, places), (279, 4, count, places + 4 * count)]
+    header = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    header += b"".join(struct.pack("<HHII", *each) for each in sorted(entries)) + bytes(4)
+    data = header.ljust(places, b"\0") + struct.pack(f"<{count}I", *[1] * count)
+    data += struct.pack(f"<{count}I", *[end - 1] * count) + bytes(size - 2) + b"\xff\xd9"
+    assert len(data) == end
+    tracemalloc.start()
+    try:
+        assert not lacks_data(data) and lacks_data(data[:-1])
+        assert tracemalloc.get_traced_memory()[1] < 100 * size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [5, 9, 11, 12])  # of numbers that may be negative, or no whole ones
+def test_places_of_strips_that_are_no_places(kind: int) -> None:
+    data = bytearray(strips("jpeg"))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    place = next(
+        place
+        for place in range(directory + 2, directory + 2 + 12 * data[directory], 12)
+        if struct.unpack_from("<H", data, place) == (273,)
+    )
+    struct.pack_into("<HII", data, place + 2, kind, 7, len(data))
+    data += struct.pack("<14i", *[-9] * 14)
+    with pytest.raises(ImageError, match="truncated or damaged: it does not say where its strips are"):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize(("damage", "depth"), [(shorten, 8), (shorten, 16), (empty, 8), (empty, 16), (zero, 8)])
