@@ -15,12 +15,11 @@ from detectron2.data import transforms
 from torchvision.transforms.v2 import functional
 
 from job import images, limits, parts
-from job.detect.budget import Budget
+from job.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.value_range import RangeCount, has_narrow_range
 from job.errors import JobError, Stopped
-from job.images import jpeg
 from job.names import shorten
 from job.prefetch import Workers, prefetch
 from job.stopping import MESSAGE
@@ -31,9 +30,6 @@ logger = logging.getLogger(__name__)
 # A normal image takes less than a second. One of the largest size, in the slowest format, takes some five.
 MAX_DECODING_SECONDS = 120.0
 _SECONDS_UNTIL_NAMED = 30.0
-# Peak of decoding, copying and resizing, as measured: 11 for most formats, 15 for progressive JPEG, 21 for JPEG 2000
-# with alpha.
-_BYTES_PER_PIXEL, _BYTES_PER_PIXEL_OF_JPEG = 22, 11
 
 
 @dataclass(frozen=True)
@@ -165,10 +161,9 @@ class Preparation:
         data = self.source.read(entry.key, parts.file_etag(entry.etag))
         self.turns.wait()
         self._decoding_since[number] = time.monotonic()
-        width, height = images.read_size(data)
-        bytes_per_pixel = _BYTES_PER_PIXEL_OF_JPEG if jpeg.has_one_scan(data) else _BYTES_PER_PIXEL
+        num_bytes = images.count_decoding_bytes(data)
         del self._decoding_since[number]  # to wait for memory is not to decode
-        self.budget.hold(number, len(data) + bytes_per_pixel * width * height)
+        self.budget.hold(number, num_bytes)
         self._decoding_since[number] = time.monotonic()
         image = images.decode(data)
         height, width = image.shape[:2]  # after the EXIF orientation

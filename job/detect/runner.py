@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from job import limits, parts
+from job.budget import Budget
 from job.detect.agreement import agree_on_batch_size
 from job.detect.batches import Batcher
-from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.imported import Imported
 from job.detect.inference import Inference, measure_batch_size

@@ -18,12 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from job.budget import Hold, prefetch_within
 from job.errors import LinkError, one_line
 from job.exports import paths
 from job.names import is_text, shorten
 from job.parts.owned import compute_digest, describe_kept
 from job.parts.pool import Pool
-from job.prefetch import prefetch
 from job.storage import Source, Storage, read_required
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "selected/"
 LIST = "exports/copies.jsonl"
 _MAX_THREADS = 16
+_MAX_BYTES = 1 << 29  # of images that are in memory at once; a larger one is alone
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ class _Copies:
 
     def delete_all(self, keys: Iterable[str]) -> None:
         """Deletes copies, several at once."""
+
+        def delete(key: str, hold: Hold) -> None:
+            row = self._row[self.earlier[key].file_name]
+            hold(0 if row < 0 else self._pool.count_file_bytes(row))
+            self.delete(key)
+
         with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="copies") as executor:
-            for _ in prefetch(executor, self.delete, keys, ahead=_MAX_THREADS):
+            for _ in prefetch_within(_MAX_BYTES, executor, delete, keys, ahead=_MAX_THREADS):
                 pass
 
     def warn(self) -> None:
@@ -134,16 +141,17 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     Raises:
         JobError: If the input or the output cannot be used.
     """
-    etag = {name: pool.etag[row] for name, row in zip(picks, pool.file_names.find(picks), strict=True)}
+    row_of = dict(zip(picks, pool.file_names.find(picks).tolist(), strict=True))
     keys = {file_name: FOLDER + path for file_name, path in paths.assign_copies(picks).items()}
     copies = _Copies(output, source, pool)
     earlier = copies.earlier
     digests = {key: earlier[key].sha256 if key in earlier else None for key in keys.values()}
 
-    def copy(file_name: str) -> str | None:
-        key = keys[file_name]
+    def copy(file_name: str, hold: Hold) -> str | None:
+        key, row = keys[file_name], row_of[file_name]
+        hold(pool.count_file_bytes(row))
         try:
-            data = source.read(file_name, etag[file_name] or None)
+            data = source.read(file_name, pool.etag[row] or None)
         except OSError as error:
             copies.delete(key, compares=False)  # may be from an earlier run, with other content
             return error.strerror or one_line(error)
@@ -156,7 +164,7 @@ def copy_selected(output: Storage, source: Source, pool: Pool, picks: Sequence[s
     own = {name: key for name, key in keys.items() if key in earlier or key not in copies.present}
     _write_list(output, own, digests)
     with ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="copies") as executor:
-        problems = list(prefetch(executor, copy, picks, ahead=_MAX_THREADS))
+        problems = list(prefetch_within(_MAX_BYTES, executor, copy, picks, ahead=_MAX_THREADS))
     failed = {name: problem for name, problem in zip(picks, problems, strict=True) if problem is not None}
     _write_list(output, {name: keys[name] for name in picks if name not in failed}, digests)
     if failed:

@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 _KEPT_COLUMNS = ("key", "etag", "status", "error", "byte_size", "width", "height")
+_BYTES_PER_PIXEL_OF_FRAME = 9  # its pixels, and the file that is made of them, twice
 _SUM_COLUMNS = ("num_boxes", "expected_boxes", CLASS_COUNTS.name, CLASS_SUMS.name)
 
 
@@ -87,6 +88,11 @@ class Pool:
     def has_detections(self) -> bool:
         """Whether a detector was run on the images."""
         return self.provenance.probabilities != parts.NO_DETECTOR
+
+    def count_file_bytes(self, row: int) -> int:
+        """Returns the bytes that an image takes while its file is read; a frame of a video is decoded and encoded."""
+        width, height = self.size[row].tolist()
+        return int(self.byte_size[row]) or _BYTES_PER_PIXEL_OF_FRAME * width * height
 
     def rows_by_part(self) -> dict[str, Rows]:
         """The rows of each part, by its name."""

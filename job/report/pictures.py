@@ -10,19 +10,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from job import images
-from job.errors import JobError, Stopped
+from job import images, limits
+from job.budget import Hold, prefetch_within
+from job.errors import Stopped
 from job.images import BGR
 from job.names import shorten
 from job.parts.boxes import Detections
 from job.parts.pool import Pool
-from job.prefetch import prefetch
 from job.report.content import Box, Picture
 from job.storage import Source
 
 logger = logging.getLogger(__name__)
 
 _READERS = 8
+_MAX_BYTES = 1 << 29  # of images that are read and decoded at once; a larger one is alone
 # With these, a hundred picks take some 4 MB, and three hundred picks not three times as much.
 _MAX_SIDE, _MIN_SIDE, _TOTAL_PIXELS = 800, 192, 100 * 512 * 384
 _QUALITY = 72
@@ -45,20 +46,25 @@ def read_previews(
     side = int(np.clip((_TOTAL_PIXELS / max(1, len(rows)) * 4 / 3) ** 0.5, _MIN_SIDE, _MAX_SIDE))
     failures: list[str] = []
 
-    def read(row: int) -> tuple[int, bytes | None]:
+    def read(row: int, hold: Hold) -> tuple[int, bytes | None]:
         if source is None or len(failures) >= _MAX_FAILURES:
             return row, None
         try:
-            image = images.decode(source.read(pool.file_names[row], pool.etag[row]))
-            return row, encode_jpeg(image, side, _QUALITY)
+            hold(pool.count_file_bytes(row))
+            data = source.read(pool.file_names[row], pool.etag[row])
+            hold(num_bytes := images.count_decoding_bytes(data))
+            preview = encode_jpeg(images.decode(data), side, _QUALITY)
+            if num_bytes > _MAX_BYTES // _READERS:  # otherwise each thread keeps the memory of its largest image
+                limits.return_memory()
+            return row, preview
         except Stopped:
             raise
-        except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
+        except Exception as error:  # no content of a file may end the job
             failures.append(f"{shorten(pool.file_names[row])}: {error}")
             return row, None
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as executor:
-        for row, data in prefetch(executor, read, rows, ahead=_READERS):
+        for row, data in prefetch_within(_MAX_BYTES, executor, read, rows, ahead=_READERS):
             previews[row] = data or previews[row]
     if failures:
         logger.warning("Some picks can no longer be read; the report shows their thumbnails: %s", failures[0])

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from job import parts
+from job.budget import Budget
 from job.detect import model
-from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.prepare import Preparation, PreparedImage

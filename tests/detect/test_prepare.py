@@ -13,8 +13,8 @@ import PIL.Image
 import pytest
 
 from job import images, parts
+from job.budget import Budget
 from job.detect import prepare, runner
-from job.detect.budget import Budget
 from job.detect.cpu_turns import Turns
 from job.detect.model import Detector
 from job.detect.prepare import Preparation, PreparedImage, to_tensor

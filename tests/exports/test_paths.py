@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import threading
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from job import exports
-from job.exports import paths
+from job.exports import copies, paths
 from job.exports.copies import LIST
 from job.exports.xml import add_child, can_represent, replace_forbidden, serialize
 from job.names import is_one_line
@@ -162,15 +164,46 @@ def test_copies_go_by_file_name_and_those_of_an_earlier_run_go_away(tmp_path: Pa
     assert exports.copy_selected(output, source, pool, names) == 5
     listed = [json.loads(line) for line in (tmp_path / "out" / LIST).read_text().splitlines()]
     assert [each["file_name"] for each in listed] == names
-    copies = tree(tmp_path / "out/selected")
-    assert {"a.jpg", "a.png", "sub/a.jpg", "ä.jpg"} < copies.keys() and len(copies) == 5
+    copied = tree(tmp_path / "out/selected")
+    assert {"a.jpg", "a.png", "sub/a.jpg", "ä.jpg"} < copied.keys() and len(copied) == 5
     for each in listed:
-        assert copies[each["copy"].removeprefix("selected/")] == each["file_name"].encode() * 100
+        assert copied[each["copy"].removeprefix("selected/")] == each["file_name"].encode() * 100
     output.write("selected/a.xml", b"work")
     assert exports.copy_selected(output, source, pool, ["ä.jpg"]) == 1
     assert tree(tmp_path / "out/selected").keys() == {"ä.jpg", "a.xml"}
     assert exports.copy_selected(output, source, pool, []) == 0
     assert tree(tmp_path / "out/selected").keys() == {"a.xml"}
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(1, {1}), (1 << 20, set(range(5, 17)))])
+def test_large_files_are_copied_after_each_other(
+    limit: int, at_once: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:02}.jpg" for number in range(20)]
+    output, pool, _ = filled(tmp_path / "out", names)
+    source = Source(tmp_path / "in", names)
+    pool = source.pool(pool)
+    reading = peak = 0
+    lock, real = threading.Lock(), source.read
+
+    def read(key: str, etag: str | None = None) -> bytes:
+        nonlocal reading, peak
+        with lock:
+            reading += 1
+            peak = max(peak, reading)
+        time.sleep(0.1)
+        with lock:
+            reading -= 1
+        return real(key, etag)
+
+    monkeypatch.setattr(source, "read", read)
+    monkeypatch.setattr(copies, "_MAX_BYTES", limit)
+    assert exports.copy_selected(output, source, pool, names) == 20
+    assert peak in at_once
+    assert exports.copy_selected(output, source, pool, names[:3]) == 3
+    assert tree(tmp_path / "out/selected").keys() == set(names[:3])
+    exports.remove_copies(output, source, pool)
+    assert not tree(tmp_path / "out/selected")
 
 
 def test_files_that_are_gone_or_changed_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

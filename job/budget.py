@@ -1,9 +1,19 @@
-"""A byte limit for images in preparation: images differ in size, so a limit on their number would not bound memory."""
+"""A byte limit for images in memory: images differ in size, so a limit on their number would not bound memory."""
 
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from job.errors import Stopped
+from job.prefetch import prefetch
 from job.stopping import MESSAGE
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+Hold = Callable[[int], None]
 
 
 class Budget:
@@ -58,3 +68,33 @@ class Budget:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+def prefetch_within(
+    limit: int, executor: ThreadPoolExecutor, function: Callable[[T, Hold], U], items: Iterable[T], *, ahead: int
+) -> Iterator[U]:
+    """Yields results in order, computed in threads, as `prefetch` does, while the threads hold a limited memory.
+
+    Args:
+        limit: The bytes that all items hold together; one item may hold more.
+        executor: The threads.
+        function: The work for one item. Before it takes memory, it calls its second argument with the bytes that it
+            holds from then on. They are free when it returns.
+        items: The items.
+        ahead: How many results may wait for their consumer.
+    """
+    budget = Budget(limit)
+
+    def work(numbered: tuple[int, T]) -> U:
+        number, item = numbered
+        try:
+            return function(item, partial(budget.hold, number))
+        finally:
+            budget.hold(number, 0)
+
+    try:
+        for number, result in enumerate(prefetch(executor, work, enumerate(items), ahead=ahead)):
+            budget.release(number)
+            yield result
+    finally:
+        budget.close()
