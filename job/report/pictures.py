@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from job import images
-from job.errors import JobError, Stopped
+from job.errors import JobError
 from job.images import BGR
 from job.names import shorten
 from job.parts.boxes import Detections
@@ -51,8 +51,6 @@ def read_previews(
         try:
             image = images.decode(source.read(pool.file_names[row], pool.etag[row]))
             return row, encode_jpeg(image, side, _QUALITY)
-        except Stopped:
-            raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
             failures.append(f"{shorten(pool.file_names[row])}: {error}")
             return row, None
