@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import ray
 
 from job.engine.choice import Choice
-from job.errors import ServiceUnavailable, SettingsError, Stopped, first_line
+from job.errors import ServiceUnavailable, SettingsError, first_line
 from job.names import escape, list_first, quantify
-from job.stopping import MESSAGE, Stop
+from job.stopping import Stop
 
 # Only names and small tables of pieces pass through it; Ray accepts no less than 75 MiB.
 _OBJECT_STORE_BYTES = 80 << 20
@@ -32,7 +32,7 @@ def start(choice: Choice, stop: Stop) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _take_over_log()
-    try:
+    with stop.lend():  # Ray sets a handler of SIGTERM, which exits
         if choice.address:
             _init(address=choice.address)
         else:
@@ -45,10 +45,6 @@ def start(choice: Choice, stop: Stop) -> None:
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
                 )
-    except SystemExit:  # Ray's own handler of SIGTERM, which has been ours until now
-        raise Stopped(MESSAGE) from None
-    finally:
-        stop.listen()
 
 
 def _take_over_log() -> None:
