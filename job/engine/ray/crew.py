@@ -327,11 +327,12 @@ def wait_for(call: Any, stop: Stop) -> Any:
         TryAgain: If there has been no GPU for long.
     """
     patience = _Patience()
-    while not ray.wait([call], timeout=1.0)[0]:
-        if stop.has_arrived:
-            raise Stopped(MESSAGE)
-        patience.check()
-    return ray.get(call)
+    with stop.defer():  # in Ray's calls that wait, the error of a handler would become another one
+        while not ray.wait([call], timeout=1.0)[0]:
+            if stop.has_arrived:
+                raise Stopped(MESSAGE)
+            patience.check()
+        return ray.get(call)
 
 
 def unwrap(error: RayTaskError) -> JobError:
