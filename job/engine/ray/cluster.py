@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import ray
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError
 
 from job.engine.choice import Choice
 from job.errors import ServiceUnavailable, SettingsError, first_line
@@ -20,6 +21,9 @@ _OBJECT_STORE_BYTES = 80 << 20
 _SECONDS_TO_CONNECT = 10.0
 _LIGHTLY = ("LIGHTLY_TOKEN", "LIGHTLY_TOKEN_FILE")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+# The errors of a call whose worker, machine or answer is gone. Out of memory, Ray itself ends a worker.
+LOST = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 
 
 def start(choice: Choice, stop: Stop) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from job.engine.choice import Choice
@@ -130,7 +130,7 @@ class RowWorkers:
                     answers[block] = ray.get(call)
                 except RayTaskError as error:
                     raise unwrap(error) from error
-                except (RayActorError, ObjectLostError) as error:
+                except cluster.LOST as error:
                     self._replace(block, error)
                     forget(block)
                     waiting[self._call(block, method, make_arguments(block))] = block
