@@ -51,7 +51,7 @@ def measure_blocks(
 ) -> dict[str, Any]:
     """Selects with workers, and compares the picks."""
     start = perf_counter()
-    workers = kind(*cut(open_folder(uri), uri, points.shape, WORKERS))
+    workers = kind(*cut(open_folder(uri), uri, points.shape, WORKERS), Stop())
     workers.load()
     loaded = perf_counter()
     found = select(BlockPoints(points, workers), scores, PICKS)

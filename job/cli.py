@@ -10,7 +10,7 @@ import click
 
 import job
 from job import limits, logs, packages, shards
-from job.errors import JobError, SettingsError
+from job.errors import JobError, SettingsError, Stopped
 from job.secret import hide_environment
 from job.settings import Settings, knobs
 from job.settings.knob import Knob
@@ -42,7 +42,7 @@ def main() -> int:
         return SettingsError.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except JobError as error:
+    except (JobError, Stopped) as error:
         for problem in getattr(error, "problems", [str(error)]):
             logger.error(problem)
         return error.exit_code

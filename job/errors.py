@@ -7,8 +7,9 @@
     ├── TooManyFailedImages 65  more images than CORAL_MAX_FAILED could not be used
     ├── ServiceUnavailable  69  a service, a download, a disk or a GPU that the job needs cannot be used now
     ├── TryAgain            75  a temporary condition: the same command may succeed later
-    ├── AccessDenied        77  a permission is missing
-    └── Stopped             143 SIGTERM: finished work is saved, and the next start resumes from it
+    └── AccessDenied        77  a permission is missing
+
+    Stopped                 143 SIGTERM: finished work is saved, and the next start resumes from it
 
 The codes follow sysexits.h, and 128 + 15 for SIGTERM. One unusable image does not end the job: it becomes a row with a
 reason (`job.images.ImageError`).
@@ -90,8 +91,12 @@ class AccessDenied(JobError):
     exit_code = 77
 
 
-class Stopped(JobError):
-    """SIGTERM arrived and the finished work was saved."""
+class Stopped(BaseException):
+    """SIGTERM arrived and the finished work was saved.
+
+    It is no `Exception`, as KeyboardInterrupt is none: the signal's handler raises it anywhere, also where any error
+    would mean that a file is damaged.
+    """
 
     exit_code = 143
 

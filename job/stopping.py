@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: finish the current work, save it, and exit."""
 
 import contextlib
+import os
 import queue
 import signal
 import threading
@@ -36,16 +37,44 @@ class Stop:
 
     @contextlib.contextmanager
     def defer(self) -> Iterator[threading.Event]:
-        """Lets the work within the context end by itself once `requested` is set.
+        """Lets the work within the context end by itself once `requested` is set. Contexts may be within each other.
 
         Raises:
-            Stopped: If a request has arrived; raised at the end of the context.
+            Stopped: If a request has arrived; raised at the end of the outer context.
         """
-        self._deferred = True
+        outer, self._deferred = self._deferred, True
         try:
             yield self.requested
         finally:
-            self._deferred = False
+            self._deferred = outer
+        if self.has_arrived and not outer:
+            raise Stopped(MESSAGE)
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[None]:
+        """Lets a library set a handler of its own within the context, and listens again after it.
+
+        What such a handler raises is lost if it interrupts code that ignores errors, such as the hooks of a fork. So
+        the signals are also noted by the interpreter itself.
+
+        Raises:
+            Stopped: If a request has arrived, which may have raised SystemExit.
+        """
+        noted, notes = os.pipe()
+        os.set_blocking(notes, False)
+        before = signal.set_wakeup_fd(notes, warn_on_full_buffer=False)
+        try:
+            yield
+        except SystemExit:
+            raise Stopped(MESSAGE) from None
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(notes)
+            with os.fdopen(noted, "rb") as file:
+                self._arrived |= signal.SIGTERM in file.read()
+            if self._arrived:
+                self._signals.put(None)
+            self.listen()
         if self.has_arrived:
             raise Stopped(MESSAGE)
 
@@ -59,6 +88,8 @@ class Stop:
         self.requested.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # More of them at once would call the handler within itself, up to the limit of the interpreter.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         already, self._arrived = self._arrived, True
         # The lock of an event may be held by what the signal interrupts, or by an earlier signal's handler, so the job
         # would wait for itself. A simple queue may be used within itself, so another thread sets the event.

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from job.embed import table
-from job.errors import DamagedFileError, JobError, Stopped, one_line
+from job.errors import DamagedFileError, JobError, one_line
 from job.names import quantify
 from job.retry import Patience
 from job.select.blocks import BlockPoints
@@ -55,8 +55,6 @@ def spread(settings: Settings, stop: Stop, output: Storage, embeddings: Points) 
         if _pays(settings, embeddings) and os.environ.get("RAY_ADDRESS"):
             try:
                 points = _spread(settings, stop, output, embeddings, stack)
-            except Stopped:
-                raise
             except JobError as error:
                 logger.warning("This process selects alone, since the cluster cannot: %s", error)
         yield points

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from job import images
-from job.errors import JobError, Stopped, one_line
+from job.errors import JobError, one_line
 from job.names import shorten
 from job.prefetch import prefetch
 from job.storage import Source
@@ -85,8 +85,6 @@ def read_sizes(source: Source, files: Iterable[tuple[str, str | None]]) -> tuple
         name, etag = file
         try:
             sizes[name] = read_size(source, name, etag)
-        except Stopped:
-            raise
         except (JobError, OSError, images.ImageError, ValueError, MemoryError) as error:
             is_unreachable = is_unreachable or isinstance(error, JobError)  # each further try may take minutes
             problems.append(f"{shorten(name)}: {one_line(error)}")

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from job import columns, names
-from job.errors import JobError, SettingsError, one_line
+from job.errors import SettingsError, one_line
 from job.inputs.match import Match, compare
 from job.names import shorten
-from job.storage import Listing, open_folder, read_file
+from job.storage import Listing, read_file
 
 _PICKS = "selected.txt"
 
@@ -57,8 +57,8 @@ def _read_text(uri: str) -> str:
         return read_file(uri).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError) as error:
         try:
-            return open_folder(uri).read(_PICKS).decode()
-        except (OSError, JobError):
+            return read_file(f"{uri.rstrip('/')}/{_PICKS}").decode()
+        except (FileNotFoundError, NotADirectoryError):
             raise error from None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from job.errors import JobError, Stopped, TryAgain
 from job.parts import FOLDER
 from job.stopping import MESSAGE
-from job.storage import Storage, read_required
+from job.storage import Storage, expect_readable
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +138,9 @@ class Claim:
     def _read(self) -> dict[str, Any]:
         if self._output.stat(KEY) is None:
             return {}
-        try:
-            content = json.loads(read_required(self._output, KEY))
-        except (JobError, ValueError):  # deleted since, or damaged
-            return {}
+        with expect_readable(self._output, KEY):
+            try:
+                content = json.loads(self._output.read(KEY))
+            except (FileNotFoundError, ValueError):  # deleted since, or damaged
+                return {}
         return content if isinstance(content, dict) else {}

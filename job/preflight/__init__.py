@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from job.errors import JobError, Stopped
+from job.errors import JobError
 from job.preflight import inputs, machine, output, plan, resources
 from job.preflight.check import Check, Finding, State, Warn
 from job.preflight.trial import Trial
@@ -122,8 +122,6 @@ def _log_findings(check: Check, state: State) -> list[Finding]:
         for finding in check.make(state):
             _log(check.name, finding)
             findings.append(finding)
-    except Stopped:
-        raise
     except JobError as error:
         _log(check.name, error)
         findings.append(error)

@@ -6,7 +6,7 @@ from typing import Any
 from job import exports, report
 from job.choose import ranking_score
 from job.context import Run, Selected, SelectionInputs
-from job.errors import JobError, SettingsError, Stopped
+from job.errors import JobError, SettingsError
 from job.inputs import frames
 from job.parts import ledger
 from job.parts import pool as pools
@@ -229,8 +229,6 @@ def _open_input(run: Run) -> VideoSource | None:
     """Opens the input for the pictures in the report; None, with a warning, if it cannot be read."""
     try:
         return open_source(run.settings.input, run.stop.requested, run.settings.frames)
-    except Stopped:
-        raise
     except JobError as error:
         logger.warning("The report shows thumbnails of the picks, because the input cannot be read: %s", error)
         return None

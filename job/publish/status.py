@@ -136,8 +136,9 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
         return {"state": "done", "exit_code": 0, "message": None}
     error = limits.explain_memory_error(error) or packages.explain_missing_package(error) or error
     if isinstance(error, JobError):
-        state = "stopped" if isinstance(error, Stopped) else "failed"
-        return {"state": state, "exit_code": error.exit_code, "message": hide_secrets(one_line(error))}
+        return {"state": "failed", "exit_code": error.exit_code, "message": hide_secrets(one_line(error))}
+    if isinstance(error, Stopped):
+        return {"state": "stopped", "exit_code": error.exit_code, "message": str(error)}
     if isinstance(error, Exception):
         message = f"Internal error ({type(error).__name__}): see the log."
         return {"state": "failed", "exit_code": JobError.exit_code, "message": message}

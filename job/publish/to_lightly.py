@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from job.choose import choose_among
 from job.context import Run, Selected, SelectionInputs
-from job.errors import JobError, Stopped
+from job.errors import JobError
 from job.publish import manifest
 from job.publish.results import list_picks, publish
 from job.select import Selection
@@ -59,8 +59,6 @@ def upload(run: Run, platform: "Platform", results: SelectionInputs, selection: 
     try:
         with run.stage("upload"):
             return lightly_upload.upload(platform, settings, run.stop, run.output, source, outcome)
-    except Stopped:
-        raise
     except JobError:
         logger.warning("All results are in %s. Run the job again to upload them to Lightly.", run.output.uri)
         raise

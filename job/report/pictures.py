@@ -12,7 +12,6 @@ import numpy as np
 
 from job import images, limits
 from job.budget import Hold, prefetch_within
-from job.errors import Stopped
 from job.images import BGR
 from job.names import shorten
 from job.parts.boxes import Detections
@@ -57,8 +56,6 @@ def read_previews(
             if num_bytes > _MAX_BYTES // _READERS:  # otherwise each thread keeps the memory of its largest image
                 limits.return_memory()
             return row, preview
-        except Stopped:
-            raise
         except Exception as error:  # no content of a file may end the job
             failures.append(f"{shorten(pool.file_names[row])}: {error}")
             return row, None

@@ -17,7 +17,7 @@ from job.detect import embedder
 from job.detect.inference import Inference
 from job.detect.model import Detector
 from job.detect.prepare import PreparedImage, to_tensor
-from job.errors import ServiceUnavailable, SettingsError
+from job.errors import ServiceUnavailable, SettingsError, Stopped
 from tests.conftest import picture, settings
 
 timm: Any = pytest.importorskip("timm", reason="requirements/timm.txt is not installed")
@@ -162,3 +162,20 @@ def test_weights_come_from_the_hub_that_timm_names(hub: Path, weights: Path) -> 
     np.testing.assert_array_equal(embed(build(None), image), embed(build(weights), image))  # from the cache
     with pytest.raises(ServiceUnavailable, match="download the file elsewhere and set CORAL_EMBEDDING_WEIGHTS to its"):
         build(None, "resnet18")
+
+
+@pytest.mark.parametrize("step", ["timm.models.load_state_dict", "timm.create_model"])
+def test_a_stop_while_weights_are_loaded_does_not_discard_them(
+    hub: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise Stopped("as asked")  # as the handler of the signal does, anywhere
+
+    path = hub / "timm" / "resnet10t.c3_in1k" / "resolve" / "main" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    safetensors.torch.save_file(torch.load(weights, weights_only=True), path)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(step, stop)
+        build(None)
+    path.unlink()
+    build(None)  # from the cache

@@ -14,7 +14,7 @@ import pytest
 
 from job.columns import NAME_COLUMNS, VECTOR_COLUMNS
 from job.embed import from_file
-from job.errors import SettingsError
+from job.errors import SettingsError, Stopped
 from tests.conftest import Job, demo_variables
 from tests.external import read_picks, write_own_data
 
@@ -342,3 +342,21 @@ def test_a_missing_or_damaged_file(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.csv"):
         with pytest.raises(SettingsError, match="cannot be read"):
             from_file.read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_a_stop_while_an_array_is_unpacked_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise Stopped("as asked")  # as the handler of the signal does, anywhere
+
+    vectors = np.ones((2, 3), np.float32)
+    if name == "a.npz":
+        np.savez_compressed(tmp_path / name, file_names=np.array(["a.jpg", "b.jpg"]), embeddings=vectors)
+    else:
+        np.save(tmp_path / name, vectors)
+        (tmp_path / "a.txt").write_text("a.jpg\nb.jpg\n")
+    monkeypatch.setattr("numpy.lib.npyio.NpzFile.__getitem__" if name == "a.npz" else "numpy.load", stop)
+    with pytest.raises(Stopped):
+        from_file.read(str(tmp_path / name))

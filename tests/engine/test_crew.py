@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +17,13 @@ from job.secret import Secret
 from job.shards import Shard
 from job.stopping import Stop
 from job.storage import Listing
+from job.storage.local import LocalFolder
 from tests.conftest import settings
 
 pytest.importorskip("ray")
+
+import ray
+from ray import exceptions
 
 from job.engine.ray import cluster, crew, engine  # they import Ray
 from job.engine.ray.crew import Crew, Task
@@ -183,3 +189,65 @@ def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(stop, "listen", lambda: None)
     with pytest.raises(ServiceUnavailable, match=r"Cannot use the Ray cluster at 127\.0\.0\.1:1 .*check RAY_ADDRESS"):
         cluster.start(Choice("ray", address="127.0.0.1:1"), stop)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_suspect", "says"),
+    [
+        (exceptions.OutOfMemoryError("running low on memory"), True, "its machine has too little memory"),
+        (exceptions.ActorDiedError(), True, "its process ended"),
+        (exceptions.ActorUnavailableError("no answer", None), False, "its machine is gone"),
+        (exceptions.NodeDiedError("no machine"), False, "its machine is gone"),
+        (exceptions.ObjectLostError("ff", None, ""), False, "its machine is gone"),
+    ],
+)
+def test_a_lost_worker_does_not_end_the_run(
+    two: tuple[Crew, list[Any]],
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    is_suspect: bool,
+    says: str,
+) -> None:
+    def get(call: Any) -> Any:
+        raise error
+
+    made, members = two
+    members[0].about = About("GPU on node-a", "id", 1, MADE_WITH)
+    made._calls = {"call": (members[0], "news")}
+    monkeypatch.setattr(ray, "wait", lambda calls, **_: (calls, []))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    monkeypatch.setattr(cluster, "is_alive", lambda node_id: True)
+    (piece,) = members[0].pieces.values()
+    made._listen(0.0)
+    assert f"The worker with GPU on node-a is lost ({says}): 1 piece goes to other workers." in caplog.text
+    assert made._members == [members[1]] and heard.count == 2
+    assert made._todo and made._todo.is_suspect(piece) == is_suspect
+    assert numbers_left(made._todo) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("error", [exceptions.OutOfMemoryError("low on memory"), exceptions.NodeDiedError("gone")])
+def test_another_worker_chooses_the_precision_if_the_first_is_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    answers: list[Any] = [*[error] * (crew.MAX_FAILED_STARTS - 1), "bf16", *[error] * crew.MAX_FAILED_STARTS]
+    worker: Any = SimpleNamespace(agree_on_precision=SimpleNamespace(remote=lambda: None))
+
+    def wait_for(call: Any, stop: Stop) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cluster, "start", lambda choice, stop: None)
+    monkeypatch.setattr(engine, "make_actor", lambda settings, folder: worker)
+    monkeypatch.setattr(engine, "wait_for", wait_for)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    on_ray = engine.OnRay(Choice("ray", address="head:6379"))
+    ours, output = settings(precision="auto"), LocalFolder(str(tmp_path))
+    assert on_ray.agree_on_precision(ours, output, Stop()) == "bf16"
+    with pytest.raises(ServiceUnavailable, match="5 workers ended, one after the other, before they had chosen"):
+        on_ray.agree_on_precision(ours, output, Stop())
+    assert not answers

@@ -1,9 +1,13 @@
 """The selection in a real cluster of Ray, whose workers are killed: the picks of one process."""
 
 import logging
+import os
 import signal
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,8 @@ import pytest
 
 from job import embed
 from job.embed import spread
-from job.errors import DamagedFileError
+from job.engine.choice import Choice
+from job.errors import DamagedFileError, Stopped
 from job.parts import checked
 from job.select import ArrayPoints, greedy, select
 from job.select.points import to_unit_length
@@ -99,6 +104,38 @@ def test_workers_are_killed_between_passes_and_while_they_read(
     assert caplog.text.count("A worker with rows of the selection is lost") == seen[0].num_losses == 2
     assert seen[0].num_calls["shortlist"] > 4
     assert not ray.is_initialized()
+
+
+def test_a_stop_while_workers_are_waited_for(cluster: None) -> None:
+    """Ray turns the error of a handler into another one, which would be an internal error."""
+    from job.engine.ray import cluster as joined
+    from job.engine.ray.crew import wait_for
+    from job.engine.ray.rows import hold_rows
+
+    def stop_soon() -> float:
+        threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return time.monotonic()
+
+    def cut(count: int) -> tuple[list[int], list[Any]]:
+        begun.append(stop_soon())
+        return [0, 1, 2], [partial(time.sleep, 60)] * 2
+
+    begun: list[float] = []
+    handler, choice = signal.getsignal(signal.SIGINT), Choice("ray", address=os.environ["RAY_ADDRESS"])
+    try:
+        with pytest.raises(Stopped), hold_rows(choice, Stop(), cut):
+            pytest.fail("it must not begin")
+        assert 1 < time.monotonic() - begun[0] < 30
+        stop = Stop()
+        joined.start(choice, stop)
+        call = ray.remote(lambda: time.sleep(60)).options(num_cpus=0).remote()
+        start = stop_soon()
+        with pytest.raises(Stopped):
+            wait_for(call, stop)
+        assert 1 < time.monotonic() - start < 30
+    finally:
+        joined.close()
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_a_small_pool_and_other_strategies_stay_here(

@@ -1,6 +1,7 @@
 """CORAL_LABELLED in every form, with every way in which its names can differ from those of the files."""
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable
@@ -10,9 +11,10 @@ import pytest
 
 from job import names
 from job.columns import NAME_COLUMNS
-from job.errors import SettingsError
+from job.errors import AccessDenied, JobError, ServiceUnavailable, SettingsError, Stopped
 from job.inputs import labelled
 from job.storage import Entry, Listing, open_folder
+from job.storage.local import LocalFolder
 from tests.conftest import S3
 
 FILES = ["d/ä, b.jpg", "a.jpg", "c.jpg"]
@@ -122,3 +124,29 @@ def test_what_is_no_list_is_refused_in_one_short_sentence(
 def test_a_name_that_looks_like_json_is_a_name(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("[1].jpg\n{a}.jpg\n")
     assert labelled.read(str(tmp_path / "a.txt")) == ["[1].jpg", "{a}.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ServiceUnavailable("no answer"), ServiceUnavailable),
+        (AccessDenied("no permission"), AccessDenied),
+        (PermissionError(errno.EACCES, "Permission denied"), AccessDenied),
+        (Stopped("as asked"), Stopped),
+    ],
+)
+def test_picks_that_cannot_be_read_now_are_no_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: type[JobError | Stopped]
+) -> None:
+    read = LocalFolder.read
+
+    def fail(folder: LocalFolder, key: str, etag: str | None = None) -> bytes:
+        if key == "selected.txt":
+            raise error
+        return read(folder, key, etag)
+
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "selected.txt").write_text("a.jpg\n")
+    monkeypatch.setattr(LocalFolder, "read", fail)
+    with pytest.raises(kind):
+        labelled.read(str(tmp_path / "output"))

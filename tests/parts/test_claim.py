@@ -1,5 +1,6 @@
 """One run at a time writes results: two with other settings never meet, and a killed one does not block for long."""
 
+import errno
 import json
 import threading
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job.errors import Stopped, TryAgain
+from job.errors import AccessDenied, JobError, ServiceUnavailable, Stopped, TryAgain
 from job.parts.claim import KEY, Claim, Pace
 from job.storage.local import LocalFolder
 
@@ -83,3 +84,40 @@ def test_a_damaged_claim_counts_as_none(tmp_path: Path, content: str) -> None:
         claim.verify()
         assert json.loads((tmp_path / KEY).read_text())["settings"] == "a"
     assert time.monotonic() - start < FAST.watch and not (tmp_path / KEY).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), ServiceUnavailable),
+        (PermissionError(errno.EACCES, "Permission denied"), AccessDenied),
+        (ServiceUnavailable("no answer"), ServiceUnavailable),
+        (AccessDenied("no permission"), AccessDenied),
+        (Stopped("as asked"), Stopped),
+    ],
+)
+def test_a_claim_that_cannot_be_read_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: type[JobError | Stopped]
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise error
+
+    (tmp_path / KEY).parent.mkdir()
+    (tmp_path / KEY).write_text('{"settings": "a"}')
+    monkeypatch.setattr(LocalFolder, "read", fail)
+    with pytest.raises(kind), make_claim(tmp_path, "b"):
+        pytest.fail("it must not begin")
+    assert (tmp_path / KEY).read_text() == '{"settings": "a"}'
+
+
+def test_a_claim_that_is_deleted_since_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def delete_first(folder: LocalFolder, key: str) -> bytes:
+        monkeypatch.undo()
+        (tmp_path / key).unlink()
+        return folder.read(key)
+
+    (tmp_path / KEY).parent.mkdir()
+    (tmp_path / KEY).write_text('{"settings": "a"}')
+    monkeypatch.setattr(LocalFolder, "read", delete_first)
+    with make_claim(tmp_path, "b") as claim:
+        claim.verify()

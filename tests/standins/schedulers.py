@@ -4,7 +4,7 @@ import re
 import shlex
 
 from job import errors
-from job.errors import JobError
+from job.errors import JobError, Stopped
 from tests.conftest import ROOT
 
 CLOUD = ROOT / "cloud"
@@ -12,8 +12,8 @@ PAIRS = ("CORAL_INPUT=s3://in-bucket/frames", "CORAL_OUTPUT=s3://out-bucket/pick
 ENVIRONMENT = dict(pair.split("=", 1) for pair in PAIRS)
 
 # Errors that a retry can help against, and those that it cannot: every error of the job is one of the two.
-AGAIN: set[type[JobError]] = {errors.JobError, errors.ServiceUnavailable, errors.TryAgain, errors.Stopped}
-NEVER: set[type[JobError]] = {
+AGAIN: set[type[JobError | Stopped]] = {errors.JobError, errors.ServiceUnavailable, errors.TryAgain, Stopped}
+NEVER: set[type[JobError | Stopped]] = {
     errors.SettingsError,
     errors.LinkError,
     errors.TooManyFailedImages,
@@ -23,9 +23,9 @@ NEVER: set[type[JobError]] = {
 KILLED = 137
 
 
-def error_classes() -> set[type[JobError]]:
-    """Returns all errors of the job."""
-    found = {JobError}
+def error_classes() -> set[type[JobError | Stopped]]:
+    """Returns all errors of the job, and the end after a request to stop."""
+    found: set[type[JobError | Stopped]] = {JobError, Stopped}
     while more := {each for cls in found for each in cls.__subclasses__()} - found:
         found |= more
     return {each for each in found if each.__module__ == errors.__name__}

@@ -9,17 +9,21 @@ import socket
 from collections.abc import Iterator
 
 import ray
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError
 
 from job.engine.choice import Choice
-from job.errors import ServiceUnavailable, SettingsError, Stopped, first_line
+from job.errors import ServiceUnavailable, SettingsError, first_line
 from job.names import escape, list_first, quantify
-from job.stopping import MESSAGE, Stop
+from job.stopping import Stop
 
 # Only names and small tables of pieces pass through it; Ray accepts no less than 75 MiB.
 _OBJECT_STORE_BYTES = 80 << 20
 _SECONDS_TO_CONNECT = 10.0
 _LIGHTLY = ("LIGHTLY_TOKEN", "LIGHTLY_TOKEN_FILE")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+# The errors of a call whose worker, machine or answer is gone. Out of memory, Ray itself ends a worker.
+LOST = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 
 
 def start(choice: Choice, stop: Stop) -> None:
@@ -32,7 +36,7 @@ def start(choice: Choice, stop: Stop) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _take_over_log()
-    try:
+    with stop.lend():  # Ray sets a handler of SIGTERM, which exits
         if choice.address:
             _init(address=choice.address)
         else:
@@ -45,10 +49,6 @@ def start(choice: Choice, stop: Stop) -> None:
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
                 )
-    except SystemExit:  # Ray's own handler of SIGTERM, which has been ours until now
-        raise Stopped(MESSAGE) from None
-    finally:
-        stop.listen()
 
 
 def _take_over_log() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from job import parts
 from job.detect.pieces import Piece, Told
@@ -27,7 +27,7 @@ _PIECES_AHEAD = 2  # the one that a worker detects in, and the one that its thre
 _SECONDS_OF_STOPPING = 8.0  # Docker kills a container after ten
 _SECONDS_WITHOUT_WORKER = 1800.0
 _SECONDS_BETWEEN_REMINDERS = 60.0
-_MAX_FAILED_STARTS = 5  # one after the other
+MAX_FAILED_STARTS = 5  # one after the other
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Crew:
             member, kind = self._calls.pop(call)
             try:
                 value = ray.get(call)
-            except RayActorError as error:
+            except cluster.LOST as error:
                 self._lose(member, error)
             except RayTaskError as error:
                 self._fail(member, unwrap(error))
@@ -252,22 +252,23 @@ class Crew:
         elif news.has_ended:
             self._members.remove(member)
 
-    def _lose(self, member: _Member, error: RayActorError) -> None:
+    def _lose(self, member: _Member, error: RayError) -> None:
         """Takes back the pieces of a worker whose process, or whose machine, is gone."""
-        is_suspect = isinstance(error, ActorDiedError) and (
+        is_suspect = isinstance(error, (ActorDiedError, OutOfMemoryError)) and (
             member.about is None or cluster.is_alive(member.about.node_id)
         )
+        ended = "its machine has too little memory" if isinstance(error, OutOfMemoryError) else "its process ended"
         logger.warning(
             "%s is lost (%s)%s.",
             member.name,
-            "its process ended" if is_suspect else "its machine is gone",
+            ended if is_suspect else "its machine is gone",
             f": {quantify(len(member.pieces), 'piece goes', 'pieces go')} to other workers" if member.pieces else "",
         )
         if member.about is None and is_suspect:
             self._num_failed_starts += 1
-            if self._num_failed_starts >= _MAX_FAILED_STARTS:
+            if self._num_failed_starts >= MAX_FAILED_STARTS:
                 raise ServiceUnavailable(
-                    f"{_MAX_FAILED_STARTS} workers ended while they loaded the model ({escape(first_line(error))}): "
+                    f"{MAX_FAILED_STARTS} workers ended while they loaded the model ({escape(first_line(error))}): "
                     "check the memory of the machine, or set CORAL_ENGINE=none to see what happens."
                 ) from error
         pieces = self._release(member)
@@ -327,11 +328,12 @@ def wait_for(call: Any, stop: Stop) -> Any:
         TryAgain: If there has been no GPU for long.
     """
     patience = _Patience()
-    while not ray.wait([call], timeout=1.0)[0]:
-        if stop.has_arrived:
-            raise Stopped(MESSAGE)
-        patience.check()
-    return ray.get(call)
+    with stop.defer():  # in Ray's calls that wait, the error of a handler would become another one
+        while not ray.wait([call], timeout=1.0)[0]:
+            if stop.has_arrived:
+                raise Stopped(MESSAGE)
+            patience.check()
+        return ray.get(call)
 
 
 def unwrap(error: RayTaskError) -> JobError:

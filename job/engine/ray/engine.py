@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from job import parts
 from job.detect import runner
@@ -15,10 +15,10 @@ from job.detect.agreement import agree_on_precision
 from job.detect.pieces import Piece, Shown, choose_part_size, cut
 from job.engine.choice import Choice
 from job.engine.ray import cluster
-from job.engine.ray.crew import Crew, Task, make_actor, unwrap, wait_for
+from job.engine.ray.crew import MAX_FAILED_STARTS, Crew, Task, make_actor, unwrap, wait_for
 from job.engine.todo import Todo
 from job.engine.work import Work
-from job.errors import first_line
+from job.errors import ServiceUnavailable, first_line
 from job.names import escape
 from job.progress import Progress
 from job.settings import Settings
@@ -47,6 +47,7 @@ class OnRay:
         if not self._choice.address or settings.precision != "auto":
             return agree_on_precision(settings, output)
         self._start(stop)
+        num_lost = 0
         while True:
             worker = make_actor(_without_secrets(settings), str(Path.cwd()))
             try:
@@ -54,7 +55,13 @@ class OnRay:
                 return precision
             except RayTaskError as error:
                 raise unwrap(error) from error
-            except RayActorError as error:
+            except cluster.LOST as error:
+                num_lost += 1
+                if num_lost == MAX_FAILED_STARTS:
+                    raise ServiceUnavailable(
+                        f"{num_lost} workers ended, one after the other, before they had chosen a precision "
+                        f"({escape(first_line(error))}): check the memory of the machines, or set CORAL_PRECISION."
+                    ) from error
                 logger.warning("The first worker is lost (%s): trying another one.", escape(first_line(error)))
             finally:
                 ray.kill(worker)

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from job.engine.choice import Choice
 from job.engine.ray import cluster
 from job.engine.ray.crew import unwrap
 from job.engine.work import Load
-from job.errors import ServiceUnavailable, first_line
+from job.errors import ServiceUnavailable, Stopped, first_line
 from job.names import escape
 from job.select.blocks import Block
-from job.stopping import Stop
+from job.stopping import MESSAGE, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def hold_rows(
         if len(set(places)) < 2:
             yield None
             return
-        workers = RowWorkers(*cut(len(places)))
+        workers = RowWorkers(*cut(len(places)), stop)
         workers.load()
         yield workers
     finally:
@@ -62,6 +62,7 @@ class RowWorkers:
     Args:
         starts: (b + 1,) first row of each block, and the number of all rows.
         loads: What loads each of them, on any machine.
+        stop: Whether the job was asked to stop.
 
     Attributes:
         num_calls: How often all blocks or some were asked, by method.
@@ -69,8 +70,8 @@ class RowWorkers:
         received: Bytes of all answers.
     """
 
-    def __init__(self, starts: Sequence[int], loads: Sequence[Load]) -> None:
-        self.starts, self._loads = np.asarray(starts, np.int64), loads
+    def __init__(self, starts: Sequence[int], loads: Sequence[Load], stop: Stop) -> None:
+        self.starts, self._loads, self._stop = np.asarray(starts, np.int64), loads, stop
         self.num_calls: Counter[str] = Counter()
         self.sent = self.received = 0
         self._losses: Counter[int] = Counter()
@@ -105,18 +106,31 @@ class RowWorkers:
 
         Raises:
             JobError: If a worker fails, or is lost again and again.
+            Stopped: If the job was asked to stop.
         """
+        with self._stop.defer():  # in Ray's calls that wait, the error of a handler would become another one
+            return self._ask(method, make_arguments, blocks, forget)
+
+    def _ask(
+        self,
+        method: str,
+        make_arguments: Callable[[int], tuple[Any, ...]],
+        blocks: Sequence[int],
+        forget: Callable[[int], None],
+    ) -> list[Any]:
         self.num_calls[method] += 1
         answers: dict[int, Any] = {}
         waiting = {self._call(block, method, make_arguments(block)): block for block in blocks}
         while waiting:
+            if self._stop.has_arrived:
+                raise Stopped(MESSAGE)
             for call in ray.wait(list(waiting), num_returns=1, timeout=1.0)[0]:
                 block = waiting.pop(call)
                 try:
                     answers[block] = ray.get(call)
                 except RayTaskError as error:
                     raise unwrap(error) from error
-                except (RayActorError, ObjectLostError) as error:
+                except cluster.LOST as error:
                     self._replace(block, error)
                     forget(block)
                     waiting[self._call(block, method, make_arguments(block))] = block

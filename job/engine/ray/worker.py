@@ -19,7 +19,7 @@ from job.detect.agreement import agree_on_batch_size, agree_on_precision
 from job.detect.imported import Imported
 from job.detect.inference import Inference, measure_batch_size
 from job.detect.pieces import Piece
-from job.errors import JobError, ServiceUnavailable
+from job.errors import JobError, ServiceUnavailable, Stopped
 from job.retry import Patience
 from job.secret import hide_secrets
 from job.settings import Settings
@@ -211,6 +211,8 @@ class Worker:
                     imported=self._imported,
                     shard=shard,
                 )
+            self._notes.ended(None)
+        except Stopped:  # as asked
             self._notes.ended(None)
         except JobError as error:
             self._notes.ended(error)
