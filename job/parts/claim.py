@@ -141,6 +141,6 @@ class Claim:
         with expect_readable(self._output, KEY):
             try:
                 content = json.loads(self._output.read(KEY))
-            except (FileNotFoundError, ValueError):  # deleted since, or damaged
+            except (FileNotFoundError, ValueError, RecursionError):  # deleted since, or damaged
                 return {}
         return content if isinstance(content, dict) else {}
